@@ -1,0 +1,55 @@
+# make serve   start the server (more flags: make serve ARGS="--port 8123")
+# make test    all tests
+# make check   what a commit must pass: line budget, format, lint, types, the fast tests
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+MODULES := $(wildcard *.py)
+LINE_BUDGET := 2000
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+ifneq ($(shell command -v nvidia-smi 2>/dev/null),)
+REQUIREMENTS := requirements.txt
+else
+REQUIREMENTS := requirements-cpu.txt
+endif
+
+.PHONY: serve test check budget format
+
+serve: .venv/installed
+	$(BIN)/python openai_api_server_vllm.py $(ARGS)
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed-dev budget
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(MODULES)
+	$(BIN)/python -m pytest -m "not engine" -q
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+budget:
+	@lines=$$(cat $(MODULES) | wc -l); echo "$$lines lines of $(LINE_BUDGET)"; test $$lines -lt $(LINE_BUDGET)
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(REQUIREMENTS) | .venv/bin/python
+	@echo "Installing $(REQUIREMENTS) into .venv: this takes some minutes, once."
+ifeq ($(REQUIREMENTS),requirements-cpu.txt)
+	$(BIN)/pip install --no-deps --index-url $(TORCH_CPU_INDEX) 'torch==2.13.0+cpu'
+	$(BIN)/pip install -r $(REQUIREMENTS)
+	@# Built for CUDA on the registry, they break transformers' import here; a text server needs none of them.
+	$(BIN)/pip uninstall -y torchvision torchaudio torchcodec
+else
+	$(BIN)/pip install -r $(REQUIREMENTS)
+endif
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/pip install -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,171 @@
+"""Text runs and control ids -> token ids, so that text never becomes a control token.
+
+A prompt is a sequence of runs: a `str` is text, whoever wrote it; an `int` is the id of a control token, which only a
+template can put there. Knows nothing about templates, requests or engines. Decoding here is for people to read
+(`/detokenize`); what a model generates is detokenised by the engine.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+from settings import StartError
+
+Run = str | int
+
+
+class Encoder(Protocol):
+    """What a template needs of a tokenizer."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins a text, where the tokenizer puts one."""
+
+    @property
+    def eos_id(self) -> int | None: ...
+
+    @property
+    def control_ids(self) -> Mapping[str, int]:
+        """The text of each control token -> its id."""
+
+    def encode(self, runs: Sequence[Run]) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids` with control tokens spelt out; raises ValueError for an id outside the vocabulary."""
+
+
+class SentencePieceEncoder:
+    """SentencePiece on the model's own `tokenizer.model`: the ids that LLaMA models were trained on."""
+
+    def __init__(self, model_file: str | Path, added_tokens: Mapping[str, int] | None = None) -> None:
+        """`added_tokens`: control tokens that the tokenizer has besides the file's, text -> id."""
+        proto = sentencepiece_model_pb2.ModelProto.FromString(Path(model_file).read_bytes())
+        kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+        self.control_ids: dict[str, int] = dict(added_tokens or {})
+        for piece_id, piece in enumerate(proto.pieces):
+            # A user-defined piece is matched in any text; as a control piece it is not.
+            if piece.type == kinds.USER_DEFINED and piece.piece in self.control_ids:
+                piece.type = kinds.CONTROL
+            if piece.type in (kinds.CONTROL, kinds.UNKNOWN):
+                self.control_ids[piece.piece] = piece_id
+        self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self._control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self.bos_id: int | None = self._processor.bos_id()
+        self.eos_id: int | None = self._processor.eos_id()
+
+    def encode(self, runs: Sequence[Run]) -> list[int]:
+        ids: list[int] = []
+        for run in runs:
+            ids += [run] if isinstance(run, int) else self._processor.encode(run)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_range(ids, self._processor.vocab_size(), self._control_texts)
+        text = ""
+        for is_control, group in groupby(ids, self._control_texts.__contains__):
+            members = list(group)
+            text += (
+                "".join(map(self._control_texts.__getitem__, members))
+                if is_control
+                else self._processor.decode(members)
+            )
+        return text
+
+
+class TokenizerEncoder:
+    """A tokenizer of transformers, for models without a LLaMA `tokenizer.model`."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        # A second copy: the switch for control tokens is the tokenizer's own state, not the call's.
+        self._text_only = copy.deepcopy(tokenizer)
+        self.control_ids: dict[str, int] = {
+            token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
+        begins_with = tokenizer.encode("")[:1]
+        self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
+        self.eos_id: int | None = tokenizer.eos_token_id
+
+    @cached_property
+    def _controls(self) -> re.Pattern[str]:
+        return control_pattern(self.control_ids)
+
+    def encode(self, runs: Sequence[Run]) -> list[int]:
+        """The ids; in one pass, as the model's own code does it, unless a text run spells a control token."""
+        if any(isinstance(run, str) and self._controls.search(run) for run in runs):
+            return [token_id for run in runs for token_id in self._encode_run(run)]
+        texts = {token_id: text for text, token_id in self.control_ids.items()}
+        joined = "".join(run if isinstance(run, str) else texts[run] for run in runs)
+        return list(self.tokenizer.encode(joined, add_special_tokens=False))
+
+    def _encode_run(self, run: Run) -> Iterable[int]:
+        if isinstance(run, int):
+            return [run]
+        return list(self._text_only.encode(run, add_special_tokens=False, split_special_tokens=True))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_range(ids, len(self.tokenizer), {})
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def control_pattern(control_ids: Mapping[str, int]) -> re.Pattern[str]:
+    """Matches any control token's text, the longest first; with no control tokens, nothing."""
+    texts = sorted(filter(None, control_ids), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+
+def load_encoder(
+    tokenizer: str, mode: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> SentencePieceEncoder | TokenizerEncoder:
+    """The encoder for `tokenizer`, a directory or hub name; `mode` is `--tokenizer-mode`. Raises StartError."""
+    model_file = _tokenizer_file(tokenizer, "tokenizer.model", revision)
+    if mode == "slow" and model_file is None:
+        raise StartError(f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {tokenizer} has none.")
+    config = _tokenizer_config(tokenizer, revision)
+    is_llama = "Llama" in str(config.get("tokenizer_class", "LlamaTokenizer"))
+    if model_file is not None and (mode == "slow" or (mode == "auto" and is_llama)):
+        added = config.get("added_tokens_decoder", {})
+        special = {token["content"]: int(token_id) for token_id, token in added.items() if token.get("special")}
+        return SentencePieceEncoder(model_file, special)
+    return TokenizerEncoder(load_tokenizer(tokenizer, revision=revision, trust_remote_code=trust_remote_code))
+
+
+def load_tokenizer(tokenizer: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of transformers, whose import is slow: only where one is needed. Raises StartError."""
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as failure:
+        raise StartError(f"No tokenizer can be loaded from {tokenizer}: {str(failure).splitlines()[0]}") from failure
+
+
+def _tokenizer_config(tokenizer: str, revision: str | None) -> dict[str, Any]:
+    file = _tokenizer_file(tokenizer, "tokenizer_config.json", revision)
+    return json.loads(file.read_text(encoding="utf-8")) if file else {}
+
+
+def _tokenizer_file(tokenizer: str, name: str, revision: str | None) -> Path | None:
+    if Path(tokenizer).is_dir():
+        file = Path(tokenizer, name)
+        return file if file.is_file() else None
+    from transformers.utils import cached_file  # noqa: PLC0415
+
+    try:
+        found = cached_file(tokenizer, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except OSError as failure:
+        raise StartError(f"{tokenizer} is neither a directory nor a model that the hub can be asked for.") from failure
+    return Path(found) if found else None
+
+
+def _check_range(ids: Sequence[int], vocabulary_size: int, also: Mapping[int, str]) -> None:
+    for token_id in ids:
+        if not 0 <= token_id < vocabulary_size and token_id not in also:
+            raise ValueError(f"token id {token_id} is outside the vocabulary")

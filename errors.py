@@ -1,0 +1,139 @@
+"""Every failure a client can see: one exception, one JSON shape.
+
+The shape is OpenAI's `{"error": {"message", "type", "param", "code"}}`, at most 1 KB, and says nothing that the
+client did not need to know: no stack, no path, no echo of its input.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_CHARACTERS = 240
+MAX_PARAM_CHARACTERS = 60
+
+
+class APIError(Exception):
+    """A failure with its HTTP status; raised anywhere, answered in one place."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def to_json(self) -> bytes:
+        """The error body, also the payload of a stream's error event."""
+        error = {
+            "message": _shortened(self.message, MAX_MESSAGE_CHARACTERS),
+            "type": "invalid_request_error" if self.status < 500 else "server_error",
+            "param": self.param and _shortened(self.param, MAX_PARAM_CHARACTERS),
+            "code": self.code,
+        }
+        return to_json({"error": error})
+
+    def to_response(self) -> Response:
+        return Response(self.to_json(), self.status, self.headers, "application/json")
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> APIError:
+    """A 400 that names the field at fault."""
+    return APIError(400, message, param=param, code=code)
+
+
+def to_api_error(failure: BaseException) -> APIError:
+    """Any exception as the client may see it; the unexpected is logged here and says nothing outside."""
+    if isinstance(failure, APIError):
+        return failure
+    logger.error("unexpected failure", exc_info=failure)
+    return APIError(500, "The server failed unexpectedly; the failure is in its log.")
+
+
+def validation_error(failure: RequestValidationError) -> APIError:
+    """The first fault that pydantic found, as a 400 that names the field with its path."""
+    fault = failure.errors()[0]
+    location = fault["loc"][1:]
+    if fault["type"] == "json_invalid":
+        return bad_request("The request body is not valid JSON.")
+    if not location:
+        return bad_request("The request body must be a JSON object.")
+    param = _path(location)
+    if fault["type"] == "missing":
+        return bad_request(f"The field '{param}' is required.", param)
+    return bad_request(f"Invalid value for '{param}': {_reason(fault)}.", param)
+
+
+class AnsweredRoute(APIRoute):
+    """A route whose unexpected failures are answered inside the CORS middleware, where a browser can read them."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (APIError, HTTPException, RequestValidationError):
+                raise
+            except Exception as failure:  # noqa: BLE001 - logged and answered
+                return to_api_error(failure).to_response()
+
+        return answer
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every exception that reaches FastAPI in the one shape."""
+
+    async def answer_api_error(_: Request, failure: Exception) -> Response:
+        return to_api_error(failure).to_response()
+
+    async def answer_validation_error(_: Request, failure: Exception) -> Response:
+        assert isinstance(failure, RequestValidationError)
+        return validation_error(failure).to_response()
+
+    async def answer_http_exception(request: Request, failure: Exception) -> Response:
+        assert isinstance(failure, HTTPException)
+        if failure.status_code == 404:
+            return APIError(404, "Unknown path.", code="not_found").to_response()
+        if failure.status_code == 405:
+            message = f"Method {request.method} is not allowed here."
+            return APIError(405, message, headers=failure.headers).to_response()
+        if failure.status_code == 400:
+            return bad_request("The request body is not valid JSON.").to_response()
+        return APIError(failure.status_code, failure.detail, headers=failure.headers).to_response()
+
+    app.add_exception_handler(APIError, answer_api_error)
+    app.add_exception_handler(RequestValidationError, answer_validation_error)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _path(location: Sequence[int | str]) -> str:
+    path = ""
+    for step in location:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    return path
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,221 @@
+"""The waist: one accepted request, and the deltas it yields.
+
+Everything before it turns a request into prompt ids; everything after it turns deltas into OpenAI's shapes. Knows
+nothing about HTTP, vLLM or templates. An `Engine` is whatever yields deltas for a prompt: vLLM, or a test's script.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import shortuuid
+
+from errors import APIError, bad_request
+from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields, Usage
+
+QUEUED_DELTAS = 64
+"""Deltas of a batch that wait for a slow reader before its generations wait too."""
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(slots=True)
+class Prompt:
+    """What the engine gets to see, and what the reply needs to know of it."""
+
+    ids: list[int]
+    text: str = ""
+    """The client's own text, for `echo`."""
+    answer_lead: str = ""
+    """Text that parts prompt and answer: the model generates it, the reply leaves it out."""
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one choice has gained: `text` may be empty while a character is incomplete or a stop string possible."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    finish_reason: FinishReason | None = None
+    logprobs: Any = None
+
+
+class Engine(Protocol):
+    """What generates."""
+
+    max_model_len: int
+    vocabulary_size: int
+
+    async def start(self) -> None:
+        """Load; raises StartError."""
+
+    async def stop(self) -> None: ...
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    def admit(self, choices: int) -> None:
+        """Raise APIError (503) if the engine is not ready or has no room for so many more."""
+
+    def generate(
+        self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str
+    ) -> AsyncGenerator[Delta, None]:
+        """Deltas of `request.n` choices, in one piece each unless `request.stream`; closing it frees the engine.
+
+        Raises APIError at once, not at the first delta, for fields that it cannot honour.
+        """
+
+
+@dataclass(slots=True)
+class Generation:
+    """One accepted request."""
+
+    id: str
+    model: str
+    prompts: list[Prompt]
+    n: int
+    deltas: AsyncGenerator[Delta, None]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def choices(self) -> int:
+        """Of all prompts together: choice j of prompt i has the index `i * n + j`."""
+        return len(self.prompts) * self.n
+
+    def usage(self, completion_tokens: int) -> Usage:
+        prompt_tokens = sum(len(prompt.ids) for prompt in self.prompts)
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
+
+
+def check_fields(request: CompletionRequest | ChatCompletionRequest) -> None:
+    """Raise for fields that this version cannot honour, and for fields that contradict each other."""
+    if request.use_beam_search or request.num_beams > 1:
+        param = "use_beam_search" if request.use_beam_search else "num_beams"
+        raise bad_request(f"Beam search is not supported yet: leave out '{param}'.", param)
+    if request.width < request.n:
+        raise bad_request(f"'best_of' must be at least 'n', which is {request.n}.", "best_of")
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("'stream_options' is only allowed with 'stream': true.", "stream_options")
+    if request.response_format is not None and request.response_format != {"type": "text"}:
+        raise bad_request("'response_format' other than text is not supported yet.", "response_format")
+    if request.structured_outputs is not None:
+        raise bad_request("'structured_outputs' is not supported yet.", "structured_outputs")
+    if isinstance(request, CompletionRequest):
+        _check_completion(request)
+    else:
+        _check_chat(request)
+
+
+def start_generation(
+    engine: Engine,
+    request: CompletionRequest | ChatCompletionRequest,
+    prompts: list[Prompt],
+    model_names: Sequence[str],
+) -> Generation:
+    """Accept a request: its fields are checked, its tokens counted, the engine asked for room. Raises APIError."""
+    model = check_model(request.model, model_names)
+    kind = "cmpl" if isinstance(request, CompletionRequest) else "chatcmpl"
+    request_id = f"{kind}-{shortuuid.random()}"
+    limits = [_token_budget(prompt, request, engine.max_model_len) for prompt in prompts]
+    engine.admit(len(prompts) * request.width)
+    streams = []
+    for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+        deltas = engine.generate(prompt, request, limit, f"{request_id}-{number}") if limit else _nothing(request.n)
+        streams.append(_without_lead(deltas, prompt.answer_lead) if prompt.answer_lead else deltas)
+    merged = streams[0] if len(streams) == 1 else merge(streams, request.n)
+    return Generation(request_id, model, prompts, request.n, merged)
+
+
+def check_model(asked: str | None, served: Sequence[str]) -> str:
+    """The model's name in the reply: the one that was asked for, else the first; raises a 404 for any other."""
+    if asked is None:
+        return served[0]
+    if asked not in served:
+        raise APIError(404, "The model does not exist; see /v1/models.", param="model", code="model_not_found")
+    return asked
+
+
+async def merge(streams: Sequence[AsyncGenerator[Delta, None]], n: int) -> AsyncGenerator[Delta, None]:
+    """The deltas of several prompts as they come, indices offset by `n` for each; the first failure ends them all."""
+    queue: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue(QUEUED_DELTAS)
+
+    async def forward(stream: AsyncGenerator[Delta, None], offset: int) -> None:
+        try:
+            async with aclosing(stream):
+                async for delta in stream:
+                    delta.index += offset
+                    await queue.put(delta)
+            await queue.put(None)
+        except Exception as failure:  # noqa: BLE001 - raised again by the reader
+            await queue.put(failure)
+
+    tasks = [asyncio.create_task(forward(stream, number * n)) for number, stream in enumerate(streams)]
+    running = len(tasks)
+    try:
+        while running:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _without_lead(deltas: AsyncGenerator[Delta, None], lead: str) -> AsyncGenerator[Delta, None]:
+    begun: set[int] = set()
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if delta.text and delta.index not in begun:
+                begun.add(delta.index)
+                delta.text = delta.text.removeprefix(lead)
+            yield delta
+
+
+async def _nothing(n: int) -> AsyncGenerator[Delta, None]:
+    """What `max_tokens: 0` generates."""
+    for index in range(n):
+        yield Delta(index, "", (), "length")
+
+
+def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int) -> int:
+    """Tokens that may be generated: what was asked for, clamped to the room that the prompt leaves."""
+    room = max_model_len - len(prompt.ids)
+    if room < min(1, request.token_limit):
+        raise bad_request(
+            f"This model's maximum context length is {max_model_len} tokens. "
+            f"However, your prompt has {len(prompt.ids)} tokens.",
+            "messages" if isinstance(request, ChatCompletionRequest) else "prompt",
+            "context_length_exceeded",
+        )
+    if request.min_tokens > request.token_limit:
+        raise bad_request(f"'min_tokens' must be at most the {request.token_limit} of 'max_tokens'.", "min_tokens")
+    return min(request.token_limit, room)
+
+
+def _check_completion(request: CompletionRequest) -> None:
+    if request.suffix:
+        raise bad_request("'suffix' is not supported: the model continues a prompt, it does not fill it.", "suffix")
+    if request.logprobs is not None:
+        raise bad_request("'logprobs' is not supported yet.", "logprobs")
+
+
+def _check_chat(request: ChatCompletionRequest) -> None:
+    if request.logprobs:
+        raise bad_request("'logprobs' is not supported yet.", "logprobs")
+    if request.tool_choice not in ("auto", "none"):
+        raise bad_request("'tool_choice' other than 'auto' and 'none' is not supported yet.", "tool_choice")

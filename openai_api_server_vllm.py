@@ -1,0 +1,262 @@
+"""An OpenAI-compatible server for Chinese-LLaMA-Alpaca-2 on vLLM: the routes, the app, the command.
+
+The way of a request: pydantic validates the body, `prompt_template` makes prompt ids, `generation` accepts it, the
+engine yields deltas, `replies` gives them OpenAI's shapes, `streaming` sends them.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from errors import AnsweredRoute, bad_request, install_error_handlers
+from generation import Engine, Prompt, check_fields, check_model, start_generation
+from middleware import CanonicalRequests
+from prompt_template import PromptTemplate, load_prompt_template
+from protocol import (
+    ChatCompletion,
+    ChatCompletionRequest,
+    ChatMessage,
+    Completion,
+    CompletionRequest,
+    Detokenized,
+    DetokenizeRequest,
+    ErrorReply,
+    GenerationFields,
+    Model,
+    ModelList,
+    TokenizeRequest,
+    Tokens,
+    to_defaults,
+)
+from replies import chat_chunks, chat_completion, completion, completion_chunks
+from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
+from startup import QUIET, banner, progress, quieten_vllm, show
+from streaming import ClientLeftError, EventStream, while_connected
+
+VERSION = "0.1.0"
+CLIENT_LEFT = 499
+MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 404, 500, 503)}
+
+Fields = TypeVar("Fields", CompletionRequest, ChatCompletionRequest)
+Item = TypeVar("Item", bound=BaseModel)
+Started = Callable[[asyncio.Task[None]], None]
+
+
+class Routes:
+    """The endpoints, each a handful of lines; what they share stands below the class."""
+
+    def __init__(self, engine: Engine, template: PromptTemplate, settings: Settings) -> None:
+        self.engine = engine
+        self.template = template
+        self.settings = settings
+        self.created = int(time.time())
+        self.defaults = to_defaults(settings.override_generation_config)
+
+    async def create_completion(self, body: CompletionRequest, request: Request) -> Response:
+        """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
+        body = accept(body, self.defaults)
+        prompts = [await self._completion_prompt(prompt, body.raw) for prompt in body.prompt]
+        generation = start_generation(self.engine, body, prompts, self.settings.model_names)
+        if body.stream:
+            return stream(body, completion_chunks(generation, body.echo, body.stream_options))
+        return await whole(body, request, completion(generation, body.echo))
+
+    async def create_chat_completion(self, body: ChatCompletionRequest, request: Request) -> Response:
+        """The assistant's answer to a conversation."""
+        body = accept(body, self.defaults)
+        prompt = await self._chat_prompt(body.messages)
+        generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
+        if body.stream:
+            return stream(body, chat_chunks(generation, body.stream_options))
+        return await whole(body, request, chat_completion(generation))
+
+    async def list_models(self) -> ModelList:
+        """The served models: one, under all its names."""
+        return ModelList(data=[self._model(name) for name in self.settings.model_names])
+
+    async def get_model(self, model_id: str) -> Model:
+        """One served model; its id may hold slashes."""
+        return self._model(check_model(model_id, self.settings.model_names))
+
+    async def tokenize(self, body: TokenizeRequest) -> Tokens:
+        """The exact prompt that the same prompt or messages would be sent as."""
+        check_model(body.model, self.settings.model_names)
+        if (body.prompt is None) == (not body.messages):
+            raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
+        if body.prompt is None:
+            prompt = await self._chat_prompt(body.messages)
+        else:
+            prompt = await self._completion_prompt(body.prompt, body.raw)
+        ids = prompt.ids
+        if not body.add_special_tokens and ids[:1] == [self.template.encoder.bos_id]:
+            ids = ids[1:]
+        text = self.template.encoder.decode(ids)
+        return Tokens(count=len(ids), max_model_len=self.engine.max_model_len, tokens=ids, prompt=text)
+
+    async def detokenize(self, body: DetokenizeRequest) -> Detokenized:
+        """The text of token ids, control tokens spelt out."""
+        check_model(body.model, self.settings.model_names)
+        try:
+            return Detokenized(prompt=self.template.encoder.decode(body.tokens))
+        except ValueError as failure:
+            raise bad_request(f"Invalid value for 'tokens': {failure}.", "tokens") from failure
+
+    async def health(self) -> Response:
+        """200 when requests will be answered, 503 while the model loads or after the engine died."""
+        self.engine.admit(0)
+        return Response()
+
+    async def version(self) -> dict[str, str]:
+        """This server's version."""
+        return {"version": VERSION}
+
+    async def _chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+        texts = [(message.role, message.text) for message in messages]
+        return await self.template.aside(self.template.render_chat, texts, sum(len(text) for _, text in texts))
+
+    async def _completion_prompt(self, prompt: str | list[int], raw: bool | None) -> Prompt:
+        """Token ids are used as they are; so is text, if it is to be raw."""
+        if isinstance(prompt, list):
+            return Prompt(prompt, self.template.encoder.decode(prompt) if prompt else "")
+        is_raw = self.settings.raw_completions if raw is None else raw
+        render = self.template.render_raw if is_raw else self.template.render_instruction
+        return await self.template.aside(render, prompt, len(prompt))
+
+    def _model(self, name: str) -> Model:
+        return Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
+
+
+def accept(body: Fields, defaults: Mapping[str, Any]) -> Fields:
+    """The request with the server's defaults; raises for what this version cannot honour."""
+    body = body.with_defaults(defaults)
+    check_fields(body)
+    return body
+
+
+def stream(body: GenerationFields, chunks: AsyncGenerator[bytes, None]) -> Response:
+    return EventStream(chunks, ignored_parameters(body))
+
+
+async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, Any, Item]) -> Response:
+    """The reply as one body, unless the client leaves before it is there: that frees the engine."""
+    try:
+        item = await while_connected(request.receive, reply)
+    except ClientLeftError:
+        return Response(status_code=CLIENT_LEFT)
+    return Response(to_json(item), headers=ignored_parameters(body), media_type="application/json")
+
+
+def ignored_parameters(body: GenerationFields) -> dict[str, str]:
+    """The header that names fields nobody knows, a typo for instance: they have had no effect."""
+    names = [quote(name[:MAX_NAME_CHARACTERS]) for name in body.unknown_fields[:MAX_NAMES]]
+    return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
+
+
+def build_app(engine: Engine, template: PromptTemplate, settings: Settings, started: Started | None = None) -> FastAPI:
+    """The app around an engine, which it starts and stops; `started` is told when loading has ended, or failed."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(engine.start())
+        if started is not None:
+            loading.add_done_callback(started)
+        yield
+        loading.cancel()
+        await engine.stop()
+
+    app = FastAPI(title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, root_path=settings.root_path)
+    app.router.route_class = AnsweredRoute
+    add_routes(app, Routes(engine, template, settings))
+    install_error_handlers(app)
+    app.add_middleware(CanonicalRequests)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_methods=settings.allowed_methods,
+        allow_headers=settings.allowed_headers,
+        allow_credentials=settings.allow_credentials,
+        expose_headers=["X-Ignored-Parameters"],
+    )
+    return app
+
+
+def add_routes(app: FastAPI, routes: Routes) -> None:
+    """Every path that this server answers."""
+    app.post("/v1/completions", response_model=Completion, responses=ERRORS)(routes.create_completion)
+    app.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)(routes.create_chat_completion)
+    app.get("/v1/models", responses=ERRORS)(routes.list_models)
+    app.get("/v1/models/{model_id:path}", responses=ERRORS)(routes.get_model)
+    app.post("/tokenize", responses=ERRORS)(routes.tokenize)
+    app.post("/detokenize", responses=ERRORS)(routes.detokenize)
+    app.get("/health", responses=ERRORS)(routes.health)
+    app.get("/version")(routes.version)
+
+
+def serve(settings: Settings, others: Sequence[str]) -> None:
+    """Check what can be checked, load vLLM, answer until a signal; raises StartError."""
+    check_settings(settings)
+    sockets = bind_sockets(settings)
+    template = load_prompt_template(settings)
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    quieten_vllm()
+    with progress("Importing vLLM"):
+        from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
+
+    engine = VLLMEngine(to_engine_args(settings, others))
+    loading = progress(f"Loading {settings.model}")
+    failures: list[BaseException] = []
+
+    def started(task: asyncio.Task[None]) -> None:
+        loading.__exit__(None, None, None)
+        if task.cancelled():
+            return
+        if failure := task.exception():
+            failures.append(failure)
+            server.should_exit = True
+        else:
+            show(banner(settings, template.layout.name, engine.max_model_len))
+
+    app = build_app(engine, template, settings, started)
+    config = uvicorn.Config(
+        app,
+        log_level=settings.log_level,
+        access_log=False,
+        timeout_keep_alive=settings.timeout_keep_alive,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
+        root_path=settings.root_path,
+    )
+    server = uvicorn.Server(config)
+    loading.__enter__()
+    server.run(sockets)
+    for failure in failures:
+        raise failure
+
+
+def main() -> int:
+    try:
+        settings, others = parse_settings(sys.argv[1:])
+        serve(settings, others)
+    except StartError as failure:
+        show(f"error: {failure}")
+        return 1
+    return 0
+
+
+if __name__ == "__mp_main__":
+    quieten_vllm()
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""The OpenAI wire format: request and reply bodies, nothing else.
+
+Request fields carry their type, range and default; a server may change defaults of sampling fields at start. What a
+field does is in `sampling.py` and `generation.py`; which of them this version cannot honour is said here.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MAX_CHOICES = 128
+MAX_STOP_STRINGS = 16
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _to_strings(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _to_prompts(value: Any) -> Any:
+    """One prompt as a list of one; the members are then checked one by one, not every reading of the whole."""
+    is_one = isinstance(value, str) or (
+        isinstance(value, list) and value and all(type(member) is int for member in value)
+    )
+    prompts = [value] if is_one else value
+    if not isinstance(prompts, list) or not prompts:
+        raise ValueError("it must be a string, a list of token ids, or a non-empty list of either")
+    for prompt in prompts:
+        is_ids = isinstance(prompt, list) and prompt and all(type(member) is int for member in prompt)
+        if not isinstance(prompt, str) and not is_ids:
+            raise ValueError("each prompt must be a string or a non-empty list of token ids")
+    return prompts
+
+
+def _to_messages(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+def _to_text(value: Any) -> Any:
+    """The text of a message's content: a string, null, or a list of text parts."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        raise ValueError("it must be a string, null, or a list of text parts")
+    return "\n".join(map(_to_part_text, value))
+
+
+def _to_part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise ValueError(f"only text parts are supported, and one is {str(kind)[:40]}")
+    return str(part["text"])
+
+
+def is_absent(value: object) -> bool:
+    """For fields of replies that are left out rather than null."""
+    return value is None
+
+
+class SentBody(BaseModel):
+    """A request body: null means absent, and a field that nobody knows is kept to be named, not refused."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @property
+    def unknown_fields(self) -> list[str]:
+        return sorted(self.model_extra or ())
+
+
+class StreamOptions(SentBody):
+    """What a stream carries besides text."""
+
+    include_usage: bool = Field(False, description="A last chunk with the usage of the whole reply.")
+    continuous_usage_stats: bool = Field(False, description="The usage so far in each chunk.")
+
+
+class GenerationFields(SentBody):
+    """The fields that both endpoints share."""
+
+    model: str | None = Field(None, description="The served model; absent: the same.")
+    max_tokens: int = Field(512, ge=0, description="Tokens to generate at most, clamped to the room that is left.")
+    max_completion_tokens: int | None = Field(None, ge=0, description="The same; the smaller of the two wins.")
+    temperature: float = Field(0.2, ge=0, le=2, description="0 is greedy.")
+    do_sample: bool = Field(True, description="false: the same as temperature 0.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Sample from the likeliest tokens up to this probability.")
+    top_k: int = Field(40, ge=-1, description="Sample from this many likeliest tokens; 0 or -1: from all.")
+    min_p: float = Field(0.0, ge=0, le=1, description="Least probability of a token relative to the likeliest.")
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="For each token that the reply already has.")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it has it.")
+    repetition_penalty: float = Field(1.1, gt=0, le=10, description="Over prompt and reply; 1.0: off.")
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description="Choices to return for each prompt.")
+    best_of: int = Field(
+        0, ge=0, le=MAX_CHOICES, description="Generate so many and return the n likeliest; 0 (or 1 with n > 1): unset."
+    )
+    use_beam_search: bool = Field(False, description="Not supported yet: 400.")
+    num_beams: int = Field(1, ge=0, le=MAX_CHOICES, description="Above 1 not supported yet: 400.")
+    stop: Annotated[list[str], BeforeValidator(_to_strings)] = Field(
+        [], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it."
+    )
+    stop_token_ids: list[TokenId] = Field([], description="Token ids that end the reply.")
+    include_stop_str_in_output: bool = Field(False, description="Leave the stop string in the reply.")
+    ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
+    min_tokens: int = Field(0, ge=0, description="Tokens before the reply may end.")
+    skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same seed gives the same text.")
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        {}, description="Token id -> what is added to its logit."
+    )
+    stream: bool = Field(False, description="Server-sent events instead of one body.")
+    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
+    response_format: Any = Field(None, description="Only {'type': 'text'} is supported yet.")
+    structured_outputs: Any = Field(None, description="Not supported yet: 400.")
+    user: Any = Field(None, description="Accepted without effect, as are the fields below.")
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+        """The same request where `defaults` stand for the fields that it left out."""
+        missing = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        if self.max_completion_tokens is not None:
+            missing.pop("max_tokens", None)
+        return self.model_copy(update=missing)
+
+    @property
+    def token_limit(self) -> int:
+        """The smaller of `max_tokens`, if it was sent, and `max_completion_tokens`."""
+        if self.max_completion_tokens is None:
+            return self.max_tokens
+        if "max_tokens" not in self.model_fields_set:
+            return self.max_completion_tokens
+        return min(self.max_tokens, self.max_completion_tokens)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0 or not self.do_sample
+
+    @property
+    def width(self) -> int:
+        """How many choices are generated for each prompt, of which `n` are returned."""
+        return self.best_of if self.best_of > 1 else self.n
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [text for text in self.stop if text]
+
+
+def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """`--override-generation-config` as request fields; raises ValueError for a wrong name or value."""
+    names = {"max_new_tokens": "max_tokens"}
+    defaults = {names.get(name, name): value for name, value in generation_config.items()}
+    checked = GenerationFields.model_validate(defaults)
+    if checked.unknown_fields:
+        raise ValueError(f"there is no sampling field {checked.unknown_fields[0]}")
+    return {name: getattr(checked, name) for name in defaults}
+
+
+class CompletionRequest(GenerationFields):
+    """The body of `POST /v1/completions`."""
+
+    prompt: Annotated[list[str | list[TokenId]], BeforeValidator(_to_prompts)] = Field(
+        description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
+    )
+    raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
+    echo: bool = Field(False, description="The prompt first, then the reply.")
+    suffix: str = Field("", description="Not supported: 400.")
+    logprobs: int | None = Field(None, ge=0, le=20, description="Not supported yet: 400.")
+
+
+class ChatMessage(SentBody):
+    """One message of a conversation, as text."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[str, BeforeValidator(_to_text)] = Field("", description="A string, null, or text parts.")
+    tool_calls: list[Any] = Field([], description="An assistant's calls; the model reads them as JSON text.")
+
+    @property
+    def text(self) -> str:
+        """The content, and calls of tools as JSON, a line each."""
+        calls = [json.dumps(call, ensure_ascii=False) for call in self.tool_calls]
+        return "\n".join([self.content, *calls] if self.content else calls)
+
+
+class ChatCompletionRequest(GenerationFields):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], BeforeValidator(_to_messages)] = Field(
+        min_length=1, description="A list of messages, or one string as the user's. A final assistant's is continued."
+    )
+    logprobs: bool = Field(False, description="true is not supported yet: 400.")
+    top_logprobs: int = Field(0, ge=0, le=20, description="Only with logprobs.")
+    tools: list[Any] = Field([], description="Accepted; the answer is text.")
+    tool_choice: Any = Field("auto", description="'auto' and 'none': text; others are not supported yet: 400.")
+    parallel_tool_calls: Any = None
+    reasoning_effort: Any = None
+
+
+class TokenizeRequest(SentBody):
+    """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], BeforeValidator(_to_messages)] = []
+    raw: bool | None = None
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(SentBody):
+    """The body of `POST /detokenize`."""
+
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class Usage(BaseModel):
+    """Token counts of a reply: the prompt once, the choices summed."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionChoice(BaseModel):
+    """One of the n texts of a completion, or a piece of it in a stream."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class Completion(BaseModel):
+    """A completion, or with `choices` in pieces a chunk of one."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = Field(default=None, exclude_if=is_absent)
+
+
+class AssistantMessage(BaseModel):
+    """The assistant's answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One of the n answers."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(BaseModel):
+    """The reply of `/v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(BaseModel):
+    """A piece of an answer; what it does not add is left out."""
+
+    role: Literal["assistant"] | None = Field(default=None, exclude_if=is_absent)
+    content: str | None = Field(default=None, exclude_if=is_absent)
+
+
+class ChatChunkChoice(BaseModel):
+    """A piece of one of the n answers."""
+
+    index: int
+    delta: ChatDelta
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class ChatChunk(BaseModel):
+    """One event of a chat stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = Field(default=None, exclude_if=is_absent)
+
+
+class Model(BaseModel):
+    """A served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "chinese-llama-alpaca"
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """The served models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Tokens(BaseModel):
+    """The reply of `/tokenize`."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    prompt: str
+
+
+class Detokenized(BaseModel):
+    """The reply of `/detokenize`."""
+
+    prompt: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """The body of every reply that is not a success, and of a stream's error event."""
+
+    error: ErrorDetail

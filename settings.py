@@ -1,0 +1,186 @@
+"""Our flags as one frozen dataclass; every other flag is left for vLLM's engine.
+
+Knows nothing about vLLM and imports quickly, so that a start that cannot work ends before vLLM is even imported.
+"""
+
+import argparse
+import errno
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
+DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
+
+
+class StartError(Exception):
+    """A start that cannot work, in one sentence for the person who typed the command."""
+
+
+def flag(default: Any, meaning: str, **argument: Any) -> Any:
+    """A field that is a flag; `argument` goes to argparse as it is."""
+    is_mutable = isinstance(default, dict)
+    metadata = {"help": meaning, **argument}
+    return (
+        field(default_factory=default.copy, metadata=metadata)
+        if is_mutable
+        else field(default=default, metadata=metadata)
+    )
+
+
+def _json_list(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `python openai_api_server_vllm.py` was asked for."""
+
+    model: str = flag(str(DEMO_MODEL), "directory or hub name of a merged model (default: the embedded demo model)")
+    tokenizer: str = flag("", "directory or hub name of the tokenizer (default: the model's)")
+    tokenizer_mode: str = flag(
+        "auto", "slow: SentencePiece on tokenizer.model; auto: the same for LLaMA tokenizers; or one of vLLM's modes"
+    )
+    revision: str | None = flag(None, "revision of a hub model")
+    trust_remote_code: bool = flag(False, "run the code that comes with the model", action="store_true")
+    served_model_name: Sequence[str] = flag((), "one or more names for the model; the first is in replies", nargs="+")
+    host: str = flag("localhost", "address to listen on")
+    port: int = flag(8000, "port to listen on", type=int)
+    prompt_template: str = flag(
+        "auto", "alpaca-2, alpaca, a fastchat template, model (the tokenizer's own) or a .jinja file"
+    )
+    system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
+    raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
+    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=json.loads)
+    allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
+    allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
+    allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
+    allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
+    max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused", type=int)
+    timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed", type=int)
+    ssl_keyfile: str | None = flag(None, "as in uvicorn")
+    ssl_certfile: str | None = flag(None, "as in uvicorn")
+    root_path: str = flag("", "as in uvicorn")
+    log_level: str = flag("warning", "debug and info bring vLLM's own log back", choices=LOG_LEVELS)
+
+    @property
+    def is_demo(self) -> bool:
+        return Path(self.model).resolve() == DEMO_MODEL
+
+    @property
+    def tokenizer_path(self) -> str:
+        return self.tokenizer or self.model
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names that requests may use; the first stands for a request that names none."""
+        return tuple(self.served_model_name) or ((DEMO_MODEL_NAME,) if self.is_demo else (self.model,))
+
+    @property
+    def vllm_log_level(self) -> str:
+        """vLLM is quiet, but for errors, unless the user wants to see more."""
+        return self.log_level.upper() if self.log_level in ("debug", "info") else "ERROR"
+
+    @property
+    def url(self) -> str:
+        host = "localhost" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http{'s' if self.ssl_certfile else ''}://{host}:{self.port}"
+
+
+def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
+    """Our settings, and the arguments that are left for vLLM; argparse ends the process on a wrong one."""
+    parser = argparse.ArgumentParser(
+        description="An OpenAI-compatible server for Chinese-LLaMA-Alpaca-2 on vLLM.",
+        epilog="Every other flag goes to vLLM's AsyncEngineArgs, for instance --tensor-parallel-size 2.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags; the command line wins")
+    for setting in fields(Settings):
+        _add_argument(parser, setting)
+    spelt = [_with_dashes(argument) for argument in arguments]
+    config_file = parser.parse_known_args(spelt)[0].config
+    if config_file:
+        spelt = [*_config_arguments(Path(config_file)), *spelt]
+    values, others = parser.parse_known_args(spelt)
+    del values.config
+    return Settings(**vars(values)), others
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise StartError for what can be known to fail before anything is loaded."""
+    for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
+        _check_directory(name, needed)
+    for certificate in filter(None, (settings.ssl_keyfile, settings.ssl_certfile)):
+        if not Path(certificate).is_file():
+            raise StartError(f"There is no file {certificate}.")
+
+
+def bind_sockets(settings: Settings) -> list[socket.socket]:
+    """Bound sockets for every address of `--host`; raises StartError if the port is taken."""
+    try:
+        addresses = socket.getaddrinfo(
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as failure:
+        raise StartError(f"There is no address for --host {settings.host}.") from failure
+    sockets = []
+    for family, kind, protocol, _, address in dict.fromkeys(addresses):
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            bound.bind(address)
+        except OSError as failure:
+            bound.close()
+            if failure.errno in UNAVAILABLE_ADDRESS and len(addresses) > 1:
+                continue
+            raise StartError(
+                f"Port {settings.port} on {settings.host} cannot be used: {failure.strerror}."
+            ) from failure
+        sockets.append(bound)
+    return sockets
+
+
+def _add_argument(parser: argparse.ArgumentParser, setting: "Field[Any]") -> None:
+    default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
+    parser.add_argument("--" + setting.name.replace("_", "-"), default=default, **setting.metadata)
+
+
+def _with_dashes(argument: str) -> str:
+    """`--served_model_name` as `--served-model-name`, as vLLM's own parser reads it."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if argument.startswith("--") else argument
+
+
+def _config_arguments(file: Path) -> list[str]:
+    """The flags of a YAML file as arguments: true is the bare flag, false leaves it out, lists repeat the value."""
+    try:
+        flags = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as failure:
+        raise StartError(f"--config {file} cannot be read as YAML.") from failure
+    arguments: list[str] = []
+    for name, value in flags.items():
+        if value is False:
+            continue
+        values = value if isinstance(value, list) else [value]
+        texts = [json.dumps(part) if isinstance(part, dict) else str(part) for part in values if part is not True]
+        arguments += [_with_dashes(f"--{name}"), *texts]
+    return arguments
+
+
+def _check_directory(name: str, needed: Sequence[str]) -> None:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not any((path / file).is_file() for file in needed):
+            raise StartError(f"{name} has none of {', '.join(needed)}.")
+    elif not path.is_file() and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
+        raise StartError(f"There is no directory {name}.")

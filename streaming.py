@@ -1,0 +1,72 @@
+"""The open connection: server-sent events out, and what happens when the client leaves.
+
+Knows nothing about what is sent. A client that leaves is seen at once, by waiting for its disconnect message beside
+the work: a framework's response object alone would find out at the next write, and a plain reply never.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from errors import to_api_error
+
+Result = TypeVar("Result")
+
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class ClientLeftError(Exception):
+    """The client closed the connection; nobody waits for an answer."""
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client leaves: then raises ClientLeftError."""
+    task = asyncio.ensure_future(work)
+    listener = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait({task, listener}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeftError
+        return task.result()
+    finally:
+        task.cancel()
+        listener.cancel()
+        await asyncio.gather(task, listener, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """A `text/event-stream` of JSON payloads, ended by `[DONE]`; a failure on the way is an event too."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, payloads: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+        super().__init__(headers={**HEADERS, **headers})
+        del self.headers["content-length"]
+        self._payloads = payloads
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await while_connected(receive, self._send_all(send))
+        except ClientLeftError:
+            return
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            async with aclosing(self._payloads) as payloads:
+                async for payload in payloads:
+                    await send({"type": "http.response.body", "body": b"data: %b\n\n" % payload, "more_body": True})
+        except Exception as failure:  # noqa: BLE001 - the status is sent: the client learns of it as an event
+            error = b"data: %b\n\n" % to_api_error(failure).to_json()
+            await send({"type": "http.response.body", "body": error, "more_body": True})
+        await send({"type": "http.response.body", "body": DONE})
