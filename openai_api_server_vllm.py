@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -160,7 +161,7 @@ async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, 
 
 def ignored_parameters(body: GenerationFields) -> dict[str, str]:
     """The header that names fields nobody knows, a typo for instance: they have had no effect."""
-    names = [quote(name[:MAX_NAME_CHARACTERS]) for name in body.unknown_fields[:MAX_NAMES]]
+    names = [quote(name[:MAX_NAME_CHARACTERS], errors="replace") for name in body.unknown_fields[:MAX_NAMES]]
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
 
 
@@ -207,7 +208,12 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
 def serve(settings: Settings, others: Sequence[str]) -> None:
     """Check what can be checked, load vLLM, answer until a signal; raises StartError."""
     check_settings(settings)
+    try:
+        to_defaults(settings.override_generation_config)
+    except ValueError as failure:
+        raise StartError(f"--override-generation-config: {failure}.") from failure
     sockets = bind_sockets(settings)
+    settings = replace(settings, port=sockets[0].getsockname()[1])
     template = load_prompt_template(settings)
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     quieten_vllm()

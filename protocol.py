@@ -8,11 +8,24 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _to_unicode(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which no encoder can read."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as failure:
+            raise ValueError("it holds a lone surrogate, which is no character") from failure
+    return text
+
+
+Text = Annotated[str, AfterValidator(_to_unicode)]
 
 
 def _to_strings(value: Any) -> Any:
@@ -105,7 +118,7 @@ class GenerationFields(SentBody):
     )
     use_beam_search: bool = Field(False, description="Not supported yet: 400.")
     num_beams: int = Field(1, ge=0, le=MAX_CHOICES, description="Above 1 not supported yet: 400.")
-    stop: Annotated[list[str], BeforeValidator(_to_strings)] = Field(
+    stop: Annotated[list[Text], BeforeValidator(_to_strings)] = Field(
         [], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it."
     )
     stop_token_ids: list[TokenId] = Field([], description="Token ids that end the reply.")
@@ -160,7 +173,11 @@ def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
     """`--override-generation-config` as request fields; raises ValueError for a wrong name or value."""
     names = {"max_new_tokens": "max_tokens"}
     defaults = {names.get(name, name): value for name, value in generation_config.items()}
-    checked = GenerationFields.model_validate(defaults)
+    try:
+        checked = GenerationFields.model_validate(defaults)
+    except ValidationError as failure:
+        fault = failure.errors()[0]
+        raise ValueError(f"{fault['loc'][0]}: {fault['msg']}") from failure
     if checked.unknown_fields:
         raise ValueError(f"there is no sampling field {checked.unknown_fields[0]}")
     return {name: getattr(checked, name) for name in defaults}
@@ -169,7 +186,7 @@ def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
 class CompletionRequest(GenerationFields):
     """The body of `POST /v1/completions`."""
 
-    prompt: Annotated[list[str | list[TokenId]], BeforeValidator(_to_prompts)] = Field(
+    prompt: Annotated[list[Text | list[TokenId]], BeforeValidator(_to_prompts)] = Field(
         description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
     )
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
@@ -182,13 +199,13 @@ class ChatMessage(SentBody):
     """One message of a conversation, as text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str, BeforeValidator(_to_text)] = Field("", description="A string, null, or text parts.")
+    content: Annotated[Text, BeforeValidator(_to_text)] = Field("", description="A string, null, or text parts.")
     tool_calls: list[Any] = Field([], description="An assistant's calls; the model reads them as JSON text.")
 
     @property
     def text(self) -> str:
         """The content, and calls of tools as JSON, a line each."""
-        calls = [json.dumps(call, ensure_ascii=False) for call in self.tool_calls]
+        calls = [json.dumps(call, ensure_ascii=False).encode(errors="replace").decode() for call in self.tool_calls]
         return "\n".join([self.content, *calls] if self.content else calls)
 
 
@@ -210,7 +227,7 @@ class TokenizeRequest(SentBody):
     """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
 
     model: str | None = None
-    prompt: str | None = None
+    prompt: Text | None = None
     messages: Annotated[list[ChatMessage], BeforeValidator(_to_messages)] = []
     raw: bool | None = None
     add_special_tokens: bool = True

@@ -131,14 +131,14 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
         )
     except socket.gaierror as failure:
         raise StartError(f"There is no address for --host {settings.host}.") from failure
-    sockets = []
+    sockets: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(addresses):
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            bound.bind(address)
+            bound.bind((address[0], sockets[0].getsockname()[1], *address[2:]) if sockets else address)
         except OSError as failure:
             bound.close()
             if failure.errno in UNAVAILABLE_ADDRESS and len(addresses) > 1:

@@ -1,0 +1,112 @@
+"""What the tests share: an app on a fake engine, the real tokenizer where it is, one real server for the session."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fake_engine import FakeEngine
+from fastapi.testclient import TestClient
+
+from encoder import SentencePieceEncoder
+from openai_api_server_vllm import build_app
+from prompt_template import ALPACA_2, PromptTemplate
+from settings import DEMO_MODEL, Settings
+
+ROOT = Path(__file__).parent.parent
+ALPACA_2_TOKENIZER = ROOT.parent / "shared" / "chinese-alpaca-2-tokenizer" / "tokenizer.model"
+START_SECONDS = 240
+
+
+@pytest.fixture(scope="session")
+def demo_encoder() -> SentencePieceEncoder:
+    return SentencePieceEncoder(
+        (DEMO_MODEL if (DEMO_MODEL / "tokenizer.model").is_file() else Path("/tmp/rand")) / "tokenizer.model"
+    )
+
+
+@pytest.fixture(scope="session")
+def alpaca_2_encoder() -> SentencePieceEncoder:
+    if not ALPACA_2_TOKENIZER.is_file():
+        pytest.skip("the tokenizer of Chinese-Alpaca-2 is not beside the repository")
+    return SentencePieceEncoder(ALPACA_2_TOKENIZER)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def serve(engine: FakeEngine, demo_encoder: SentencePieceEncoder) -> Callable[..., TestClient]:
+    """A client of the app on the fake engine, for the settings given."""
+
+    def client(**settings: Any) -> TestClient:
+        template = PromptTemplate(ALPACA_2, demo_encoder, settings.pop("system_text", None))
+        return TestClient(build_app(engine, template, Settings(**settings)), raise_server_exceptions=False)
+
+    return client
+
+
+@pytest.fixture
+def client(serve: Callable[..., TestClient]) -> TestClient:
+    return serve()
+
+
+class Server:
+    """A server process, as a user would start it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.lines: list[str] = []
+        command = [sys.executable, "openai_api_server_vllm.py", "--port", "0", *arguments]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+        self.url = self._wait_for_banner()
+
+    def _wait_for_banner(self) -> str:
+        assert self.process.stderr is not None
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and (line := self.process.stderr.readline()):
+            self.lines.append(line)
+            if ready := re.search(r"Ready at\s+(\S+)", line):
+                return ready[1]
+        raise AssertionError("the server did not start:\n" + "".join(self.lines))
+
+    def stop(self) -> int:
+        """The exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        _, rest = self.process.communicate(timeout=60)
+        self.lines.append(rest)
+        return self.process.returncode
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The real server with vLLM on the demo model, one for all tests."""
+    server = Server()
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with closing(httpx.Client(base_url=server.url, timeout=120)) as client:
+        yield client
+
+
+def events(body: str) -> list[Any]:
+    """The JSON payloads of a stream's events; asserts that it ends with [DONE]."""
+    frames = body.split("\n\n")
+    assert frames.pop() == ""
+    assert frames.pop() == "data: [DONE]"
+    assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
+    return [json.loads(frame.removeprefix("data: ")) for frame in frames]

@@ -1,0 +1,64 @@
+"""An engine without a model: it yields the deltas that a test wrote down, and remembers what it was asked."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field, replace
+
+from errors import APIError
+from generation import Delta, Prompt
+from protocol import GenerationFields
+
+Script = Sequence[Delta | Exception]
+
+
+@dataclass
+class FakeEngine:
+    """Speaks `script` for every prompt; a plain request gets each choice in one piece, as from vLLM."""
+
+    script: Script = (Delta(0, " 北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop"))
+    max_model_len: int = 2048
+    vocabulary_size: int = 55296
+    delay: float = 0.0
+    room: int = 512
+    is_ready: bool = True
+    asked: list[tuple[Prompt, GenerationFields, int]] = field(default_factory=list)
+    running: int = 0
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def admit(self, choices: int) -> None:
+        if not self.is_ready or self.running + choices > self.room:
+            raise APIError(503, "The server is full.", code="server_overloaded", headers={"Retry-After": "1"})
+
+    async def generate(
+        self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str
+    ) -> AsyncGenerator[Delta, None]:
+        self.asked.append((prompt, request, max_tokens))
+        self.running += 1
+        try:
+            for delta in self.script if request.stream else joined(self.script):
+                await asyncio.sleep(self.delay)
+                if isinstance(delta, Exception):
+                    raise delta
+                yield replace(delta)
+        finally:
+            self.running -= 1
+
+
+def joined(script: Script) -> list[Delta | Exception]:
+    """Each choice of a script in one delta; a failure stays where it ends everything."""
+    whole: dict[int, Delta] = {}
+    for delta in script:
+        if isinstance(delta, Exception):
+            return [delta]
+        if (first := whole.get(delta.index)) is None:
+            whole[delta.index] = replace(delta, token_ids=list(delta.token_ids))
+        else:
+            first.text += delta.text
+            first.token_ids = [*first.token_ids, *delta.token_ids]
+            first.finish_reason = delta.finish_reason
+    return list(whole.values())

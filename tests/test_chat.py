@@ -1,0 +1,109 @@
+"""`POST /v1/chat/completions` over HTTP, on a fake engine."""
+
+import re
+
+import pytest
+from conftest import events
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from test_completions import SCRIPTS
+
+PATH = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "你好"}]
+
+
+def test_a_conversation_is_answered(client):
+    reply = client.post(PATH, json={"model": "chinese-llama-alpaca-2", "messages": HELLO})
+    body = ChatCompletion.model_validate(reply.json())
+    assert re.fullmatch(r"chatcmpl-\w{22}", body.id)
+    assert body.choices[0].message.content == "北京。"
+    assert reply.json()["choices"][0]["message"] == {"role": "assistant", "content": "北京。", "refusal": None}
+    assert reply.json()["choices"][0]["logprobs"] is None
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_joined_stream_equals_the_plain_reply(client, engine, name):
+    engine.script = SCRIPTS[name]
+    fields = {"messages": HELLO, "n": 1 + (name == "two choices")}
+    plain = client.post(PATH, json=fields).json()
+    reply = client.post(PATH, json={**fields, "stream": True, "stream_options": {"include_usage": True}})
+    chunks = events(reply.text)
+    usage = chunks.pop()
+    assert (usage["choices"], usage["usage"]) == ([], plain["usage"])
+    for choice in plain["choices"]:
+        deltas = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == choice["index"]]
+        assert deltas[0]["delta"] == {"role": "assistant", "content": ""}
+        assert deltas[-1]["delta"] == {}
+        assert [delta["finish_reason"] for delta in deltas] == [None] * (len(deltas) - 1) + [choice["finish_reason"]]
+        texts = [delta["delta"]["content"] for delta in deltas[1:-1]]
+        assert all(texts)
+        assert "".join(texts) == choice["message"]["content"]
+    assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in [*chunks, usage]}) == 1
+
+
+def test_each_frame_is_the_json_of_the_model(client, engine):
+    from protocol import ChatChunk
+
+    engine.script = SCRIPTS["emoji and quotes"]
+    reply = client.post(PATH, json={"messages": HELLO, "stream": True})
+    for frame in reply.text.split("\n\n")[:-2]:
+        payload = frame.removeprefix("data: ")
+        assert payload == ChatChunk.model_validate_json(payload).model_dump_json()
+        ChatCompletionChunk.model_validate_json(payload)
+
+
+def test_a_stream_is_not_buffered_or_cached(client):
+    headers = client.post(PATH, json={"messages": HELLO, "stream": True}).headers
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-accel-buffering"] == "no"
+    assert "content-encoding" not in headers
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "你好",
+        [{"role": "user", "content": [{"type": "text", "text": "你好"}]}],
+        [{"role": "user", "content": "你好", "name": "张三"}],
+        [{"role": "user", "content": ["你好"]}],
+    ],
+)
+def test_messages_as_they_come(client, engine, demo_encoder, messages):
+    assert client.post(PATH, json={"messages": messages}).status_code == 200
+    assert demo_encoder.decode(engine.asked[0][0].ids).endswith("<</SYS>>\n\n你好 [/INST]")
+
+
+def test_all_roles_are_read(client, engine, demo_encoder):
+    call = {"id": "1", "type": "function", "function": {"name": "天气", "arguments": "{}"}}
+    messages = [
+        {"role": "developer", "content": "简短。"},
+        {"role": "user", "content": [{"type": "text", "text": "杭州"}, {"type": "text", "text": "天气？"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "晴"},
+        {"role": "assistant"},
+        {"role": "user", "content": ""},
+    ]
+    assert client.post(PATH, json={"messages": messages}).status_code == 200
+    text = demo_encoder.decode(engine.asked[0][0].ids)
+    assert text.startswith("<s>[INST] <<SYS>>\n简短。\n<</SYS>>\n\n杭州\n天气？ [/INST] {")
+    assert '"name": "天气"' in text
+    assert text.endswith("</s><s>[INST] 晴 [/INST] </s><s>[INST]  [/INST]")
+
+
+def test_the_first_space_of_an_answer_belongs_to_the_template(client, engine):
+    engine.script = SCRIPTS["lead alone, then text"]
+    body = client.post(PATH, json={"messages": HELLO}).json()
+    assert body["choices"][0]["message"]["content"] == " 两格"
+
+
+def test_a_continued_answer_keeps_its_space(client):
+    messages = [*HELLO, {"role": "assistant", "content": "首都是"}]
+    body = client.post(PATH, json={"messages": messages}).json()
+    assert body["choices"][0]["message"]["content"] == " 北京。"
+
+
+def test_tools_that_the_model_may_leave_alone_are_accepted(client):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    for choice in ("auto", "none", None):
+        fields = {"messages": HELLO, "tools": tools, "tool_choice": choice, "parallel_tool_calls": True}
+        assert client.post(PATH, json=fields).status_code == 200

@@ -1,0 +1,189 @@
+"""`POST /v1/completions` over HTTP, on a fake engine."""
+
+import re
+
+import pytest
+from conftest import events
+from fake_engine import FakeEngine
+from openai.types import Completion
+
+from generation import Delta
+
+PATH = "/v1/completions"
+SCRIPTS = {
+    "stop": [Delta(0, " 北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop")],
+    "length": [Delta(0, " 北", (5,)), Delta(0, "京", (6,), "length")],
+    "empty": [Delta(0, "", (2,), "stop")],
+    "only the lead": [Delta(0, " ", (4,)), Delta(0, "", (2,), "stop")],
+    "lead alone, then text": [Delta(0, " ", (4,)), Delta(0, " 两格", (5,), "stop")],
+    "emoji and quotes": [Delta(0, "", (9,)), Delta(0, "😀\n\"\\\t", (9, 9)), Delta(0, "\x00龘", (1,), "stop")],
+    "two choices": [
+        Delta(1, " B", (3,)), Delta(0, " A", (3,)), Delta(1, "b", (4,), "length"), Delta(0, "a", (4,), "stop"),
+    ],
+}  # fmt: skip
+
+
+def test_a_prompt_is_answered(client):
+    reply = client.post(PATH, json={"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"})
+    assert reply.status_code == 200
+    body = Completion.model_validate(reply.json())
+    assert re.fullmatch(r"cmpl-\w{22}", body.id)
+    assert body.model == "chinese-llama-alpaca-2"
+    assert [choice.text for choice in body.choices] == ["北京。"]
+    assert body.choices[0].finish_reason == "stop"
+    assert body.usage is not None
+    assert body.usage.completion_tokens == 4
+    assert body.usage.total_tokens == body.usage.prompt_tokens + 4
+    assert "北京" in reply.text
+
+
+def test_the_prompt_is_put_into_the_template(client, engine, demo_encoder):
+    client.post(PATH, json={"prompt": "你好"})
+    system = "You are a helpful assistant. 你是一个乐于助人的助手。"
+    text = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n你好 [/INST]"
+    assert engine.asked[0][0].ids == demo_encoder.encode([1, text])
+
+
+@pytest.mark.parametrize(("settings", "fields"), [({}, {"raw": True}), ({"raw_completions": True}, {})])
+def test_a_raw_prompt_is_used_as_it_is(serve, engine, demo_encoder, settings, fields):
+    body = serve(**settings).post(PATH, json={"prompt": "从前</s>", **fields}).json()
+    assert engine.asked[0][0].ids == demo_encoder.encode([1, "从前</s>"])
+    assert body["choices"][0]["text"] == " 北京。"
+
+
+def test_raw_false_wins_over_the_flag(serve, engine):
+    serve(raw_completions=True).post(PATH, json={"prompt": "从前", "raw": False})
+    assert len(engine.asked[0][0].ids) > 10
+
+
+def test_token_ids_are_used_as_they_are(client, engine):
+    client.post(PATH, json={"prompt": [1, 500, 2, 501]})
+    assert engine.asked[0][0].ids == [1, 500, 2, 501]
+
+
+@pytest.mark.parametrize("prompts", [["甲", "乙", "丙"], [[1, 5], [1, 6, 7], [1]], ["甲", [1, 5], "乙"]])
+def test_each_prompt_of_a_list_has_its_choices(client, engine, prompts):
+    engine.script = SCRIPTS["two choices"]
+    body = client.post(PATH, json={"prompt": prompts, "n": 2}).json()
+    assert [choice["index"] for choice in body["choices"]] == list(range(6))
+    assert [choice["text"].strip() for choice in body["choices"]] == ["Aa", "Bb"] * 3
+    assert body["usage"]["prompt_tokens"] == sum(len(prompt.ids) for prompt, _, _ in engine.asked)
+    assert body["usage"]["completion_tokens"] == 12
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("prompts", ["你好", ["一", "二"]])
+def test_a_joined_stream_equals_the_plain_reply(client, engine, name, echo, prompts):
+    engine.script = SCRIPTS[name]
+    fields = {"prompt": prompts, "echo": echo, "n": 1 + (name == "two choices")}
+    plain = client.post(PATH, json=fields).json()
+    chunks = events(client.post(PATH, json={**fields, "stream": True, "stream_options": {"include_usage": True}}).text)
+    usage = chunks.pop()
+    assert usage["choices"] == []
+    assert usage["usage"] == plain["usage"]
+    joined = [{"text": "", "finish_reason": None} for _ in plain["choices"]]
+    for chunk in chunks:
+        assert "usage" not in chunk
+        (choice,) = chunk["choices"]
+        state = joined[choice["index"]]
+        assert state["finish_reason"] is None
+        assert choice["text"] or choice["finish_reason"]
+        state["text"] += choice["text"]
+        state["finish_reason"] = choice["finish_reason"]
+    assert joined == [{key: choice[key] for key in ("text", "finish_reason")} for choice in plain["choices"]]
+    assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in [*chunks, usage]}) == 1
+
+
+def test_each_frame_is_the_json_of_the_model(client, engine):
+    from protocol import Completion as OurCompletion
+
+    engine.script = SCRIPTS["emoji and quotes"]
+    body = client.post(PATH, json={"prompt": "a", "stream": True}).text
+    for frame in body.split("\n\n")[:-2]:
+        payload = frame.removeprefix("data: ")
+        assert payload == OurCompletion.model_validate_json(payload).model_dump_json()
+
+
+def test_usage_so_far_is_in_each_chunk_if_asked_for(client):
+    options = {"continuous_usage_stats": True}
+    chunks = events(client.post(PATH, json={"prompt": "a", "stream": True, "stream_options": options}).text)
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [2, 3, 4]
+
+
+def test_echo_gives_the_clients_own_prompt_first(client):
+    body = client.post(PATH, json={"prompt": "首都是", "echo": True}).json()
+    assert body["choices"][0]["text"] == "首都是北京。"
+
+
+def test_no_tokens_wanted_none_generated(client, engine):
+    body = client.post(PATH, json={"prompt": "首都是", "echo": True, "max_tokens": 0, "n": 2}).json()
+    assert [choice["text"] for choice in body["choices"]] == ["首都是"] * 2
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["completion_tokens"] == 0
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, 512),
+        ({"max_tokens": 7}, 7),
+        ({"max_completion_tokens": 900}, 900),
+        ({"max_tokens": 7, "max_completion_tokens": 900}, 7),
+        ({"max_tokens": 900, "max_completion_tokens": 7}, 7),
+        ({"max_tokens": 10**9}, 2048),
+    ],
+)
+def test_the_token_budget_is_the_smaller_wish_within_the_room(client, engine, fields, limit):
+    client.post(PATH, json={"prompt": "a", **fields})
+    prompt, _, max_tokens = engine.asked[0]
+    assert max_tokens == min(limit, 2048 - len(prompt.ids))
+
+
+def test_other_defaults_for_sampling_fields(serve, engine):
+    client = serve(override_generation_config={"temperature": 0.7, "top_k": 5, "max_new_tokens": 33})
+    client.post(PATH, json={"prompt": "a"})
+    client.post(PATH, json={"prompt": "a", "temperature": 0.1, "max_completion_tokens": 99})
+    (_, request, limit), (_, other, other_limit) = engine.asked
+    assert (request.temperature, request.top_k, request.top_p, limit) == (0.7, 5, 0.9, 33)
+    assert (other.temperature, other.top_k, other_limit) == (0.1, 5, 99)
+
+
+def test_null_means_absent(client, engine):
+    names = ("max_tokens", "temperature", "top_p", "n", "stop", "stream", "logit_bias", "seed", "logprobs", "model")
+    assert client.post(PATH, json={"prompt": "a", **dict.fromkeys(names)}).status_code == 200
+    assert engine.asked[0][1].temperature == 0.2
+    assert engine.asked[0][2] == 512
+
+
+def test_fields_that_nobody_knows_are_named_in_a_header(client):
+    reply = client.post(PATH, json={"prompt": "a", "temprature": 1, "温度": 2, "user": "x", "store": True})
+    assert reply.headers["X-Ignored-Parameters"] == "temprature, %E6%B8%A9%E5%BA%A6"
+    assert "X-Ignored-Parameters" not in client.post(PATH, json={"prompt": "a", "user": "x"}).headers
+
+
+def test_all_fields_of_ours_reach_the_engine(client, engine: FakeEngine):
+    fields = {
+        "temperature": 1.5, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "presence_penalty": -1.0, "frequency_penalty": 1.0,
+        "repetition_penalty": 1.3, "n": 2, "best_of": 3, "stop": ["。"], "stop_token_ids": [7], "ignore_eos": True,
+        "min_tokens": 4, "seed": 11, "logit_bias": {"5": -100.0}, "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+    }  # fmt: skip
+    engine.script = SCRIPTS["two choices"]
+    assert client.post(PATH, json={"prompt": "a", **fields}).status_code == 200
+    request = engine.asked[0][1]
+    assert {name: getattr(request, name) for name in fields} == {**fields, "logit_bias": {5: -100.0}}
+
+
+@pytest.mark.parametrize(("best_of", "n", "width"), [(0, 1, 1), (1, 3, 3), (0, 2, 2), (5, 2, 5), (2, 2, 2)])
+def test_best_of_is_unset_when_clients_send_its_old_default(client, engine, best_of, n, width):
+    engine.script = [Delta(index, "x", (1,), "stop") for index in range(n)]
+    assert client.post(PATH, json={"prompt": "a", "n": n, "best_of": best_of}).status_code == 200
+    assert engine.asked[0][1].width == width
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_is_json_whatever_it_is_called(client, content_type):
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    assert client.post(PATH, content='{"prompt": "你好"}'.encode(), headers=headers).status_code == 200

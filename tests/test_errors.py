@@ -1,0 +1,201 @@
+"""Every failure in OpenAI's shape, on a fake engine."""
+
+import json
+
+import pytest
+from fake_engine import FakeEngine
+from test_completions import SCRIPTS
+
+from errors import APIError
+from generation import Delta
+from protocol import ErrorReply
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+ASK = {"prompt": "你好"}
+TALK = {"messages": [{"role": "user", "content": "你好"}]}
+
+
+def error(reply, status: int):
+    """The error of a reply whose status and shape are as promised."""
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/json"
+    assert len(reply.content) <= 1024
+    body = ErrorReply.model_validate_json(reply.content)
+    assert json.loads(reply.content) == body.model_dump()
+    assert body.error.type == ("invalid_request_error" if status < 500 else "server_error")
+    assert "/work" not in body.error.message
+    assert "Traceback" not in body.error.message
+    return body.error
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (COMPLETIONS, {}, "prompt"),
+        (COMPLETIONS, {"prompt": None}, "prompt"),
+        (COMPLETIONS, {"prompt": []}, "prompt"),
+        (COMPLETIONS, {"prompt": [[]]}, "prompt"),
+        (COMPLETIONS, {"prompt": {"a": 1}}, "prompt"),
+        (COMPLETIONS, {"prompt": ["a", 1]}, "prompt"),
+        (COMPLETIONS, {**ASK, "temperature": 2.01}, "temperature"),
+        (COMPLETIONS, {**ASK, "temperature": -0.1}, "temperature"),
+        (COMPLETIONS, {**ASK, "temperature": "hot"}, "temperature"),
+        (COMPLETIONS, {**ASK, "top_p": 0}, "top_p"),
+        (COMPLETIONS, {**ASK, "top_k": -2}, "top_k"),
+        (COMPLETIONS, {**ASK, "min_p": 1.5}, "min_p"),
+        (COMPLETIONS, {**ASK, "presence_penalty": 2.5}, "presence_penalty"),
+        (COMPLETIONS, {**ASK, "frequency_penalty": -2.5}, "frequency_penalty"),
+        (COMPLETIONS, {**ASK, "repetition_penalty": 0}, "repetition_penalty"),
+        (COMPLETIONS, {**ASK, "max_tokens": -1}, "max_tokens"),
+        (COMPLETIONS, {**ASK, "max_tokens": 1.5}, "max_tokens"),
+        (COMPLETIONS, {**ASK, "n": 0}, "n"),
+        (COMPLETIONS, {**ASK, "n": 129}, "n"),
+        (COMPLETIONS, {**ASK, "best_of": 129}, "best_of"),
+        (COMPLETIONS, {**ASK, "n": 4, "best_of": 3}, "best_of"),
+        (COMPLETIONS, {**ASK, "stop": ["a"] * 17}, "stop"),
+        (COMPLETIONS, {**ASK, "stop": [1]}, "stop[0]"),
+        (COMPLETIONS, {**ASK, "min_tokens": 600}, "min_tokens"),
+        (COMPLETIONS, {**ASK, "logit_bias": {"5": 101}}, "logit_bias.5"),
+        (COMPLETIONS, {**ASK, "stream_options": {"include_usage": True}}, "stream_options"),
+        (COMPLETIONS, {**ASK, "suffix": "end"}, "suffix"),
+        (COMPLETIONS, {**ASK, "use_beam_search": True}, "use_beam_search"),
+        (COMPLETIONS, {**ASK, "num_beams": 4}, "num_beams"),
+        (COMPLETIONS, {**ASK, "logprobs": 0}, "logprobs"),
+        (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+        (CHAT, {}, "messages"),
+        (CHAT, {"messages": []}, "messages"),
+        (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role"),
+        (CHAT, {"messages": [{"role": "king", "content": "a"}]}, "messages[0].role"),
+        (CHAT, {"messages": [*TALK["messages"], {"role": "user", "content": 5}]}, "messages[1].content"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        (CHAT, {**TALK, "logprobs": True}, "logprobs"),
+        (CHAT, {**TALK, "response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {**TALK, "tool_choice": "required"}, "tool_choice"),
+        (CHAT, {**TALK, "num_beams": 2}, "num_beams"),
+    ],
+)
+def test_a_wrong_field_is_named(client, engine, path, body, param):
+    assert error(client.post(path, json=body), 400).param == param
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_mistakes_are_told_before_the_first_byte_of_a_stream(client, stream):
+    reply = client.post(COMPLETIONS, json={**ASK, "stream": stream, "num_beams": 4})
+    assert "not supported yet" in error(reply, 400).message
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'"prompt"', b"null", b"\xff\xfe", b"5", b"[" * 100_000])
+def test_a_body_that_is_no_json_object(client, content):
+    assert error(client.post(COMPLETIONS, content=content), 400).code is None
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("field", ["temperature", "max_tokens", "seed", "presence_penalty"])
+def test_numbers_that_are_none(client, field, number):
+    content = f'{{"prompt": "a", "{field}": {number}}}'
+    assert error(client.post(COMPLETIONS, content=content), 400).param == field
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "param"),
+    [
+        (CHAT, rb'{"messages": [{"role": "user", "content": "a\ud800b"}]}', "messages[0].content"),
+        (CHAT, rb'{"messages": "\udfff"}', "messages[0].content"),
+        (COMPLETIONS, rb'{"prompt": "a", "stop": "\ud83d"}', "stop[0]"),
+        (COMPLETIONS, rb'{"prompt": "a\ud800b"}', "prompt"),
+    ],
+)
+def test_a_lone_surrogate_is_a_bad_request(client, path, content, param):
+    assert error(client.post(path, content=content), 400).param.startswith(param)
+
+
+def test_a_surrogate_pair_is_a_character(client, engine, demo_encoder):
+    assert client.post(COMPLETIONS, content=rb'{"prompt": "\ud83d\ude00"}').status_code == 200
+    assert "😀" in demo_encoder.decode(engine.asked[0][0].ids)
+
+
+def test_the_first_of_many_faults_is_told_shortly(client):
+    parts = [{"type": "image_url", "image_url": {"url": "x" * 100}}] * 10_000
+    fault = error(client.post(CHAT, json={"messages": [{"role": "user", "content": parts}]}), 400)
+    assert fault.param == "messages[0].content"
+    assert "image_url" in fault.message
+
+
+def test_the_input_is_not_echoed(client):
+    secret = "秘密" * 50
+    reply = client.post(CHAT, json={"messages": [{"role": secret, "content": secret}], "temperature": secret})
+    assert "秘密" not in reply.text
+
+
+@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), ("/tokenize", ASK)])
+def test_an_unknown_model_is_not_found(client, path, ask):
+    fault = error(client.post(path, json={**ask, "model": "gpt-4"}), 404)
+    assert (fault.param, fault.code) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/nothing"), ("POST", "/"), ("GET", "/v1/models/gpt-4")])
+def test_unknown_paths_are_not_found(client, method, path):
+    assert error(client.request(method, path), 404).code in ("not_found", "model_not_found")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", COMPLETIONS), ("DELETE", CHAT), ("POST", "/v1/models")])
+def test_wrong_methods_are_not_allowed(client, method, path):
+    reply = client.request(method, path)
+    error(reply, 405)
+    assert reply.headers["allow"]
+
+
+@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, {"prompt": [1] * 2048}), (CHAT, {"messages": "你" * 4000})])
+def test_a_prompt_that_does_not_fit_is_told_with_both_lengths(client, path, ask):
+    fault = error(client.post(path, json=ask), 400)
+    assert fault.code == "context_length_exceeded"
+    assert fault.message.startswith("This model's maximum context length is 2048 tokens. However, your prompt has ")
+
+
+def test_a_full_server_says_when_to_come_back(client, engine):
+    engine.room = 0
+    reply = client.post(COMPLETIONS, json=ASK)
+    assert error(reply, 503).code == "server_overloaded"
+    assert int(reply.headers["retry-after"]) >= 1
+    assert error(client.get("/health"), 503) if not engine.is_ready else True
+
+
+@pytest.mark.parametrize("ask", [{**ASK, "n": 2}, {"prompt": ["a", "b"]}])
+def test_all_choices_of_a_request_need_room(client, engine, ask):
+    engine.room = 1
+    assert error(client.post(COMPLETIONS, json=ask), 503).code == "server_overloaded"
+
+
+def test_an_unexpected_failure_is_a_500_that_says_nothing_and_is_logged(client, engine, caplog):
+    engine.script = [RuntimeError("secret path /work/x")]
+    assert "secret" not in error(client.post(COMPLETIONS, json=ASK), 500).message
+    assert "secret path" in caplog.text
+
+
+def test_a_500_can_be_read_by_a_browser(client, engine):
+    engine.script = [RuntimeError("boom")]
+    reply = client.post(COMPLETIONS, json=ASK, headers={"Origin": "http://demo.example"})
+    error(reply, 500)
+    assert reply.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("boom"), APIError(503, "The engine has died.", code="engine_dead")])
+@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})])
+def test_failure_mid_stream_is_an_event(client, engine: FakeEngine, failure, path, ask):
+    engine.script = [*SCRIPTS["stop"][:2], failure]
+    reply = client.post(path, json={**ask, "stream": True})
+    assert reply.status_code == 200
+    *chunks, last, done, rest = reply.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    body = ErrorReply.model_validate_json(last.removeprefix("data: "))
+    assert body.error.type == "server_error"
+    assert body.error.code == getattr(failure, "code", None)
+    assert any("北京" in chunk for chunk in chunks)
+    assert engine.running == 0
+
+
+def test_the_engine_is_free_after_a_failure_in_a_batch(client, engine):
+    engine.script = [Delta(0, "x", (1,)), RuntimeError("boom")]
+    error(client.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}), 500)
+    assert engine.running == 0

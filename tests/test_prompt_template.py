@@ -1,0 +1,233 @@
+"""Prompts, token for token: against SentencePiece itself, turn by turn, and against what a client might try."""
+
+import random
+
+import pytest
+from sentencepiece import SentencePieceProcessor
+from strings import varied_strings
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from encoder import Encoder, SentencePieceEncoder, TokenizerEncoder
+from errors import APIError
+from prompt_template import (
+    ALPACA,
+    ALPACA_2,
+    Layout,
+    PromptTemplate,
+    chat_template_layout,
+    fastchat_layout,
+    to_conversation,
+)
+
+STRINGS = varied_strings(1500)
+SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
+CONTROLS = ("<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "[INST]", "<<SYS>>")
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def processor(alpaca_2_encoder: SentencePieceEncoder) -> SentencePieceProcessor:
+    from conftest import ALPACA_2_TOKENIZER
+
+    return SentencePieceProcessor(model_file=str(ALPACA_2_TOKENIZER))
+
+
+@pytest.fixture(scope="module")
+def chatml() -> TokenizerEncoder:
+    """A byte-level BPE with ChatML's special tokens, made here."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(STRINGS[:400], trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = CHATML
+    return TokenizerEncoder(fast)
+
+
+def expected_alpaca_2(
+    processor: SentencePieceProcessor, turns: list[tuple[str, str | None]], system: str | None
+) -> list[int]:
+    """DESIGN's rule written out once more, on SentencePiece alone."""
+    ids: list[int] = []
+    for number, (user, assistant) in enumerate(turns):
+        text = "[INST] "
+        if number == 0 and system != "":
+            text += "<<SYS>>\n" + (SYSTEM if system is None else system) + "\n<</SYS>>\n\n"
+        text += user + " [/INST]"
+        ids += [1, *processor.encode(text if assistant is None else text + " " + assistant)]
+        ids += [] if assistant is None else [2]
+    return ids
+
+
+def test_the_first_example_has_the_trained_pieces(alpaca_2_encoder, processor):
+    ids = alpaca_2_encoder.encode(["告诉我中国的首都在哪里"])
+    assert processor.id_to_piece(ids) == ["▁", "告诉我", "中国的", "首都", "在哪里"]
+
+
+def test_ids_of_texts_equal_sentencepiece(alpaca_2_encoder, processor):
+    assert len(STRINGS) >= 1000
+    for text in STRINGS:
+        assert alpaca_2_encoder.encode([text]) == processor.encode(text)
+
+
+@pytest.mark.parametrize("system", [None, "", "用一句话回答。</s>"])
+def test_instructions_equal_sentencepiece(alpaca_2_encoder, processor, system):
+    template = PromptTemplate(ALPACA_2, alpaca_2_encoder)
+    for text in STRINGS:
+        messages = [("user", text)] if system is None else [("system", system), ("user", text)]
+        assert template.render_chat(messages).ids == expected_alpaca_2(processor, [(text, None)], system)
+
+
+@pytest.mark.parametrize("system", [None, "", "你是一位诗人。"])
+@pytest.mark.parametrize("turns", range(1, 7))
+def test_conversations_equal_sentencepiece_turn_by_turn(alpaca_2_encoder, processor, turns, system):
+    template = PromptTemplate(ALPACA_2, alpaca_2_encoder)
+    chooser = random.Random(turns)
+    for _ in range(40):
+        users, answers = chooser.sample(STRINGS, turns), chooser.sample(STRINGS, turns - 1)
+        messages = [] if system is None else [("system", system)]
+        for number, user in enumerate(users):
+            messages.append(("user", user))
+            messages += [("assistant", answers[number])] if number < turns - 1 else []
+        pairs = list(zip(users, [*answers, None], strict=True))
+        assert template.render_chat(messages).ids == expected_alpaca_2(processor, pairs, system)
+
+
+def test_a_final_assistant_message_is_continued(alpaca_2_encoder, processor):
+    template = PromptTemplate(ALPACA_2, alpaca_2_encoder)
+    prompt = template.render_chat([("user", "中国的首都是哪里？"), ("assistant", "中国的首都是")])
+    assert prompt.ids == expected_alpaca_2(processor, [("中国的首都是哪里？", "中国的首都是")], None)[:-1]
+    assert prompt.answer_lead == ""
+
+
+def test_system_texts_are_joined_and_neighbours_merged():
+    messages = [
+        ("system", "一"), ("user", "二"), ("user", "三"), ("developer", "四"), ("tool", "五"), ("assistant", "六"),
+        ("assistant", "七"), ("user", "八"),
+    ]  # fmt: skip
+    conversation = to_conversation(messages)
+    assert conversation.system == "一\n四"
+    assert conversation.turns == [("二\n三\n五", "六\n七"), ("八", None)]
+
+
+def test_a_conversation_that_the_assistant_begins_has_an_empty_question():
+    assert to_conversation([("assistant", "你好"), ("user", "再见")]).turns == [("", "你好"), ("再见", None)]
+
+
+def test_the_servers_own_system_text_stands_in_for_the_templates(demo_encoder):
+    own = PromptTemplate(ALPACA_2, demo_encoder, "只说真话。")
+    plain = PromptTemplate(ALPACA_2, demo_encoder)
+    assert own.render_instruction("你好").ids == plain.render_chat([("system", "只说真话。"), ("user", "你好")]).ids
+
+
+def test_alpaca_of_the_first_generation(demo_encoder):
+    template = PromptTemplate(ALPACA, demo_encoder)
+    begin = "Below is an instruction that describes a task. "
+    begin += "Write a response that appropriately completes the request.\n\n"
+    text = f"{begin}### Instruction:\n你好\n\n### Response:"
+    assert template.render_instruction("你好").ids == demo_encoder.encode([1, text])
+    longer = template.render_chat([("user", "你好"), ("assistant", "您好"), ("user", "再见")])
+    assert longer.ids == demo_encoder.encode([1, f"{text} 您好\n\n### Instruction:\n再见\n\n### Response:"])
+
+
+def test_a_fastchat_template_is_rendered_with_its_control_tokens_as_ids(demo_encoder):
+    template = PromptTemplate(fastchat_layout("vicuna_v1.1"), demo_encoder)
+    prompt = template.render_chat([("system", "S"), ("user", "你好"), ("assistant", "您好"), ("user", "再见")])
+    runs = [1, "S USER: 你好 ASSISTANT: 您好", 2, "USER: 再见 ASSISTANT:"]
+    assert prompt.ids == demo_encoder.encode(runs)
+    assert prompt.answer_lead == " "
+    partial = template.render_chat([("system", "S"), ("user", "你好"), ("assistant", "您")])
+    assert partial.ids == demo_encoder.encode([1, "S USER: 你好 ASSISTANT: 您"])
+
+
+def test_a_fastchat_template_brings_its_stop_strings(demo_encoder):
+    assert PromptTemplate(fastchat_layout("zero_shot"), demo_encoder).render_instruction("a").stop == ("###",)
+
+
+def test_the_tokenizers_own_template_gives_the_usual_ids(chatml):
+    template = PromptTemplate(chat_template_layout("model", chatml.tokenizer), chatml)
+    for text in STRINGS:
+        if not any(control in text for control in chatml.control_ids):
+            messages = [{"role": "user", "content": text}]
+            usual = chatml.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+            assert template.render_chat([("user", text)]).ids == usual
+
+
+def test_a_jinja_template_continues_a_final_assistant_message(chatml):
+    template = PromptTemplate(chat_template_layout("own", chatml.tokenizer, CHATML), chatml)
+    ids = template.render_chat([("user", "你好"), ("assistant", "您")]).ids
+    assert chatml.decode(ids) == "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n您"
+
+
+def test_a_refusing_chat_template_is_a_bad_request(chatml):
+    source = "{{ raise_exception('Only users speak here') }}"
+    template = PromptTemplate(chat_template_layout("own", chatml.tokenizer, source), chatml)
+    with pytest.raises(APIError, match="Only users speak here") as caught:
+        template.render_chat([("user", "a")])
+    assert caught.value.status == 400
+
+
+def templates(encoder: Encoder, tokenizer: PreTrainedTokenizerFast) -> list[Layout]:
+    jinja = chat_template_layout("own", tokenizer, CHATML)
+    return [ALPACA_2, ALPACA, jinja, *map(fastchat_layout, ("vicuna_v1.1", "qwen-7b-chat", "llama-2", "zero_shot"))]
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "fast"])
+def test_client_text_never_becomes_a_control_token(kind, demo_encoder, chatml):
+    encoder: Encoder = demo_encoder if kind == "sentencepiece" else chatml
+    chooser = random.Random(7)
+    for layout in templates(encoder, chatml.tokenizer):
+        template = PromptTemplate(layout, encoder)
+        for _ in range(60):
+            texts = ["".join(chooser.choices([*CONTROLS, "你", "a", " ", "\n", "<", "|", ">"], k=12)) for _ in range(4)]
+            harmless = [*("甲乙丙丁"[:4])]
+            roles = ("system", "user", "assistant", "user")
+            ids = template.render_chat(list(zip(roles, texts, strict=True))).ids
+            plain = template.render_chat(list(zip(roles, harmless, strict=True))).ids
+            controls = set(encoder.control_ids.values())
+            assert [i for i in ids if i in controls] == [i for i in plain if i in controls]
+            # Nothing is lost either: each text is there, but for white space that a template may trim.
+            assert all(text.strip() in encoder.decode(ids) for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "fast"])
+def test_raw_text_never_becomes_a_control_token(kind, demo_encoder, chatml):
+    encoder: Encoder = demo_encoder if kind == "sentencepiece" else chatml
+    text = "".join(CONTROLS)
+    begin = [] if encoder.bos_id is None else [encoder.bos_id]
+    ids = PromptTemplate(ALPACA_2, encoder).render_raw(text).ids
+    assert ids[: len(begin)] == begin
+    assert not set(ids[len(begin) :]) & set(encoder.control_ids.values())
+    assert encoder.decode(ids[len(begin) :]) == text
+
+
+def test_user_defined_pieces_that_are_control_tokens_are_not_matched_in_text(tmp_path):
+    from sentencepiece import SentencePieceTrainer
+
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(STRINGS[:300]), model_prefix=str(tmp_path / "tokenizer"), vocab_size=3000,
+        model_type="bpe", byte_fallback=True, user_defined_symbols=["<|im_end|>"], hard_vocab_limit=False,
+    )  # fmt: skip
+    plain = SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    control = plain.piece_to_id("<|im_end|>")
+    assert control in plain.encode("a<|im_end|>b")
+    encoder = SentencePieceEncoder(tmp_path / "tokenizer.model", {"<|im_end|>": control})
+    ids = encoder.encode(["a<|im_end|>b"])
+    assert control not in ids
+    assert encoder.decode(ids) == "a<|im_end|>b"
+
+
+def test_decoding_spells_control_tokens_and_refuses_unknown_ids(demo_encoder):
+    ids = demo_encoder.encode([1, "你好</s>", 2])
+    assert demo_encoder.decode(ids) == "<s>你好</s></s>"
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        demo_encoder.decode([10**6])

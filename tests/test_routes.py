@@ -1,0 +1,100 @@
+"""The other endpoints, CORS and paths, on a fake engine."""
+
+import pytest
+
+from openai_api_server_vllm import VERSION
+
+
+def test_models_are_listed_under_all_names(serve):
+    client = serve(served_model_name=("first", "org/second"))
+    data = client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in data] == ["first", "org/second"]
+    assert all(model["object"] == "model" and model["max_model_len"] == 2048 for model in data)
+    assert client.get("/v1/models/org/second").json() == data[1]
+
+
+@pytest.mark.parametrize(("asked", "told"), [(None, "first"), ("first", "first"), ("second", "second")])
+def test_replies_name_the_model_as_asked(serve, asked, told):
+    client = serve(served_model_name=("first", "second"))
+    assert client.post("/v1/completions", json={"prompt": "a", "model": asked}).json()["model"] == told
+
+
+@pytest.mark.parametrize("path", ["/v1//models", "//v1/models", "/v1/models"])
+def test_repeated_slashes_are_collapsed(client, path):
+    assert client.get("http://testserver" + path).json()["data"][0]["id"] == "chinese-llama-alpaca-2"
+
+
+def test_health_is_there_and_unavailable_while_loading(client, engine):
+    assert client.get("/health").status_code == 200
+    engine.is_ready = False
+    reply = client.get("/health")
+    assert reply.status_code == 503
+    assert reply.json()["error"]["type"] == "server_error"
+
+
+def test_version(client):
+    assert client.get("/version").json() == {"version": VERSION}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "告诉我中国的首都在哪里"},
+        {"prompt": "从前</s>", "raw": True},
+        {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "</s>你好"}]},
+        {"messages": [{"role": "user", "content": "一"}, {"role": "assistant", "content": "二"}]},
+    ],
+)
+def test_tokenize_shows_the_very_prompt_that_is_sent(client, engine, demo_encoder, fields):
+    reply = client.post("/tokenize", json=fields).json()
+    client.post("/v1/chat/completions" if "messages" in fields else "/v1/completions", json=fields)
+    assert reply["tokens"] == engine.asked[0][0].ids
+    assert reply["count"] == len(reply["tokens"])
+    assert reply["max_model_len"] == 2048
+    assert reply["prompt"] == demo_encoder.decode(reply["tokens"])
+    assert client.post("/detokenize", json={"tokens": reply["tokens"]}).json() == {"prompt": reply["prompt"]}
+
+
+def test_tokenize_without_the_beginning_of_a_text(client, demo_encoder):
+    fields = {"prompt": "你好", "raw": True, "add_special_tokens": False}
+    assert client.post("/tokenize", json=fields).json()["tokens"] == demo_encoder.encode(["你好"])
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}])
+def test_tokenize_wants_one_of_both(client, fields):
+    assert client.post("/tokenize", json=fields).status_code == 400
+
+
+def test_detokenize_refuses_ids_outside_the_vocabulary(client):
+    reply = client.post("/detokenize", json={"tokens": [1, 10**8]})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "tokens"
+
+
+def test_a_browser_may_ask(client):
+    headers = {"Origin": "http://demo.example", "Access-Control-Request-Method": "POST",
+               "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
+    reply = client.options("/v1/chat/completions", headers=headers)
+    assert reply.status_code == 200
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert "authorization" in reply.headers["access-control-allow-headers"].lower()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/nothing", "/v1/models/none"])
+def test_every_reply_can_be_read_by_a_browser(client, path):
+    reply = client.get(path, headers={"Origin": "http://demo.example"})
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert "X-Ignored-Parameters" in reply.headers["access-control-expose-headers"]
+
+
+def test_only_allowed_origins_are_told_so(serve):
+    client = serve(allowed_origins=("http://a.example",), allow_credentials=True)
+    assert client.get("/health", headers={"Origin": "http://a.example"}).headers["access-control-allow-credentials"]
+    assert "access-control-allow-origin" not in client.get("/health", headers={"Origin": "http://b.example"}).headers
+
+
+def test_the_schema_describes_every_request_field(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["CompletionRequest"]["properties"]["temperature"]["default"] == 0.2
+    assert schemas["ChatCompletionRequest"]["properties"]["messages"]
+    assert client.get("/docs").status_code == 200

@@ -1,0 +1,202 @@
+"""The command line: flags, and starts that cannot work."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from prompt_template import ALPACA, ALPACA_2, load_prompt_template
+from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
+
+USERS_COMMAND = (
+    "--model DIR --tokenizer DIR --tokenizer-mode slow --tensor-parallel-size 1 "
+    "--served-model-name chinese-llama-alpaca-2 --host localhost --port 8000"
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A copy of the demo model without its weights: enough for all that is checked before vLLM starts."""
+    copy = tmp_path / "some-model"
+    copy.mkdir()
+    for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(DEMO_MODEL / name, copy)
+    return copy
+
+
+def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The finished process, and the seconds it took."""
+    began = time.monotonic()
+    command = [sys.executable, "openai_api_server_vllm.py", *arguments]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return process, time.monotonic() - began
+
+
+def refused(*arguments: str) -> str:
+    """The one sentence of a start that cannot work; it comes within seconds, and before vLLM is imported."""
+    process, seconds = run(*arguments)
+    assert process.returncode == 1
+    assert seconds < 20
+    (line,) = process.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_no_such_directory():
+    assert refused("--model", "/no/such/model") == "error: There is no directory /no/such/model."
+
+
+def test_a_directory_without_a_model(tmp_path):
+    assert "config.json" in refused("--model", str(tmp_path))
+
+
+def test_no_tokenizer(model):
+    (model / "tokenizer.model").unlink()
+    (model / "tokenizer_config.json").unlink()
+    assert "tokenizer.json" in refused("--model", str(model))
+
+
+def test_slow_without_sentencepiece(model):
+    (model / "tokenizer.model").unlink()
+    line = refused("--model", str(model), "--tokenizer-mode", "slow")
+    assert "--tokenizer-mode slow needs a SentencePiece tokenizer.model" in line
+
+
+def test_a_port_that_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"Port {port}" in refused("--host", "127.0.0.1", "--port", port)
+
+
+def test_no_template_is_found(model):
+    line = refused("--model", str(model))
+    assert "--prompt-template" in line
+    assert "alpaca-2" in line
+    assert "vicuna_v1.1" in line
+
+
+@pytest.mark.parametrize("choice", ["alpaca-3", "model", "none.jinja"])
+def test_a_template_that_does_not_exist(choice):
+    refused("--prompt-template", choice)
+
+
+@pytest.mark.parametrize("config", ['{"temperature": 5}', '{"temprature": 1}'])
+def test_sampling_defaults_that_no_request_could_have(config):
+    refused("--override-generation-config", config)
+
+
+def test_a_system_text_file_that_is_missing():
+    refused("--system-prompt", "@/no/such/file")
+
+
+def test_a_config_file_that_is_missing():
+    refused("--config", "/no/such/file.yaml")
+
+
+def test_a_wrong_value_is_told_by_the_parser():
+    process, seconds = run("--port", "eight")
+    assert process.returncode == 2
+    assert seconds < 20
+    assert "invalid int value" in process.stderr
+
+
+def test_the_users_command_is_understood():
+    settings, others = parse_settings(USERS_COMMAND.split())
+    assert (settings.model, settings.tokenizer, settings.tokenizer_mode) == ("DIR", "DIR", "slow")
+    assert settings.model_names == ("chinese-llama-alpaca-2",)
+    assert (settings.host, settings.port) == ("localhost", 8000)
+    assert others == ["--tensor-parallel-size", "1"]
+
+
+def test_no_flag_at_all_is_the_demo_model():
+    settings, others = parse_settings([])
+    assert settings.is_demo
+    assert settings.model_names == ("chinese-llama-alpaca-2",)
+    assert others == []
+    check_settings(settings)
+
+
+def test_underscores_and_equals_signs():
+    settings, others = parse_settings(["--served_model_name=a", "--max_model_len=99", "--raw_completions"])
+    assert (settings.served_model_name, settings.raw_completions) == (["a"], True)
+    assert others == ["--max-model-len=99"]
+
+
+def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
+    file = tmp_path / "flags.yaml"
+    flags = {"port": 9000, "host": "0.0.0.0", "served_model_name": ["a", "b"], "raw-completions": True,
+             "allow-credentials": False, "max-model-len": 512, "override-generation-config": {"top_k": 5}}  # fmt: skip
+    file.write_text(json.dumps(flags), encoding="utf-8")
+    settings, others = parse_settings(["--config", str(file), "--port", "9001"])
+    assert (settings.port, settings.host, settings.raw_completions) == (9001, "0.0.0.0", True)
+    assert settings.model_names == ("a", "b")
+    assert settings.override_generation_config == {"top_k": 5}
+    assert not settings.allow_credentials
+    assert others == ["--max-model-len", "512"]
+
+
+def test_flags_take_their_defaults_from_the_settings():
+    assert parse_settings([])[0] == Settings()
+    assert {setting.name for setting in fields(Settings)} >= {"model", "port", "prompt_template"}
+
+
+@pytest.mark.parametrize(
+    ("names", "template"),
+    [
+        (["Chinese-LLaMA-Alpaca-2"], ALPACA_2),
+        (["other", "hfl/chinese-alpaca-2-7b"], ALPACA_2),
+        (["chinese-llama-alpaca"], ALPACA),
+        (["chinese-alpaca-plus-7b"], ALPACA),
+    ],
+)
+def test_auto_chooses_by_a_served_name(model, names, template):
+    settings = Settings(model=str(model), served_model_name=names)
+    assert load_prompt_template(settings).layout is template
+
+
+def test_auto_chooses_by_the_models_path(model):
+    path = model.rename(model.parent / "chinese-alpaca-2-13b-hf")
+    assert load_prompt_template(Settings(model=str(path))).layout is ALPACA_2
+
+
+def test_auto_prefers_the_tokenizers_own_template_to_fastchats(model):
+    config = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["chat_template"] = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (model / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    settings = Settings(model=str(model), served_model_name=["vicuna_v1.1"])
+    assert load_prompt_template(settings).layout.name == "model"
+
+
+def test_auto_falls_back_to_fastchats_template_of_that_name(model):
+    settings = Settings(model=str(model), served_model_name=["vicuna_v1.1"])
+    assert load_prompt_template(settings).layout.name == "vicuna_v1.1"
+
+
+def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    (tmp_path / "system.txt").write_text("说真话。", encoding="utf-8")
+    choice, system = str(tmp_path / "own.jinja"), f"@{tmp_path / 'system.txt'}"
+    template = load_prompt_template(Settings(model=str(model), prompt_template=choice, system_prompt=system))
+    ids = template.render_instruction("你好").ids
+    assert template.encoder.decode(ids) == "<s><system>说真话。<user>你好"
+
+
+def test_a_name_that_is_no_host():
+    with pytest.raises(StartError, match="no address"):
+        bind_sockets(Settings(host="no.such.host.invalid"))
+
+
+def test_every_address_of_localhost_listens_on_one_port():
+    sockets = bind_sockets(Settings(host="localhost", port=0))
+    assert len({bound.getsockname()[1] for bound in sockets}) == 1
+    for bound in sockets:
+        bound.close()
