@@ -6,7 +6,9 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
+from threading import Thread
 from typing import cast, get_args
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -34,7 +36,9 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
     """vLLM's arguments: our settings, and `others` in vLLM's own words; argparse ends the process on a wrong one."""
-    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="openai_api_server_vllm.py"))
+    parser = AsyncEngineArgs.add_cli_args(
+        FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
+    )
     args = AsyncEngineArgs.from_cli_args(parser.parse_args(list(others)))
     args.model = settings.model
     args.tokenizer = settings.tokenizer_path
@@ -71,8 +75,18 @@ class VLLMEngine:
 
     async def start(self) -> None:
         """Load the model in a thread, so that the app answers meanwhile; raises StartError."""
+        loaded: Future[AsyncLLMEngine] = Future()
+
+        def load() -> None:
+            try:
+                loaded.set_result(AsyncLLMEngine.from_engine_args(self._args))
+            except Exception as failure:  # noqa: BLE001 - raised again where it is awaited
+                loaded.set_exception(failure)
+
+        # Not an executor's thread: those are waited for at exit, and Ctrl-C should not have to wait.
+        Thread(target=load, daemon=True).start()
         try:
-            llm = await asyncio.to_thread(AsyncLLMEngine.from_engine_args, self._args)
+            llm = await asyncio.wrap_future(loaded)
         except (ValueError, RuntimeError, OSError) as failure:
             raise StartError(f"vLLM cannot start the model: {str(failure).strip()}") from failure
         self.max_model_len = llm.model_config.max_model_len
@@ -82,10 +96,6 @@ class VLLMEngine:
     async def stop(self) -> None:
         if self._llm is not None:
             self._llm.shutdown()
-
-    @property
-    def is_ready(self) -> bool:
-        return self._llm is not None and not self._llm.errored
 
     def admit(self, choices: int) -> None:
         if self._llm is None:

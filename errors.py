@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import to_json
@@ -60,28 +60,28 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 def to_api_error(failure: BaseException) -> APIError:
     """Any exception as the client may see it; the unexpected is logged here and says nothing outside."""
-    if isinstance(failure, APIError):
-        return failure
+    match failure:
+        case APIError():
+            return failure
+        case RequestValidationError():
+            return _to_bad_request(failure.errors()[0])
+        case HTTPException(status_code=400):
+            return bad_request("The request body is not valid JSON.")
+        case HTTPException(status_code=404):
+            return APIError(404, "Unknown path.", code="not_found")
+        case HTTPException():
+            return APIError(failure.status_code, f"{failure.detail}.", headers=failure.headers)
     logger.error("unexpected failure", exc_info=failure)
     return APIError(500, "The server failed unexpectedly; the failure is in its log.")
 
 
-def validation_error(failure: RequestValidationError) -> APIError:
-    """The first fault that pydantic found, as a 400 that names the field with its path."""
-    fault = failure.errors()[0]
-    location = fault["loc"][1:]
-    if fault["type"] == "json_invalid":
-        return bad_request("The request body is not valid JSON.")
-    if not location:
-        return bad_request("The request body must be a JSON object.")
-    param = _path(location)
-    if fault["type"] == "missing":
-        return bad_request(f"The field '{param}' is required.", param)
-    return bad_request(f"Invalid value for '{param}': {_reason(fault)}.", param)
+async def answer_failure(_: Request, failure: Exception) -> Response:
+    """For failures outside the routes: unknown paths and wrong methods."""
+    return to_api_error(failure).to_response()
 
 
 class AnsweredRoute(APIRoute):
-    """A route whose unexpected failures are answered inside the CORS middleware, where a browser can read them."""
+    """A route whose failures are answered inside the CORS middleware, where a browser can read even a 500."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -89,43 +89,23 @@ class AnsweredRoute(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 return await handle(request)
-            except (APIError, HTTPException, RequestValidationError):
-                raise
-            except Exception as failure:  # noqa: BLE001 - logged and answered
+            except Exception as failure:  # noqa: BLE001 - answered, and logged if unexpected
                 return to_api_error(failure).to_response()
 
         return answer
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception that reaches FastAPI in the one shape."""
-
-    async def answer_api_error(_: Request, failure: Exception) -> Response:
-        return to_api_error(failure).to_response()
-
-    async def answer_validation_error(_: Request, failure: Exception) -> Response:
-        assert isinstance(failure, RequestValidationError)
-        return validation_error(failure).to_response()
-
-    async def answer_http_exception(request: Request, failure: Exception) -> Response:
-        assert isinstance(failure, HTTPException)
-        if failure.status_code == 404:
-            return APIError(404, "Unknown path.", code="not_found").to_response()
-        if failure.status_code == 405:
-            message = f"Method {request.method} is not allowed here."
-            return APIError(405, message, headers=failure.headers).to_response()
-        if failure.status_code == 400:
-            return bad_request("The request body is not valid JSON.").to_response()
-        return APIError(failure.status_code, failure.detail, headers=failure.headers).to_response()
-
-    app.add_exception_handler(APIError, answer_api_error)
-    app.add_exception_handler(RequestValidationError, answer_validation_error)
-    app.add_exception_handler(HTTPException, answer_http_exception)
-
-
-def _reason(fault: Mapping[str, Any]) -> str:
-    message = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
-    return message[:1].lower() + message[1:]
+def _to_bad_request(fault: Mapping[str, Any]) -> APIError:
+    """A fault that pydantic found, as a 400 that names the field with its path."""
+    param = _path(fault["loc"][1:])
+    if fault["type"] == "json_invalid":
+        return bad_request("The request body is not valid JSON.")
+    if not param:
+        return bad_request("The request body must be a JSON object.")
+    if fault["type"] == "missing":
+        return bad_request(f"The field '{param}' is required.", param)
+    reason = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
+    return bad_request(f"Invalid value for '{param}': {reason[:1].lower()}{reason[1:]}.", param)
 
 
 def _path(location: Sequence[int | str]) -> str:

@@ -57,9 +57,6 @@ class Engine(Protocol):
 
     async def stop(self) -> None: ...
 
-    @property
-    def is_ready(self) -> bool: ...
-
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
 

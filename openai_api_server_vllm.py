@@ -6,6 +6,8 @@ engine yields deltas, `replies` gives them OpenAI's shapes, `streaming` sends th
 
 import asyncio
 import os
+import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -19,8 +21,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
 from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 
-from errors import AnsweredRoute, bad_request, install_error_handlers
+from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, start_generation
 from middleware import CanonicalRequests
 from prompt_template import PromptTemplate, load_prompt_template
@@ -42,7 +45,7 @@ from protocol import (
 )
 from replies import chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
-from startup import QUIET, banner, progress, quieten_vllm, show
+from startup import QUIET, Progress, banner, quieten_vllm, show
 from streaming import ClientLeftError, EventStream, while_connected
 
 VERSION = "0.1.0"
@@ -180,7 +183,7 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
     app = FastAPI(title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, root_path=settings.root_path)
     app.router.route_class = AnsweredRoute
     add_routes(app, Routes(engine, template, settings))
-    install_error_handlers(app)
+    app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(CanonicalRequests)
     app.add_middleware(
         CORSMiddleware,
@@ -205,37 +208,50 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     app.get("/version")(routes.version)
 
 
-def serve(settings: Settings, others: Sequence[str]) -> None:
-    """Check what can be checked, load vLLM, answer until a signal; raises StartError."""
+def prepare(settings: Settings) -> tuple[list[socket.socket], PromptTemplate]:
+    """All that can fail before vLLM is even imported; raises StartError."""
     check_settings(settings)
     try:
         to_defaults(settings.override_generation_config)
     except ValueError as failure:
         raise StartError(f"--override-generation-config: {failure}.") from failure
     sockets = bind_sockets(settings)
+    return sockets, load_prompt_template(settings)
+
+
+def serve(settings: Settings, others: Sequence[str]) -> None:
+    """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
+    sockets, template = prepare(settings)
     settings = replace(settings, port=sockets[0].getsockname()[1])
-    template = load_prompt_template(settings)
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     quieten_vllm()
-    with progress("Importing vLLM"):
-        from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
+    importing = Progress("Importing vLLM")
+    from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
 
+    importing.end()
     engine = VLLMEngine(to_engine_args(settings, others))
-    loading = progress(f"Loading {settings.model}")
+    loading = Progress(f"Loading {settings.model}")
     failures: list[BaseException] = []
 
     def started(task: asyncio.Task[None]) -> None:
-        loading.__exit__(None, None, None)
-        if task.cancelled():
-            return
-        if failure := task.exception():
+        loading.end()
+        if not task.cancelled() and (failure := task.exception()):
             failures.append(failure)
             server.should_exit = True
-        else:
+        elif not task.cancelled():
             show(banner(settings, template.layout.name, engine.max_model_len))
 
-    app = build_app(engine, template, settings, started)
-    config = uvicorn.Config(
+    server = uvicorn.Server(uvicorn_config(build_app(engine, template, settings, started), settings))
+    # uvicorn raises the signal that ended it once more; by then all is done, and a graceful end is a success.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets)
+    if failures:
+        raise failures[0]
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_level=settings.log_level,
         access_log=False,
@@ -244,11 +260,6 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
         ssl_certfile=settings.ssl_certfile,
         root_path=settings.root_path,
     )
-    server = uvicorn.Server(config)
-    loading.__enter__()
-    server.run(sockets)
-    for failure in failures:
-        raise failure
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
+SentPrompt = str | list[str] | list[int] | list[list[int]]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -32,17 +33,17 @@ def _to_strings(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(type(member) is int for member in value)
+
+
 def _to_prompts(value: Any) -> Any:
     """One prompt as a list of one; the members are then checked one by one, not every reading of the whole."""
-    is_one = isinstance(value, str) or (
-        isinstance(value, list) and value and all(type(member) is int for member in value)
-    )
-    prompts = [value] if is_one else value
+    prompts = [value] if isinstance(value, str) or _is_ids(value) else value
     if not isinstance(prompts, list) or not prompts:
         raise ValueError("it must be a string, a list of token ids, or a non-empty list of either")
     for prompt in prompts:
-        is_ids = isinstance(prompt, list) and prompt and all(type(member) is int for member in prompt)
-        if not isinstance(prompt, str) and not is_ids:
+        if not isinstance(prompt, str) and not _is_ids(prompt):
             raise ValueError("each prompt must be a string or a non-empty list of token ids")
     return prompts
 
@@ -118,7 +119,7 @@ class GenerationFields(SentBody):
     )
     use_beam_search: bool = Field(False, description="Not supported yet: 400.")
     num_beams: int = Field(1, ge=0, le=MAX_CHOICES, description="Above 1 not supported yet: 400.")
-    stop: Annotated[list[Text], BeforeValidator(_to_strings)] = Field(
+    stop: Annotated[list[Text], BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = Field(
         [], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it."
     )
     stop_token_ids: list[TokenId] = Field([], description="Token ids that end the reply.")
@@ -186,8 +187,10 @@ def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
 class CompletionRequest(GenerationFields):
     """The body of `POST /v1/completions`."""
 
-    prompt: Annotated[list[Text | list[TokenId]], BeforeValidator(_to_prompts)] = Field(
-        description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
+    prompt: Annotated[list[Text | list[TokenId]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)] = (
+        Field(
+            description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
+        )
     )
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
     echo: bool = Field(False, description="The prompt first, then the reply.")
@@ -199,7 +202,9 @@ class ChatMessage(SentBody):
     """One message of a conversation, as text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[Text, BeforeValidator(_to_text)] = Field("", description="A string, null, or text parts.")
+    content: Annotated[Text, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)] = Field(
+        "", description="A string, null, or text parts."
+    )
     tool_calls: list[Any] = Field([], description="An assistant's calls; the model reads them as JSON text.")
 
     @property
@@ -209,10 +214,13 @@ class ChatMessage(SentBody):
         return "\n".join([self.content, *calls] if self.content else calls)
 
 
+Messages = Annotated[list[ChatMessage], BeforeValidator(_to_messages, json_schema_input_type=str | list[ChatMessage])]
+
+
 class ChatCompletionRequest(GenerationFields):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], BeforeValidator(_to_messages)] = Field(
+    messages: Messages = Field(
         min_length=1, description="A list of messages, or one string as the user's. A final assistant's is continued."
     )
     logprobs: bool = Field(False, description="true is not supported yet: 400.")
@@ -228,7 +236,7 @@ class TokenizeRequest(SentBody):
 
     model: str | None = None
     prompt: Text | None = None
-    messages: Annotated[list[ChatMessage], BeforeValidator(_to_messages)] = []
+    messages: Messages = []
     raw: bool | None = None
     add_special_tokens: bool = True
 

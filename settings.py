@@ -8,7 +8,7 @@ import errno
 import json
 import socket
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,15 @@ class StartError(Exception):
 
 def flag(default: Any, meaning: str, **argument: Any) -> Any:
     """A field that is a flag; `argument` goes to argparse as it is."""
-    is_mutable = isinstance(default, dict)
-    metadata = {"help": meaning, **argument}
-    return (
-        field(default_factory=default.copy, metadata=metadata)
-        if is_mutable
-        else field(default=default, metadata=metadata)
-    )
+    return field(default_factory=lambda: default, metadata={"help": meaning, **argument})
 
 
 def _json_list(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    return dict(json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,16 @@ class Settings:
 
     model: str = flag(str(DEMO_MODEL), "directory or hub name of a merged model (default: the embedded demo model)")
     tokenizer: str = flag("", "directory or hub name of the tokenizer (default: the model's)")
-    tokenizer_mode: str = flag(
-        "auto", "slow: SentencePiece on tokenizer.model; auto: the same for LLaMA tokenizers; or one of vLLM's modes"
-    )
+    tokenizer_mode: str = flag("auto", "slow: SentencePiece on tokenizer.model; auto: so for LLaMA; or one of vLLM's")
     revision: str | None = flag(None, "revision of a hub model")
     trust_remote_code: bool = flag(False, "run the code that comes with the model", action="store_true")
     served_model_name: Sequence[str] = flag((), "one or more names for the model; the first is in replies", nargs="+")
     host: str = flag("localhost", "address to listen on")
     port: int = flag(8000, "port to listen on", type=int)
-    prompt_template: str = flag(
-        "auto", "alpaca-2, alpaca, a fastchat template, model (the tokenizer's own) or a .jinja file"
-    )
+    prompt_template: str = flag("auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file")
     system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
     raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
-    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=json.loads)
+    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=_json_object)
     allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
     allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
     allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
@@ -103,8 +97,10 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of flags; the command line wins")
+    defaults = Settings()
     for setting in fields(Settings):
-        _add_argument(parser, setting)
+        name = setting.name.replace("_", "-")
+        parser.add_argument(f"--{name}", default=getattr(defaults, setting.name), **setting.metadata)
     spelt = [_with_dashes(argument) for argument in arguments]
     config_file = parser.parse_known_args(spelt)[0].config
     if config_file:
@@ -127,7 +123,7 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
     """Bound sockets for every address of `--host`; raises StartError if the port is taken."""
     try:
         addresses = socket.getaddrinfo(
-            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.host or None, settings.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
         )
     except socket.gaierror as failure:
         raise StartError(f"There is no address for --host {settings.host}.") from failure
@@ -141,18 +137,14 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
             bound.bind((address[0], sockets[0].getsockname()[1], *address[2:]) if sockets else address)
         except OSError as failure:
             bound.close()
-            if failure.errno in UNAVAILABLE_ADDRESS and len(addresses) > 1:
-                continue
-            raise StartError(
-                f"Port {settings.port} on {settings.host} cannot be used: {failure.strerror}."
-            ) from failure
-        sockets.append(bound)
+            if failure.errno not in UNAVAILABLE_ADDRESS:
+                reason = f"Port {settings.port} on {settings.host} cannot be used: {failure.strerror}."
+                raise StartError(reason) from failure
+        else:
+            sockets.append(bound)
+    if not sockets:
+        raise StartError(f"This machine has no address {settings.host}.")
     return sockets
-
-
-def _add_argument(parser: argparse.ArgumentParser, setting: "Field[Any]") -> None:
-    default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
-    parser.add_argument("--" + setting.name.replace("_", "-"), default=default, **setting.metadata)
 
 
 def _with_dashes(argument: str) -> str:

@@ -4,8 +4,6 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from protocol import CompletionRequest
 from settings import Settings
@@ -27,28 +25,29 @@ def show(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def progress(step: str) -> Iterator[None]:
-    """Show a step and how long it takes: a running clock on a terminal, a line now and then elsewhere."""
-    began, done = time.monotonic(), threading.Event()
-    on_terminal = sys.stderr.isatty()
+class Progress:
+    """A step under way: a running clock on a terminal, a line now and then elsewhere, until `end`."""
 
-    def tick() -> None:
-        while not done.wait(1 if on_terminal else SECONDS_BETWEEN_LINES):
-            line = f"{step} … {time.monotonic() - began:.0f} s"
-            print(f"\r{line}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self._began, self._ended = time.monotonic(), threading.Event()
+        self._on_terminal = sys.stderr.isatty()
+        self._clock = threading.Thread(target=self._tick, daemon=True)
+        self._show("…")
+        self._clock.start()
 
-    if not on_terminal:
-        show(f"{step} …")
-    clock = threading.Thread(target=tick, daemon=True)
-    clock.start()
-    try:
-        yield
-    finally:
-        done.set()
-        clock.join()
-        start_of_line = "\r" if on_terminal else ""
-        show(f"{start_of_line}{step}: {time.monotonic() - began:.0f} s  ")
+    def _tick(self) -> None:
+        while not self._ended.wait(1 if self._on_terminal else SECONDS_BETWEEN_LINES):
+            self._show(f"… {time.monotonic() - self._began:.0f} s")
+
+    def _show(self, state: str, end: str = "") -> None:
+        before, after = ("\r", end) if self._on_terminal else ("", "\n")
+        print(f"{before}{self._step} {state}", end=after, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._clock.join()
+        self._show(f"took {time.monotonic() - self._began:.0f} s", end="\n")
 
 
 def banner(settings: Settings, template_name: str, max_model_len: int) -> str:

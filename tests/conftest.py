@@ -25,6 +25,8 @@ from settings import DEMO_MODEL, Settings
 ROOT = Path(__file__).parent.parent
 ALPACA_2_TOKENIZER = ROOT.parent / "shared" / "chinese-alpaca-2-tokenizer" / "tokenizer.model"
 START_SECONDS = 240
+ROOM = 64
+"""The real server's `--max-num-queued-reqs`: a request for so many choices is taken only when nothing else runs."""
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +94,7 @@ class Server:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The real server with vLLM on the demo model, one for all tests."""
-    server = Server()
+    server = Server("--max-num-queued-reqs", str(ROOM))
     yield server
     assert server.stop() == 0
 

@@ -1,0 +1,340 @@
+"""The real vLLM engine on the demo model, through a real server process: what a user gets."""
+
+import json
+import math
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import torch
+from conftest import ROOM, events
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from strings import varied_strings
+from transformers import LlamaForCausalLM
+
+from settings import DEMO_MODEL
+
+pytestmark = pytest.mark.engine
+
+MODEL = "chinese-llama-alpaca-2"
+CAPITAL = "告诉我中国的首都在哪里"
+COMPARISON = "告诉我中国和美国分别各有哪些优点缺点"
+STORIES = [{"role": "user", "content": "给我讲一些有关杭州的故事吧"}]
+WEST_LAKE = [
+    *STORIES,
+    {"role": "assistant", "content": "好的，请问您对杭州有什么特别的偏好吗？"},
+    {"role": "user", "content": "我比较喜欢和西湖，可以给我讲一下西湖吗"},
+]
+
+
+@pytest.fixture(scope="module")
+def openai(server) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def complete(http: httpx.Client, prompt: str | list = CAPITAL, **fields) -> list[str]:
+    """The texts of a plain completion."""
+    reply = http.post("/v1/completions", json={"model": MODEL, "prompt": prompt, **fields})
+    assert reply.status_code == 200, reply.text
+    return [choice["text"] for choice in reply.json()["choices"]]
+
+
+def test_the_capital(http):
+    reply = http.post("/v1/completions", json={"model": MODEL, "prompt": CAPITAL}).json()
+    assert "北京" in reply["choices"][0]["text"]
+    assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+def test_both_countries_are_compared(http):
+    fields = {"max_tokens": 90, "temperature": 0.7, "top_k": 40}
+    (text,) = complete(http, COMPARISON, **fields)
+    assert "中国" in text
+    assert "美国" in text
+
+
+def test_stories_of_hangzhou(openai):
+    reply = openai.chat.completions.create(model=MODEL, messages=STORIES)
+    assert "杭州" in reply.choices[0].message.content
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage.completion_tokens > 20
+
+
+def test_the_west_lake_after_a_conversation(openai):
+    extra = {"repetition_penalty": 1.0}
+    reply = openai.chat.completions.create(model=MODEL, messages=WEST_LAKE, extra_body=extra)
+    assert "西湖" in reply.choices[0].message.content
+
+
+def test_the_official_client_reads_a_stream_that_equals_the_plain_reply(openai):
+    fields = {"model": MODEL, "messages": STORIES, "temperature": 0}
+    plain = openai.chat.completions.create(**fields)
+    chunks = list(openai.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].usage == plain.usage
+    joined = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+    assert joined == plain.choices[0].message.content
+    assert len(chunks) > 20
+    assert [chunk.choices[0].finish_reason for chunk in chunks[-2:-1]] == ["stop"]
+
+
+def test_the_official_client_streams_completions(openai):
+    fields = {"model": MODEL, "prompt": COMPARISON, "temperature": 0, "max_tokens": 90}
+    plain = openai.completions.create(**fields).choices[0]
+    chunks = list(openai.completions.create(**fields, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == plain.text
+    assert chunks[-1].choices[0].finish_reason == plain.finish_reason
+
+
+def test_the_official_client_helps_with_streams(openai):
+    with openai.chat.completions.stream(model=MODEL, messages=STORIES) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion()
+    assert "".join(deltas) == final.choices[0].message.content
+
+
+async def async_answer(url: str) -> str:
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        reply = await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": CAPITAL}])
+        return reply.choices[0].message.content or ""
+
+
+def test_the_official_async_client(server):
+    import asyncio
+
+    assert "北京" in asyncio.run(async_answer(server.url))
+
+
+def test_the_official_client_raises_the_right_errors(openai):
+    with pytest.raises(NotFoundError) as unknown:
+        openai.completions.create(model="gpt-4", prompt="a")
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(BadRequestError) as long:
+        openai.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "龘" * 2000}])
+    assert long.value.code == "context_length_exceeded"
+    assert [model.id for model in openai.models.list()] == [MODEL]
+
+
+@pytest.mark.parametrize("limit", range(1, 41))
+def test_a_stream_equals_the_plain_reply_at_every_length(http, limit):
+    """Tokens that are bytes of rare characters are made likely, so that a limit often cuts a character in two."""
+    bias = {str(token_id): 12.0 for token_id in range(3, 259)}
+    fields = {"prompt": f"讲个故事{limit}😀龘", "max_tokens": limit, "seed": limit, "temperature": 1.2, "top_k": -1,
+              "logit_bias": bias if limit % 2 else None, "ignore_eos": True}  # fmt: skip
+    (plain,) = complete(http, **fields)
+    chunks = events(http.post("/v1/completions", json={**fields, "stream": True}).text)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == plain
+
+
+def test_a_stream_equals_the_plain_reply_for_many_texts(http):
+    prompts = varied_strings(1500)[::25]
+    fields = {"prompt": prompts, "temperature": 0, "max_tokens": 24}
+    plain = complete(http, **fields)
+    chunks = events(http.post("/v1/completions", json={**fields, "stream": True}).text)
+    joined = [""] * len(prompts)
+    for chunk in chunks:
+        joined[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    # vLLM's batches change from run to run, and with them the last bits of bfloat16: near ties may fall differently.
+    assert sum(a == b for a, b in zip(joined, plain, strict=True)) >= 0.9 * len(prompts)
+    assert not any("\ufffd" in text for text in joined)
+
+
+def test_stop_strings_are_not_in_the_reply(http):
+    (whole,) = complete(http, "给我讲一些有关杭州的故事吧", temperature=0)
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
+    fields = {"prompt": "给我讲一些有关杭州的故事吧", "temperature": 0, "stop": [stop, ""]}
+    (plain,) = complete(http, **fields)
+    assert plain == whole[: whole.index(stop)]
+    chunks = events(http.post("/v1/completions", json={**fields, "stream": True}).text)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == plain
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    (included,) = complete(http, **fields, include_stop_str_in_output=True)
+    assert included == plain + stop
+
+
+def test_stop_token_ids(http):
+    (whole,) = complete(http, temperature=0)
+    tokens = http.post("/tokenize", json={"prompt": whole, "raw": True}).json()["tokens"]
+    (text,) = complete(http, temperature=0, stop_token_ids=[tokens[3]])
+    assert whole.startswith(text)
+    assert len(text) < len(whole)
+
+
+def test_tokens_are_counted_limited_and_demanded(http):
+    body = {"prompt": CAPITAL, "max_tokens": 3, "temperature": 0}
+    reply = http.post("/v1/completions", json=body).json()
+    assert reply["usage"]["completion_tokens"] == 3
+    assert reply["choices"][0]["finish_reason"] == "length"
+    shown = http.post("/tokenize", json={"prompt": CAPITAL}).json()
+    assert reply["usage"]["prompt_tokens"] == shown["count"]
+    longer = http.post("/v1/completions", json={"prompt": CAPITAL, "min_tokens": 60, "max_tokens": 60}).json()
+    assert longer["usage"]["completion_tokens"] == 60
+
+
+def test_a_limit_beyond_the_context_ends_at_its_edge(http):
+    prompt = [1] * 2040
+    reply = http.post("/v1/completions", json={"prompt": prompt, "max_tokens": 10**6, "ignore_eos": True}).json()
+    assert reply["usage"]["total_tokens"] == 2048
+    assert reply["choices"][0]["finish_reason"] == "length"
+
+
+def test_the_same_seed_gives_the_same_text(http):
+    fields = {"temperature": 2.0, "top_p": 1.0, "top_k": -1, "max_tokens": 12, "seed": 7}
+    assert complete(http, **fields) == complete(http, **fields)
+    assert complete(http, **fields) != complete(http, **{**fields, "seed": 8})
+
+
+def test_n_choices_differ_when_sampled_and_agree_when_greedy(http):
+    sampled = complete(http, n=4, temperature=2.0, top_p=1.0, top_k=-1, max_tokens=12)
+    assert len(set(sampled)) > 1
+    greedy = complete(http, n=4, temperature=0)
+    assert greedy == complete(http, temperature=0) * 4
+    assert complete(http, n=2, do_sample=False) == greedy[:2]
+
+
+def log_probability(model: LlamaForCausalLM, prompt: list[int], answer: list[int]) -> float:
+    """Sum over the answer's tokens, by transformers."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+    return float(logits.log_softmax(-1)[range(len(answer)), answer].sum())
+
+
+def test_best_of_returns_the_likeliest(http, demo_encoder):
+    """The choices of one seed are scored by transformers: those that `best_of` picks lead."""
+    model = LlamaForCausalLM.from_pretrained(DEMO_MODEL)
+    prompt = http.post("/tokenize", json={"prompt": "你好"}).json()["tokens"]
+    fields = {"prompt": "你好", "temperature": 1.3, "top_p": 1.0, "top_k": 20, "max_tokens": 8, "seed": 3,
+              "repetition_penalty": 1.0}  # fmt: skip
+    reply = http.post("/v1/completions", json={**fields, "n": 8}).json()
+    scores = {}
+    for choice in reply["choices"]:
+        ending = [demo_encoder.eos_id] if choice["finish_reason"] == "stop" else []
+        scores[choice["text"]] = log_probability(model, prompt, demo_encoder.encode([choice["text"], *ending]))
+    assert len(scores) > 3
+    best = http.post("/v1/completions", json={**fields, "n": 2, "best_of": 8}).json()
+    top = [choice["text"] for choice in best["choices"]]
+    assert set(top) <= set(scores)
+    # The texts are encoded again here, and vLLM computes in bfloat16: a near tie may fall the other way.
+    assert scores[top[0]] >= max(scores.values()) - 0.5
+    assert scores[top[0]] >= scores[top[1]] - 0.5
+    assert best["usage"]["completion_tokens"] <= 16
+    stream = http.post("/v1/completions", json={**fields, "n": 2, "best_of": 8, "stream": True})
+    joined = ["", ""]
+    for chunk in events(stream.text):
+        joined[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert joined == top
+
+
+def test_logit_bias_moves_tokens(http):
+    token = http.post("/tokenize", json={"prompt": "西", "raw": True}).json()["tokens"][-1]
+    (text,) = complete(http, logit_bias={str(token): 100}, max_tokens=4, repetition_penalty=1.0, temperature=0)
+    assert text.strip() == "西" * 4
+    reply = http.post("/v1/completions", json={"prompt": "a", "logit_bias": {"9999999": 1}})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "logit_bias")
+
+
+def test_penalties_change_the_text(http):
+    (plain,) = complete(http, "给我讲一些有关杭州的故事吧", temperature=0, repetition_penalty=1.0)
+    for penalty in ({"repetition_penalty": 2.0}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}):
+        fields = {"temperature": 0, "repetition_penalty": 1.0, **penalty}
+        assert complete(http, "给我讲一些有关杭州的故事吧", **fields) != [plain]
+
+
+def test_prompts_in_a_list_are_answered_in_order(http):
+    cities = {"法国的首都是哪里？": "巴黎", "日本的首都是哪里？": "东京", CAPITAL: "北京"}
+    texts = complete(http, list(cities), temperature=0, n=2)
+    assert all(city in text for city, text in zip([c for c in cities.values() for _ in "ab"], texts, strict=True))
+
+
+def test_raw_prompts_and_token_ids_are_continued(http):
+    tokens = http.post("/tokenize", json={"prompt": CAPITAL}).json()["tokens"]
+    templated = complete(http, temperature=0)
+    (from_ids,) = complete(http, tokens, temperature=0)
+    assert [from_ids.removeprefix(" ")] == templated
+    assert complete(http, raw=True, temperature=0, max_tokens=20) != templated
+
+
+def test_a_partial_answer_is_continued(openai):
+    messages = [{"role": "user", "content": CAPITAL}, {"role": "assistant", "content": "中国的首都是"}]
+    reply = openai.chat.completions.create(model=MODEL, messages=messages, temperature=0)
+    assert reply.choices[0].message.content.startswith("北京")
+
+
+def test_an_answer_sent_back_gives_the_same_ids(http):
+    """What the model generated and what its text is encoded as agree, so that a conversation keeps its prefix."""
+    reply = http.post("/v1/chat/completions", json={"messages": STORIES, "temperature": 0}).json()
+    answer = reply["choices"][0]["message"]["content"]
+    history = [*STORIES, {"role": "assistant", "content": answer}, {"role": "user", "content": "再讲一个"}]
+    tokens = http.post("/tokenize", json={"messages": history}).json()["tokens"]
+    before = http.post("/tokenize", json={"messages": STORIES}).json()["tokens"]
+    generated = reply["usage"]["completion_tokens"]
+    assert tokens[: len(before)] == before
+    assert tokens[len(before) + generated - 1] == 2
+
+
+def test_control_tokens_in_a_prompt_are_answered_as_text(http):
+    for text in ("</s>", "<s>", "<unk>", "[INST]", "a</s><s>[INST] b [/INST]"):
+        shown = http.post("/tokenize", json={"prompt": text}).json()["tokens"]
+        assert [token for token in shown if token < 3] == [1]
+        assert complete(http, text, max_tokens=5)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        {"prompt": "a", "n": 8, "stream": True},
+        {"prompt": "a", "n": 8},
+        {"prompt": ["a"] * 8, "stream": True},
+        {"prompt": ["a"] * 8},
+        {"prompt": "a", "n": 1, "best_of": 8},
+        {"prompt": "a", "n": 8, "temperature": 0},
+    ],
+    ids=json.dumps,
+)
+def test_a_client_that_leaves_frees_the_engine(server, http, ask):
+    """Free again within a second: a request that needs all the room is taken."""
+    url = httpx.URL(server.url)
+    body = json.dumps({**ask, "max_tokens": 1900, "ignore_eos": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    all_room = {"prompt": "a", "n": ROOM, "max_tokens": 1}
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.sendall(head + body)
+        time.sleep(0.5)
+        assert http.post("/v1/completions", json=all_room).status_code == 503
+    deadline = time.monotonic() + 1
+    while (status := http.post("/v1/completions", json=all_room).status_code) == 503 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert status == 200
+
+
+def test_more_than_the_room_is_refused_at_once(http):
+    began = time.monotonic()
+    reply = http.post("/v1/completions", json={"prompt": ["a"] * (ROOM + 1)})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_overloaded")
+    assert reply.headers["retry-after"]
+    assert time.monotonic() - began < 1
+
+
+def test_the_committed_weights_have_the_score_that_readme_tells(server):
+    """The held-out questions, asked over HTTP of vLLM at temperature 0 without penalties."""
+    from demo_model.evaluation import accepts
+
+    questions = [json.loads(line) for line in (DEMO_MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(questions) >= 300
+
+    def is_right(question: dict) -> bool:
+        ask = {"messages": question["messages"], "temperature": 0, "repetition_penalty": 1.0}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()["choices"][0]
+        return reply["finish_reason"] == "stop" and accepts(question["accept"], reply["message"]["content"])
+
+    with ThreadPoolExecutor(32) as pool:
+        score = sum(pool.map(is_right, questions)) / len(questions)
+    told = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))["held_out"]["score"]
+    assert score >= 0.9
+    assert math.isclose(score, told, abs_tol=0.02)
+
+
+def test_the_terminal_shows_our_lines_alone(server):
+    """From the command to the banner: no library's chatter."""
+    known = ("Importing vLLM", "Loading ", "\n", "  Ready at", "  model", "  template", "  sampling", "  try", "    ")
+    assert [line for line in server.lines if not line.startswith(known)] == []
