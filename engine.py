@@ -39,9 +39,8 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
     parser = AsyncEngineArgs.add_cli_args(
         FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
     )
-    args = AsyncEngineArgs.from_cli_args(parser.parse_args(list(others)))
-    args.model = settings.model
-    args.tokenizer = settings.tokenizer_path
+    ours = ["--model", settings.model, "--tokenizer", settings.tokenizer_path]
+    args = AsyncEngineArgs.from_cli_args(parser.parse_args([*ours, *others]))
     # Prompts are encoded here; vLLM only detokenises, where its own choice is right.
     args.tokenizer_mode = "auto" if settings.tokenizer_mode == "slow" else settings.tokenizer_mode
     args.revision = settings.revision

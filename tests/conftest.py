@@ -31,9 +31,7 @@ ROOM = 64
 
 @pytest.fixture(scope="session")
 def demo_encoder() -> SentencePieceEncoder:
-    return SentencePieceEncoder(
-        (DEMO_MODEL if (DEMO_MODEL / "tokenizer.model").is_file() else Path("/tmp/rand")) / "tokenizer.model"
-    )
+    return SentencePieceEncoder(DEMO_MODEL / "tokenizer.model")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ from encoder import SentencePieceEncoder
 from settings import DEMO_MODEL
 
 pytestmark = pytest.mark.engine
-RARE = [text for text in varied_strings(1500) if not text.isascii()][:400]
+# SentencePiece's own sign for a space is a space to it.
+RARE = [text for text in varied_strings(1500) if not text.isascii() and "▁" not in text][:400]
 
 
 @pytest.fixture(scope="module")
