@@ -125,8 +125,7 @@ def rendered_runs(
     for control in controls.finditer(rendered):
         runs += [rendered[end : control.start()].translate(shown), encoder.control_ids[control[0]]]
         end = control.end()
-    runs = [run for run in (*runs, rendered[end:].translate(shown)) if run != ""]
-    return runs if runs[:1] == [encoder.bos_id] else [encoder.bos_id, *runs]
+    return [run for run in (*runs, rendered[end:].translate(shown)) if run != ""]
 
 
 def fastchat_layout(name: str) -> Layout:
@@ -145,9 +144,14 @@ def fastchat_layout(name: str) -> Layout:
         rendered, partial_answer = str(template.get_prompt()), conversation.messages[-1][1]
         return rendered[: rendered.rindex(partial_answer) + len(partial_answer)]
 
+    def runs(conversation: Conversation, encoder: Encoder) -> list[Run | None]:
+        """fastchat leaves the beginning of the text to the tokenizer, but for some templates."""
+        rendered = rendered_runs(render, conversation, encoder)
+        return rendered if rendered[:1] == [encoder.bos_id] else [encoder.bos_id, *rendered]
+
     template = get_conv_template(name)
     stop = [template.stop_str] if isinstance(template.stop_str, str) else template.stop_str or []
-    return Layout(name, partial(rendered_runs, render), " ", tuple(stop), tuple(template.stop_token_ids or ()))
+    return Layout(name, runs, " ", tuple(stop), tuple(template.stop_token_ids or ()))
 
 
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:

@@ -145,7 +145,7 @@ class GenerationFields(SentBody):
         missing = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         if self.max_completion_tokens is not None:
             missing.pop("max_tokens", None)
-        return self.model_copy(update=missing)
+        return self.model_copy(update=missing) if missing else self
 
     @property
     def token_limit(self) -> int:

@@ -85,7 +85,9 @@ class Settings:
 
     @property
     def url(self) -> str:
-        host = "localhost" if self.host in ("0.0.0.0", "::", "") else self.host
+        host = (
+            "localhost" if self.host in ("0.0.0.0", "::", "") else f"[{self.host}]" if ":" in self.host else self.host
+        )
         return f"http{'s' if self.ssl_certfile else ''}://{host}:{self.port}"
 
 

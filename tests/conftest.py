@@ -67,18 +67,20 @@ class Server:
 
     def __init__(self, *arguments: str) -> None:
         self.lines: list[str] = []
-        command = [sys.executable, "openai_api_server_vllm.py", "--port", "0", *arguments]
+        command = [sys.executable, "openai_api_server_vllm.py", *arguments]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
-        self.url = self._wait_for_banner()
+        self.url = ""
 
-    def _wait_for_banner(self) -> str:
+    def wait_for_banner(self) -> None:
+        """Read the terminal until the server is ready; the banner's URL is then `url`."""
         assert self.process.stderr is not None
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and (line := self.process.stderr.readline()):
             self.lines.append(line)
             if ready := re.search(r"Ready at\s+(\S+)", line):
-                return ready[1]
+                self.url = ready[1]
+                return
         raise AssertionError("the server did not start:\n" + "".join(self.lines))
 
     def stop(self) -> int:
@@ -92,7 +94,8 @@ class Server:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The real server with vLLM on the demo model, one for all tests."""
-    server = Server("--max-num-queued-reqs", str(ROOM))
+    server = Server("--port", "0", "--max-num-queued-reqs", str(ROOM))
+    server.wait_for_banner()
     yield server
     assert server.stop() == 0
 

@@ -1,5 +1,6 @@
 """Prompts, token for token: against SentencePiece itself, turn by turn, and against what a client might try."""
 
+import copy
 import random
 
 import pytest
@@ -166,6 +167,15 @@ def test_a_jinja_template_continues_a_final_assistant_message(chatml):
     template = PromptTemplate(chat_template_layout("own", chatml.tokenizer, CHATML), chatml)
     ids = template.render_chat([("user", "你好"), ("assistant", "您")]).ids
     assert chatml.decode(ids) == "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n您"
+
+
+def test_a_chat_template_writes_the_beginning_of_the_text_itself(demo_encoder, chatml):
+    tokenizer = copy.deepcopy(chatml.tokenizer)
+    tokenizer.bos_token = "<s>"
+    for source, begin in (("{{ bos_token }}[INST] {{ messages[0].content }}", [1]), ("{{ messages[0].content }}", [])):
+        template = PromptTemplate(chat_template_layout("own", tokenizer, source), demo_encoder)
+        text = "[INST] 你好" if begin else "你好"
+        assert template.render_instruction("你好").ids == [*begin, *demo_encoder.encode([text])]
 
 
 def test_a_refusing_chat_template_is_a_bad_request(chatml):

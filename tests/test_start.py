@@ -1,16 +1,19 @@
 """The command line: flags, and starts that cannot work."""
 
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import fields
 from pathlib import Path
 
+import httpx
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Server
 
 from prompt_template import ALPACA, ALPACA_2, load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
@@ -187,7 +190,41 @@ def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
     choice, system = str(tmp_path / "own.jinja"), f"@{tmp_path / 'system.txt'}"
     template = load_prompt_template(Settings(model=str(model), prompt_template=choice, system_prompt=system))
     ids = template.render_instruction("你好").ids
-    assert template.encoder.decode(ids) == "<s><system>说真话。<user>你好"
+    assert template.encoder.decode(ids) == "<system>说真话。<user>你好"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("localhost", "http://localhost:80"), ("0.0.0.0", "http://localhost:80"), ("::1", "http://[::1]:80")],
+)
+def test_the_url_that_the_banner_shows(host, url):
+    assert Settings(host=host, port=80).url == url
+    assert Settings(host=host, port=80, ssl_certfile="c").url == url.replace("http", "https")
+
+
+@pytest.mark.engine
+def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
+    copy = tmp_path / "base_model"
+    shutil.copytree(DEMO_MODEL, copy)
+    (free,) = bind_sockets(Settings(host="127.0.0.1", port=0))
+    port = str(free.getsockname()[1])
+    free.close()
+    command = USERS_COMMAND.replace("DIR", str(copy)).replace("localhost", "127.0.0.1").replace("8000", port)
+    server = Server(*command.split(), "--enforce-eager")
+    url, statuses = f"http://127.0.0.1:{port}", set()
+    waiting = threading.Thread(target=server.wait_for_banner)
+    waiting.start()
+    while waiting.is_alive():
+        with contextlib.suppress(httpx.TransportError):
+            statuses.add(httpx.get(f"{url}/health").status_code)
+            statuses.add(httpx.post(f"{url}/v1/completions", json={"prompt": "a"}).status_code)
+        time.sleep(0.5)
+    assert 503 in statuses, "while the model loads"
+    assert server.url == url
+    ask = {"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
+    assert "北京" in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
+    assert httpx.get(f"{url}/health").status_code == 200
+    assert server.stop() == 0
 
 
 def test_a_name_that_is_no_host():
