@@ -9,11 +9,11 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
+from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from settings import StartError
@@ -46,7 +46,10 @@ class SentencePieceEncoder:
 
     def __init__(self, model_file: str | Path, added_tokens: Mapping[str, int] | None = None) -> None:
         """`added_tokens`: control tokens that the tokenizer has besides the file's, text -> id."""
-        proto = sentencepiece_model_pb2.ModelProto.FromString(Path(model_file).read_bytes())
+        try:
+            proto = sentencepiece_model_pb2.ModelProto.FromString(Path(model_file).read_bytes())
+        except DecodeError as failure:
+            raise StartError(f"{model_file} is not a SentencePiece model.") from failure
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
         self.control_ids: dict[str, int] = dict(added_tokens or {})
         for piece_id, piece in enumerate(proto.pieces):
@@ -57,8 +60,10 @@ class SentencePieceEncoder:
                 self.control_ids[piece.piece] = piece_id
         self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
         self._control_texts = {token_id: text for text, token_id in self.control_ids.items()}
-        self.bos_id: int | None = self._processor.bos_id()
-        self.eos_id: int | None = self._processor.eos_id()
+        # SentencePiece says -1 for a token that it was trained without.
+        self.bos_id, self.eos_id = (
+            None if token_id < 0 else token_id for token_id in (self._processor.bos_id(), self._processor.eos_id())
+        )
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
         ids: list[int] = []
@@ -93,17 +98,14 @@ class TokenizerEncoder:
         self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
         self.eos_id: int | None = tokenizer.eos_token_id
 
-    @cached_property
-    def _controls(self) -> re.Pattern[str]:
-        return control_pattern(self.control_ids)
-
     def encode(self, runs: Sequence[Run]) -> list[int]:
-        """The ids; in one pass, as the model's own code does it, unless a text run spells a control token."""
-        if any(isinstance(run, str) and self._controls.search(run) for run in runs):
-            return [token_id for run in runs for token_id in self._encode_run(run)]
+        """The ids; in one pass, as the model's own code does it, unless that finds control tokens in text."""
         texts = {token_id: text for text, token_id in self.control_ids.items()}
         joined = "".join(run if isinstance(run, str) else texts[run] for run in runs)
-        return list(self.tokenizer.encode(joined, add_special_tokens=False))
+        ids = list(self.tokenizer.encode(joined, add_special_tokens=False))
+        if [token_id for token_id in ids if token_id in texts] == [run for run in runs if isinstance(run, int)]:
+            return ids
+        return [token_id for run in runs for token_id in self._encode_run(run)]
 
     def _encode_run(self, run: Run) -> Iterable[int]:
         if isinstance(run, int):
@@ -149,7 +151,10 @@ def load_tokenizer(tokenizer: str, *, revision: str | None = None, trust_remote_
 
 def _tokenizer_config(tokenizer: str, revision: str | None) -> dict[str, Any]:
     file = _tokenizer_file(tokenizer, "tokenizer_config.json", revision)
-    return json.loads(file.read_text(encoding="utf-8")) if file else {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file else {}
+    except ValueError as failure:
+        raise StartError(f"{file} is not a JSON object.") from failure
 
 
 def _tokenizer_file(tokenizer: str, name: str, revision: str | None) -> Path | None:

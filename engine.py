@@ -4,13 +4,14 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 """
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 from threading import Thread
 from typing import cast, get_args
 
+from pydantic import ValidationError
+from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.exceptions import MaxQueuedTokensError, QueueOverflowError, VLLMClientError
@@ -56,7 +57,7 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
 
 def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:
     """On the CPU: a small KV cache, and for the demo model no compilation, unless the user says otherwise."""
-    if args.kv_cache_memory_bytes is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+    if args.kv_cache_memory_bytes is None and not envs.VLLM_CPU_KVCACHE_SPACE:
         args.kv_cache_memory_bytes = DEMO_CPU_KV_CACHE if settings.is_demo else CPU_KV_CACHE
     if settings.is_demo and "--no-enforce-eager" not in others:
         args.enforce_eager = True
@@ -77,6 +78,8 @@ class VLLMEngine:
         loaded: Future[AsyncLLMEngine] = Future()
 
         def load() -> None:
+            if not loaded.set_running_or_notify_cancel():
+                return
             try:
                 loaded.set_result(AsyncLLMEngine.from_engine_args(self._args))
             except Exception as failure:  # noqa: BLE001 - raised again where it is awaited
@@ -87,7 +90,9 @@ class VLLMEngine:
         try:
             llm = await asyncio.wrap_future(loaded)
         except (ValueError, RuntimeError, OSError) as failure:
-            raise StartError(f"vLLM cannot start the model: {str(failure).strip()}") from failure
+            # pydantic's message begins with a count; what is wrong stands in its errors.
+            reason = failure.errors()[0]["msg"] if isinstance(failure, ValidationError) else str(failure)
+            raise StartError(f"vLLM cannot start the model: {reason.strip()}") from failure
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
         self._llm = llm
@@ -96,11 +101,15 @@ class VLLMEngine:
         if self._llm is not None:
             self._llm.shutdown()
 
-    def admit(self, choices: int) -> None:
+    def check_ready(self) -> None:
         if self._llm is None:
             raise APIError(503, "The model is still loading.", code="server_loading", headers=RETRY_AFTER)
         if self._llm.errored:
             raise APIError(503, "The engine has died.", code="engine_dead", headers=RETRY_AFTER)
+
+    def admit(self, choices: int) -> None:
+        self.check_ready()
+        assert self._llm is not None
         try:
             self._llm.check_admission(choices)
         except (QueueOverflowError, MaxQueuedTokensError) as failure:
@@ -114,9 +123,9 @@ class VLLMEngine:
             message = f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}."
             raise bad_request(message, "prompt")
         params = to_sampling_params(request, prompt, max_tokens, self.vocabulary_size)
-        if request.width > request.n and not request.is_greedy:
+        if request.takes_best:
             return self._best_of(prompt, params, request_id, request.n)
-        return self._sample(prompt, params, request_id, request.n // params.n if request.is_greedy else 1)
+        return self._sample(prompt, params, request_id, request.n if request.is_greedy else 1)
 
     async def _sample(
         self, prompt: Prompt, params: SamplingParams, request_id: str, copies: int

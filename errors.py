@@ -111,6 +111,8 @@ def _to_bad_request(fault: Mapping[str, Any]) -> APIError:
 def _path(location: Sequence[int | str]) -> str:
     path = ""
     for step in location:
+        if path == "logit_bias":  # what follows is the client's own text
+            break
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
     return path
 

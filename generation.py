@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import shortuuid
 
@@ -43,7 +43,6 @@ class Delta:
     text: str
     token_ids: Sequence[int]
     finish_reason: FinishReason | None = None
-    logprobs: Any = None
 
 
 class Engine(Protocol):
@@ -56,6 +55,9 @@ class Engine(Protocol):
         """Load; raises StartError."""
 
     async def stop(self) -> None: ...
+
+    def check_ready(self) -> None:
+        """Raise APIError (503) while the engine loads and after it died."""
 
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
@@ -214,5 +216,7 @@ def _check_completion(request: CompletionRequest) -> None:
 def _check_chat(request: ChatCompletionRequest) -> None:
     if request.logprobs:
         raise bad_request("'logprobs' is not supported yet.", "logprobs")
+    if request.top_logprobs:
+        raise bad_request("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
     if request.tool_choice not in ("auto", "none"):
         raise bad_request("'tool_choice' other than 'auto' and 'none' is not supported yet.", "tool_choice")

@@ -72,6 +72,9 @@ class Routes:
         """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
         body = accept(body, self.defaults)
         prompts = [await self._completion_prompt(prompt, body.raw) for prompt in body.prompt]
+        for sent, prompt in zip(body.prompt, prompts, strict=True):
+            if body.echo and isinstance(sent, list):
+                prompt.text = self._decode(sent, "prompt")
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         if body.stream:
             return stream(body, completion_chunks(generation, body.echo, body.stream_options))
@@ -91,8 +94,9 @@ class Routes:
         return ModelList(data=[self._model(name) for name in self.settings.model_names])
 
     async def get_model(self, model_id: str) -> Model:
-        """One served model; its id may hold slashes."""
-        return self._model(check_model(model_id, self.settings.model_names))
+        """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
+        name = model_id if model_id in self.settings.model_names else f"/{model_id}"
+        return self._model(check_model(name, self.settings.model_names))
 
     async def tokenize(self, body: TokenizeRequest) -> Tokens:
         """The exact prompt that the same prompt or messages would be sent as."""
@@ -112,14 +116,11 @@ class Routes:
     async def detokenize(self, body: DetokenizeRequest) -> Detokenized:
         """The text of token ids, control tokens spelt out."""
         check_model(body.model, self.settings.model_names)
-        try:
-            return Detokenized(prompt=self.template.encoder.decode(body.tokens))
-        except ValueError as failure:
-            raise bad_request(f"Invalid value for 'tokens': {failure}.", "tokens") from failure
+        return Detokenized(prompt=self._decode(body.tokens, "tokens"))
 
     async def health(self) -> Response:
         """200 when requests will be answered, 503 while the model loads or after the engine died."""
-        self.engine.admit(0)
+        self.engine.check_ready()
         return Response()
 
     async def version(self) -> dict[str, str]:
@@ -133,10 +134,16 @@ class Routes:
     async def _completion_prompt(self, prompt: str | list[int], raw: bool | None) -> Prompt:
         """Token ids are used as they are; so is text, if it is to be raw."""
         if isinstance(prompt, list):
-            return Prompt(prompt, self.template.encoder.decode(prompt) if prompt else "")
+            return Prompt(prompt)
         is_raw = self.settings.raw_completions if raw is None else raw
         render = self.template.render_raw if is_raw else self.template.render_instruction
         return await self.template.aside(render, prompt, len(prompt))
+
+    def _decode(self, ids: Sequence[int], param: str) -> str:
+        try:
+            return self.template.encoder.decode(ids)
+        except ValueError as failure:
+            raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 
     def _model(self, name: str) -> Model:
         return Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
@@ -180,7 +187,7 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
         loading.cancel()
         await engine.stop()
 
-    app = FastAPI(title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, root_path=settings.root_path)
+    app = FastAPI(title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, redirect_slashes=False)
     app.router.route_class = AnsweredRoute
     add_routes(app, Routes(engine, template, settings))
     app.add_exception_handler(HTTPException, answer_failure)
@@ -204,7 +211,7 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     app.get("/v1/models/{model_id:path}", responses=ERRORS)(routes.get_model)
     app.post("/tokenize", responses=ERRORS)(routes.tokenize)
     app.post("/detokenize", responses=ERRORS)(routes.detokenize)
-    app.get("/health", responses=ERRORS)(routes.health)
+    app.api_route("/health", methods=["GET", "HEAD"], responses=ERRORS)(routes.health)
     app.get("/version")(routes.version)
 
 
@@ -258,7 +265,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=settings.timeout_keep_alive,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_certfile=settings.ssl_certfile,
-        root_path=settings.root_path,
+        root_path=settings.root_path.rstrip("/"),
     )
 
 
@@ -269,6 +276,8 @@ def main() -> int:
     except StartError as failure:
         show(f"error: {failure}")
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 

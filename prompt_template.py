@@ -6,6 +6,7 @@ images, no schemas of tools.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ ALPACA_SYSTEM = (
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
 FIRST_MARK = 0xF0000
-"""The first code point of a private-use plane: no text in use has these characters."""
+"""A private-use plane: characters that stand for control tokens in client text while a template is rendered."""
+END = "\uffff"
+"""Marks where an answer that is to be continued ends: a code point that is no character."""
 LONG_TEXT = 8_000
 """Characters from which a text is encoded in a thread: below, encoding costs less than the hop."""
 
@@ -55,6 +58,10 @@ class Conversation:
         return [(texts[at] or "", texts[at + 1]) for at in range(0, len(texts), 2)]
 
 
+PROBE = Conversation(None, (("user", "?"),))
+"""What every template must be able to render."""
+
+
 def to_conversation(messages: Iterable[Message]) -> Conversation:
     """Join system texts, merge neighbours of one role; whoever is neither system nor assistant speaks as the user."""
     system: list[str] = []
@@ -68,6 +75,8 @@ def to_conversation(messages: Iterable[Message]) -> Conversation:
             merged[-1] = (speaker, f"{merged[-1][1]}\n{text}")
         else:
             merged.append((speaker, text))
+    if merged and merged[-1] == ("assistant", ""):
+        merged.pop()
     if not merged or merged[0][0] == "assistant":
         merged.insert(0, ("user", ""))
     return Conversation("\n".join(system) if system else None, tuple(merged))
@@ -115,7 +124,10 @@ def rendered_runs(
     Client text that spells a control token is hidden while rendering, so those found afterwards are the template's.
     """
     controls = control_pattern(encoder.control_ids)
-    marks = {text: chr(FIRST_MARK + number) for number, text in enumerate(encoder.control_ids)}
+    texts = "".join((conversation.system or "", *(text for _, text in conversation.messages)))
+    used = {ord(character) for character in texts if ord(character) >= FIRST_MARK}
+    free = (chr(code) for code in range(FIRST_MARK, sys.maxunicode) if code not in used)
+    marks = dict(zip(encoder.control_ids, free, strict=False))
     shown = {ord(mark): text for text, mark in marks.items()}
     hide = partial(controls.sub, lambda found: marks[found[0]])
     system = None if conversation.system is None else hide(conversation.system)
@@ -137,12 +149,15 @@ def fastchat_layout(name: str) -> Layout:
         if conversation.system is not None:
             template.set_system_message(conversation.system)
         for role, text in conversation.messages:
-            template.append_message(template.roles[role == "assistant"], text)
-        if not conversation.is_partial:
+            template.append_message(template.roles[role == "assistant"], text.replace(END, ""))
+        if conversation.is_partial:
+            template.messages[-1][1] += END
+        else:
             template.append_message(template.roles[1], None)
-            return str(template.get_prompt())
-        rendered, partial_answer = str(template.get_prompt()), conversation.messages[-1][1]
-        return rendered[: rendered.rindex(partial_answer) + len(partial_answer)]
+        rendered = str(template.get_prompt()).partition(END)[0]
+        if conversation.system and conversation.system not in rendered:
+            raise bad_request(f"The prompt template {name} has no place for a system message.", "messages")
+        return rendered
 
     def runs(conversation: Conversation, encoder: Encoder) -> list[Run | None]:
         """fastchat leaves the beginning of the text to the tokenizer, but for some templates."""
@@ -151,7 +166,8 @@ def fastchat_layout(name: str) -> Layout:
 
     template = get_conv_template(name)
     stop = [template.stop_str] if isinstance(template.stop_str, str) else template.stop_str or []
-    return Layout(name, runs, " ", tuple(stop), tuple(template.stop_token_ids or ()))
+    lead = "" if render(PROBE)[-1:].isspace() else " "
+    return Layout(name, runs, lead, tuple(stop), tuple(template.stop_token_ids or ()))
 
 
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
@@ -168,6 +184,8 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
             return str(tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **ending))
         except TemplateError as failure:
             raise bad_request(f"The model's chat template refuses these messages: {failure}", "messages") from failure
+        except (ValueError, TypeError, KeyError):  # they may hold the client's text, so they go no further
+            raise bad_request("The model's chat template cannot render these messages.", "messages") from None
 
     return Layout(name, partial(rendered_runs, render))
 
@@ -225,7 +243,14 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
     system_prompt = settings.system_prompt
     if system_prompt and system_prompt.startswith("@"):
         system_prompt = _read(system_prompt[1:], "--system-prompt")
-    return PromptTemplate(_choose_layout(settings, encoder), encoder, system_prompt)
+    try:
+        layout = _choose_layout(settings, encoder)
+        layout.runs(PROBE, encoder)
+    except StartError:
+        raise
+    except Exception as failure:
+        raise StartError(f"The prompt template cannot render a message: {failure}") from failure
+    return PromptTemplate(layout, encoder, system_prompt)
 
 
 def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:

@@ -1,17 +1,27 @@
 """The OpenAI wire format: request and reply bodies, nothing else.
 
 Request fields carry their type, range and default; a server may change defaults of sampling fields at start. What a
-field does is in `sampling.py` and `generation.py`; which of them this version cannot honour is said here.
+field does is in `sampling.py` and `generation.py`.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
+OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
 SentPrompt = str | list[str] | list[int] | list[list[int]]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -34,7 +44,9 @@ def _to_strings(value: Any) -> Any:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and value != [] and all(type(member) is int for member in value)
+    return (
+        isinstance(value, list) and value != [] and all(type(member) is int and 0 <= member < 2**31 for member in value)
+    )
 
 
 def _to_prompts(value: Any) -> Any:
@@ -64,10 +76,10 @@ def _to_text(value: Any) -> Any:
 def _to_part_text(part: Any) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    if kind != "text" or not isinstance(part.get("text"), str):
-        raise ValueError(f"only text parts are supported, and one is {str(kind)[:40]}")
-    return str(part["text"])
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("text", "refusal") and isinstance(part.get(kind), str):
+        return str(part[kind])
+    raise ValueError(f"only text parts are supported, and one is {kind if kind in OTHER_PARTS else 'another kind'}")
 
 
 def is_absent(value: object) -> bool:
@@ -89,7 +101,19 @@ class SentBody(BaseModel):
 
     @property
     def unknown_fields(self) -> list[str]:
-        return sorted(self.model_extra or ())
+        """Names that nobody knows, with their paths."""
+        names = list(self.model_extra or ())
+        for name in sorted(self.model_fields_set & type(self).model_fields.keys()):
+            value = getattr(self, name)
+            members = (
+                {f"{name}[{at}]": member for at, member in enumerate(value)}
+                if isinstance(value, list)
+                else {name: value}
+            )
+            for path, member in members.items():
+                if isinstance(member, SentBody):
+                    names += [f"{path}.{inner}" for inner in member.unknown_fields]
+        return names
 
 
 class StreamOptions(SentBody):
@@ -108,7 +132,7 @@ class GenerationFields(SentBody):
     temperature: float = Field(0.2, ge=0, le=2, description="0 is greedy.")
     do_sample: bool = Field(True, description="false: the same as temperature 0.")
     top_p: float = Field(0.9, gt=0, le=1, description="Sample from the likeliest tokens up to this probability.")
-    top_k: int = Field(40, ge=-1, description="Sample from this many likeliest tokens; 0 or -1: from all.")
+    top_k: int = Field(40, ge=-1, lt=2**31, description="Sample from this many likeliest tokens; 0 or -1: from all.")
     min_p: float = Field(0.0, ge=0, le=1, description="Least probability of a token relative to the likeliest.")
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="For each token that the reply already has.")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it has it.")
@@ -119,15 +143,17 @@ class GenerationFields(SentBody):
     )
     use_beam_search: bool = Field(False, description="Not supported yet: 400.")
     num_beams: int = Field(1, ge=0, le=MAX_CHOICES, description="Above 1 not supported yet: 400.")
-    stop: Annotated[list[Text], BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = Field(
-        [], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it."
+    stop: Annotated[list[Text], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = (
+        Field([], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it.")
     )
-    stop_token_ids: list[TokenId] = Field([], description="Token ids that end the reply.")
+    stop_token_ids: Annotated[list[TokenId], FailFast()] = Field([], description="Token ids that end the reply.")
     include_stop_str_in_output: bool = Field(False, description="Leave the stop string in the reply.")
     ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
     min_tokens: int = Field(0, ge=0, description="Tokens before the reply may end.")
     skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same seed gives the same text.")
+    seed: int | None = Field(
+        None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same seed gives the same text."
+    )
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field(
         {}, description="Token id -> what is added to its logit."
     )
@@ -135,10 +161,10 @@ class GenerationFields(SentBody):
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
     response_format: Any = Field(None, description="Only {'type': 'text'} is supported yet.")
     structured_outputs: Any = Field(None, description="Not supported yet: 400.")
-    user: Any = Field(None, description="Accepted without effect, as are the fields below.")
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
+    user: Any = Field(None, description="Accepted without effect.")
+    metadata: Any = Field(None, description="Accepted without effect.")
+    store: Any = Field(None, description="Accepted without effect.")
+    service_tier: Any = Field(None, description="Accepted without effect.")
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
         """The same request where `defaults` stand for the fields that it left out."""
@@ -166,6 +192,11 @@ class GenerationFields(SentBody):
         return self.best_of if self.best_of > 1 else self.n
 
     @property
+    def takes_best(self) -> bool:
+        """More are generated than returned; greedy ones are all equal, so there is no best."""
+        return self.width > self.n and not self.is_greedy
+
+    @property
     def stop_strings(self) -> list[str]:
         return [text for text in self.stop if text]
 
@@ -187,10 +218,8 @@ def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
 class CompletionRequest(GenerationFields):
     """The body of `POST /v1/completions`."""
 
-    prompt: Annotated[list[Text | list[TokenId]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)] = (
-        Field(
-            description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
-        )
+    prompt: Annotated[list[Text | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)] = Field(
+        description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
     )
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
     echo: bool = Field(False, description="The prompt first, then the reply.")
@@ -205,16 +234,23 @@ class ChatMessage(SentBody):
     content: Annotated[Text, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)] = Field(
         "", description="A string, null, or text parts."
     )
+    refusal: Text = Field("", description="An assistant's refusal is text like its content.")
     tool_calls: list[Any] = Field([], description="An assistant's calls; the model reads them as JSON text.")
+    function_call: Any = Field(None, description="The same, as older clients send it.")
+    name: Any = Field(None, description="Accepted without effect, as is the id.")
+    tool_call_id: Any = None
 
     @property
     def text(self) -> str:
-        """The content, and calls of tools as JSON, a line each."""
-        calls = [json.dumps(call, ensure_ascii=False).encode(errors="replace").decode() for call in self.tool_calls]
-        return "\n".join([self.content, *calls] if self.content else calls)
+        """The content, a refusal, and calls of tools as JSON, a line each."""
+        calls = self.tool_calls if self.function_call is None else [*self.tool_calls, self.function_call]
+        spelt = [json.dumps(call, ensure_ascii=False).encode(errors="replace").decode() for call in calls]
+        return "\n".join(filter(None, (self.content, self.refusal, *spelt)))
 
 
-Messages = Annotated[list[ChatMessage], BeforeValidator(_to_messages, json_schema_input_type=str | list[ChatMessage])]
+Messages = Annotated[
+    list[ChatMessage], FailFast(), BeforeValidator(_to_messages, json_schema_input_type=str | list[ChatMessage])
+]
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -227,8 +263,8 @@ class ChatCompletionRequest(GenerationFields):
     top_logprobs: int = Field(0, ge=0, le=20, description="Only with logprobs.")
     tools: list[Any] = Field([], description="Accepted; the answer is text.")
     tool_choice: Any = Field("auto", description="'auto' and 'none': text; others are not supported yet: 400.")
-    parallel_tool_calls: Any = None
-    reasoning_effort: Any = None
+    parallel_tool_calls: Any = Field(None, description="Accepted without effect.")
+    reasoning_effort: Any = Field(None, description="Accepted without effect.")
 
 
 class TokenizeRequest(SentBody):
@@ -245,7 +281,7 @@ class DetokenizeRequest(SentBody):
     """The body of `POST /detokenize`."""
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], FailFast()]
 
 
 class Usage(BaseModel):

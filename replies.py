@@ -4,7 +4,7 @@ Knows nothing about HTTP. A chunk leaves here as the bytes of its JSON: what rep
 encoded once, from the same models that describe the wire format, and only the text is escaped for each delta.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -87,36 +87,27 @@ async def chat_completion(generation: Generation) -> ChatCompletion:
     )
 
 
-async def completion_chunks(
-    generation: Generation, echo: bool, options: StreamOptions | None
-) -> AsyncGenerator[bytes, None]:
+def completion_chunks(generation: Generation, echo: bool, options: StreamOptions | None) -> AsyncGenerator[bytes, None]:
     """The chunks of a streamed completion; with `echo` each choice begins with its prompt."""
 
     def chunk(index: int, text: str, finish_reason: FinishReason | None = None) -> Completion:
         choice = CompletionChoice(index=index, text=text, finish_reason=finish_reason)
         return Completion(id=generation.id, created=generation.created, model=generation.model, choices=[choice])
 
-    if echo:
-        for index in range(generation.choices):
-            yield to_json(chunk(index, generation.prompts[index // generation.n].text))
-
     def last(delta: Delta) -> Completion:
         return chunk(delta.index, delta.text, delta.finish_reason)
 
-    async with aclosing(_frames(generation, options, chunk, last, joins_last=True)) as frames:
-        async for frame in frames:
-            yield frame
+    prompts = [generation.prompts[index // generation.n].text for index in range(generation.choices)] if echo else []
+    first = [chunk(index, prompt) for index, prompt in enumerate(prompts)]
+    return _frames(generation, options, Chunks(first, chunk, last, joins_last=True))
 
 
-async def chat_chunks(generation: Generation, options: StreamOptions | None) -> AsyncGenerator[bytes, None]:
+def chat_chunks(generation: Generation, options: StreamOptions | None) -> AsyncGenerator[bytes, None]:
     """The chunks of a streamed chat reply: the role, the text, then the finish reason, for each choice."""
 
     def chunk(index: int, delta: ChatDelta, finish_reason: FinishReason | None = None) -> ChatChunk:
         choice = ChatChunkChoice(index=index, delta=delta, finish_reason=finish_reason)
         return ChatChunk(id=generation.id, created=generation.created, model=generation.model, choices=[choice])
-
-    for index in range(generation.choices):
-        yield to_json(chunk(index, ChatDelta(role="assistant", content="")))
 
     def text(index: int, content: str) -> ChatChunk:
         return chunk(index, ChatDelta(content=content))
@@ -124,42 +115,44 @@ async def chat_chunks(generation: Generation, options: StreamOptions | None) -> 
     def last(delta: Delta) -> ChatChunk:
         return chunk(delta.index, ChatDelta(), delta.finish_reason)
 
-    async with aclosing(_frames(generation, options, text, last, joins_last=False)) as frames:
-        async for frame in frames:
-            yield frame
+    first = [chunk(index, ChatDelta(role="assistant", content="")) for index in range(generation.choices)]
+    return _frames(generation, options, Chunks(first, text, last, joins_last=False))
 
 
-async def _frames(
-    generation: Generation,
-    options: StreamOptions | None,
-    text_chunk: Callable[[int, str], BaseModel],
-    last_chunk: Callable[[Delta], BaseModel],
-    *,
-    joins_last: bool,
-) -> AsyncGenerator[bytes, None]:
-    """The hot path: one frame for each delta with text, one for each finish, and the usage if asked for.
+@dataclass(frozen=True)
+class Chunks:
+    """How one endpoint spells a stream."""
 
-    `joins_last`: the last chunk of a choice carries its last text too.
-    """
-    frames: dict[int, tuple[bytes, bytes]] = {}
-    tokens = 0
+    first: Sequence[BaseModel]
+    """Sent before all else, once the engine has begun: a failure before that can still have its status."""
+    text: Callable[[int, str], BaseModel]
+    last: Callable[[Delta], BaseModel]
+    joins_last: bool
+    """The last chunk of a choice carries its last text too."""
+
+
+async def _frames(generation: Generation, options: StreamOptions | None, chunks: Chunks) -> AsyncGenerator[bytes, None]:
+    """The hot path: one frame for each delta with text, one for each finish, and the usage if asked for."""
+    around: dict[int, list[bytes]] = {}
+    first, tokens = chunks.first, 0
     counts = options is not None and options.continuous_usage_stats
     async with aclosing(generation.deltas) as deltas:
         async for delta in deltas:
             tokens += len(delta.token_ids)
-            if delta.text and not (joins_last and delta.finish_reason):
-                if delta.index not in frames:
-                    before, after = to_json(text_chunk(delta.index, MARK)).split(to_json(MARK))
-                    frames[delta.index] = before, after
-                before, after = frames[delta.index]
-                frame = b"%b%b%b" % (before, to_json(delta.text), after)
-                yield _with_usage(frame, generation.usage(tokens)) if counts else frame
+            frames = [to_json(chunk) for chunk in first]
+            first = ()
+            if delta.text and not (chunks.joins_last and delta.finish_reason):
+                if delta.index not in around:
+                    around[delta.index] = to_json(chunks.text(delta.index, MARK)).split(to_json(MARK))
+                before, after = around[delta.index]
+                frames.append(b"%b%b%b" % (before, to_json(delta.text), after))
             if delta.finish_reason:
-                frame = to_json(last_chunk(delta))
+                frames.append(to_json(chunks.last(delta)))
+            for frame in frames:
                 yield _with_usage(frame, generation.usage(tokens)) if counts else frame
     if options is not None and options.include_usage:
-        last = text_chunk(0, "").model_copy(update={"choices": [], "usage": generation.usage(tokens)})
-        yield to_json(last)
+        usage = {"choices": [], "usage": generation.usage(tokens)}
+        yield to_json(chunks.text(0, "").model_copy(update=usage))
 
 
 def _with_usage(frame: bytes, usage: Usage) -> bytes:

@@ -15,7 +15,6 @@ def to_sampling_params(
     vLLM refuses n > 1 with greedy sampling, where all choices are equal: such a request is generated once.
     """
     _check_token_ids(request, vocabulary_size)
-    takes_best = request.width > request.n
     return SamplingParams(
         n=1 if request.is_greedy else request.width,
         presence_penalty=request.presence_penalty,
@@ -33,10 +32,12 @@ def to_sampling_params(
         max_tokens=max_tokens,
         min_tokens=min(request.min_tokens, max_tokens),
         # vLLM sums log-probabilities only where it is asked for some.
-        logprobs=0 if takes_best else None,
+        logprobs=0 if request.takes_best else None,
         logit_bias=dict(request.logit_bias) or None,
         skip_special_tokens=request.skip_special_tokens,
-        output_kind=RequestOutputKind.DELTA if request.stream and not takes_best else RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA
+        if request.stream and not request.takes_best
+        else RequestOutputKind.FINAL_ONLY,
     )
 
 

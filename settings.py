@@ -6,8 +6,10 @@ Knows nothing about vLLM and imports quickly, so that a start that cannot work e
 import argparse
 import errno
 import json
+import re
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,16 @@ def flag(default: Any, meaning: str, **argument: Any) -> Any:
     return field(default_factory=lambda: default, metadata={"help": meaning, **argument})
 
 
-def _json_list(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
+def _json(kind: type) -> Callable[[str], Any]:
+    """For argparse: JSON that is a list (here a tuple) or an object, and nothing else."""
 
+    def json_value(text: str) -> Any:
+        value: Any = json.loads(text)
+        if not isinstance(value, kind):
+            raise ValueError(text)
+        return tuple(value) if isinstance(value, list) else value
 
-def _json_object(text: str) -> dict[str, Any]:
-    return dict(json.loads(text))
+    return json_value
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,10 @@ class Settings:
     prompt_template: str = flag("auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file")
     system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
     raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
-    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=_json_object)
-    allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
-    allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
-    allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json_list)
+    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=_json(dict))
+    allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json(list))
+    allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json(list))
+    allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json(list))
     allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
     max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused", type=int)
     timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed", type=int)
@@ -116,9 +122,15 @@ def check_settings(settings: Settings) -> None:
     """Raise StartError for what can be known to fail before anything is loaded."""
     for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
         _check_directory(name, needed)
-    for certificate in filter(None, (settings.ssl_keyfile, settings.ssl_certfile)):
-        if not Path(certificate).is_file():
-            raise StartError(f"There is no file {certificate}.")
+    if not 0 <= settings.port <= 65535:
+        raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
+    if settings.ssl_keyfile and not settings.ssl_certfile:
+        raise StartError("--ssl-keyfile needs --ssl-certfile.")
+    if settings.ssl_certfile:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+        except OSError as failure:  # ssl.SSLError is one
+            raise StartError(f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}.") from failure
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:
@@ -137,6 +149,7 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             bound.bind((address[0], sockets[0].getsockname()[1], *address[2:]) if sockets else address)
+            bound.listen()
         except OSError as failure:
             bound.close()
             if failure.errno not in UNAVAILABLE_ADDRESS:
@@ -150,24 +163,33 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
 
 
 def _with_dashes(argument: str) -> str:
-    """`--served_model_name` as `--served-model-name`, as vLLM's own parser reads it."""
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value if argument.startswith("--") else argument
+    """`--served_model_name` as `--served-model-name`; like vLLM's own parser, not behind a dot or equals sign."""
+    return re.sub(r"(?<=^--)[^.=]*", lambda name: name[0].replace("_", "-"), argument)
 
 
 def _config_arguments(file: Path) -> list[str]:
-    """The flags of a YAML file as arguments: true is the bare flag, false leaves it out, lists repeat the value."""
+    """The flags of a YAML file as arguments: true is the bare flag, false its `--no-` form, null leaves it out."""
     try:
         flags = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as failure:
+    except (OSError, ValueError, yaml.YAMLError) as failure:
         raise StartError(f"--config {file} cannot be read as YAML.") from failure
+    if not isinstance(flags, dict):
+        raise StartError(f"--config {file} must map flags to values.")
+    ours = {setting.name: setting.metadata for setting in fields(Settings)}
     arguments: list[str] = []
-    for name, value in flags.items():
-        if value is False:
-            continue
-        values = value if isinstance(value, list) else [value]
-        texts = [json.dumps(part) if isinstance(part, dict) else str(part) for part in values if part is not True]
-        arguments += [_with_dashes(f"--{name}"), *texts]
+    for key, value in flags.items():
+        name = str(key).replace("-", "_")
+        flag_name = _with_dashes(f"--{key}")
+        is_json = "type" in ours.get(name, {}) and isinstance(value, list)
+        if isinstance(value, bool):
+            is_ours = name in ours
+            arguments += [flag_name] if value else [] if is_ours else [flag_name.replace("--", "--no-", 1)]
+        elif isinstance(value, dict) or is_json:
+            arguments.append(f"{flag_name}={json.dumps(value)}")
+        elif isinstance(value, list):
+            arguments += [flag_name, *map(str, value)] if value else []
+        elif value is not None:
+            arguments.append(f"{flag_name}={value}")
     return arguments
 
 
@@ -176,5 +198,5 @@ def _check_directory(name: str, needed: Sequence[str]) -> None:
     if path.is_dir():
         if not any((path / file).is_file() for file in needed):
             raise StartError(f"{name} has none of {', '.join(needed)}.")
-    elif not path.is_file() and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
+    elif not path.is_file() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
         raise StartError(f"There is no directory {name}.")

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-from protocol import CompletionRequest
+from protocol import CompletionRequest, to_defaults
 from settings import Settings
 
 SHOWN_DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
@@ -53,7 +53,8 @@ class Progress:
 def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
     """What is served, where, and a line to try it with."""
     fields = CompletionRequest.model_fields
-    defaults = {name: fields[name].default for name in SHOWN_DEFAULTS} | settings.override_generation_config
+    defaults = {name: fields[name].default for name in SHOWN_DEFAULTS}
+    defaults |= to_defaults(settings.override_generation_config)
     name = settings.model_names[0]
     return f"""
   Ready at   {settings.url}  (docs: {settings.url}/docs)

@@ -6,7 +6,7 @@ the work: a framework's response object alone would find out at the next write, 
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -54,19 +54,23 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._payloads = payloads
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await while_connected(receive, self._send_all(send))
-        except ClientLeftError:
-            return
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientLeftError):
+            await while_connected(receive, self._send_all(scope, receive, send))
 
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            async with aclosing(self._payloads) as payloads:
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._payloads) as payloads:
+            try:
+                event = b"data: %b\n\n" % await anext(payloads)
+            except Exception as failure:  # noqa: BLE001 - nothing is sent yet: the client gets a real status
+                await to_api_error(failure).to_response()(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            try:
                 async for payload in payloads:
                     await send({"type": "http.response.body", "body": b"data: %b\n\n" % payload, "more_body": True})
-        except Exception as failure:  # noqa: BLE001 - the status is sent: the client learns of it as an event
-            error = b"data: %b\n\n" % to_api_error(failure).to_json()
-            await send({"type": "http.response.body", "body": error, "more_body": True})
-        await send({"type": "http.response.body", "body": DONE})
+            except Exception as failure:  # noqa: BLE001 - the status is sent: the client learns of it as an event
+                error = b"data: %b\n\n" % to_api_error(failure).to_json()
+                await send({"type": "http.response.body", "body": error, "more_body": True})
+            await send({"type": "http.response.body", "body": DONE})

@@ -34,13 +34,6 @@ def demo_encoder() -> SentencePieceEncoder:
     return SentencePieceEncoder(DEMO_MODEL / "tokenizer.model")
 
 
-@pytest.fixture(scope="session")
-def alpaca_2_encoder() -> SentencePieceEncoder:
-    if not ALPACA_2_TOKENIZER.is_file():
-        pytest.skip("the tokenizer of Chinese-Alpaca-2 is not beside the repository")
-    return SentencePieceEncoder(ALPACA_2_TOKENIZER)
-
-
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()

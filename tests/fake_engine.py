@@ -30,8 +30,13 @@ class FakeEngine:
     async def stop(self) -> None:
         pass
 
+    def check_ready(self) -> None:
+        if not self.is_ready:
+            raise APIError(503, "The model is still loading.", code="server_loading", headers={"Retry-After": "1"})
+
     def admit(self, choices: int) -> None:
-        if not self.is_ready or self.running + choices > self.room:
+        self.check_ready()
+        if self.running + choices > self.room:
             raise APIError(503, "The server is full.", code="server_overloaded", headers={"Retry-After": "1"})
 
     async def generate(

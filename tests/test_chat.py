@@ -90,6 +90,26 @@ def test_all_roles_are_read(client, engine, demo_encoder):
     assert text.endswith("</s><s>[INST] 晴 [/INST] </s><s>[INST]  [/INST]")
 
 
+def test_nothing_of_a_message_is_dropped_silently(client, engine, demo_encoder):
+    messages = [
+        {"role": "user", "content": "甲", "name": "张三"},
+        {"role": "assistant", "content": None, "function_call": {"name": "天气"}, "audio": None},
+        {"role": "function", "name": "天气", "content": "晴"},
+        {"role": "assistant", "content": None, "refusal": "不行"},
+        {"role": "user", "contnet": "乙"},
+    ]
+    reply = client.post(PATH, json={"messages": messages})
+    assert reply.headers["X-Ignored-Parameters"] == "messages%5B4%5D.contnet"
+    text = demo_encoder.decode(engine.asked[0][0].ids)
+    assert text.endswith('甲 [/INST] {"name": "天气"}</s><s>[INST] 晴 [/INST] 不行</s><s>[INST]  [/INST]')
+
+
+def test_an_empty_answer_at_the_end_is_none(client, engine, demo_encoder):
+    client.post(PATH, json={"messages": [*HELLO, {"role": "assistant", "content": ""}]})
+    client.post(PATH, json={"messages": HELLO})
+    assert engine.asked[0][0].ids == engine.asked[1][0].ids
+
+
 def test_the_first_space_of_an_answer_belongs_to_the_template(client, engine):
     engine.script = SCRIPTS["lead alone, then text"]
     body = client.post(PATH, json={"messages": HELLO}).json()

@@ -160,6 +160,8 @@ def test_null_means_absent(client, engine):
 def test_fields_that_nobody_knows_are_named_in_a_header(client):
     reply = client.post(PATH, json={"prompt": "a", "temprature": 1, "温度": 2, "user": "x", "store": True})
     assert reply.headers["X-Ignored-Parameters"] == "temprature, %E6%B8%A9%E5%BA%A6"
+    body = {"prompt": "a", "stream": True, "stream_options": {"include_usag": True}}
+    assert client.post(PATH, json=body).headers["X-Ignored-Parameters"] == "stream_options.include_usag"
     assert "X-Ignored-Parameters" not in client.post(PATH, json={"prompt": "a", "user": "x"}).headers
 
 

@@ -1,6 +1,7 @@
 """Every failure in OpenAI's shape, on a fake engine."""
 
 import json
+import time
 
 import pytest
 from fake_engine import FakeEngine
@@ -55,7 +56,14 @@ def error(reply, status: int):
         (COMPLETIONS, {**ASK, "stop": ["a"] * 17}, "stop"),
         (COMPLETIONS, {**ASK, "stop": [1]}, "stop[0]"),
         (COMPLETIONS, {**ASK, "min_tokens": 600}, "min_tokens"),
-        (COMPLETIONS, {**ASK, "logit_bias": {"5": 101}}, "logit_bias.5"),
+        (COMPLETIONS, {**ASK, "logit_bias": {"5": 101}}, "logit_bias"),
+        (COMPLETIONS, {**ASK, "logit_bias": {"five": 1}}, "logit_bias"),
+        (COMPLETIONS, {**ASK, "top_k": 10**30}, "top_k"),
+        (COMPLETIONS, {**ASK, "seed": 2**63 - 1}, "seed"),
+        (COMPLETIONS, {**ASK, "stop_token_ids": [2**31]}, "stop_token_ids[0]"),
+        (COMPLETIONS, {"prompt": [-1]}, "prompt"),
+        (COMPLETIONS, {"prompt": [2**40]}, "prompt"),
+        (COMPLETIONS, {"prompt": [60000], "echo": True}, "prompt"),
         (COMPLETIONS, {**ASK, "stream_options": {"include_usage": True}}, "stream_options"),
         (COMPLETIONS, {**ASK, "suffix": "end"}, "suffix"),
         (COMPLETIONS, {**ASK, "use_beam_search": True}, "use_beam_search"),
@@ -69,6 +77,7 @@ def error(reply, status: int):
         (CHAT, {"messages": [*TALK["messages"], {"role": "user", "content": 5}]}, "messages[1].content"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         (CHAT, {**TALK, "logprobs": True}, "logprobs"),
+        (CHAT, {**TALK, "top_logprobs": 3}, "top_logprobs"),
         (CHAT, {**TALK, "response_format": {"type": "json_object"}}, "response_format"),
         (CHAT, {**TALK, "tool_choice": "required"}, "tool_choice"),
         (CHAT, {**TALK, "num_beams": 2}, "num_beams"),
@@ -122,10 +131,39 @@ def test_the_first_of_many_faults_is_told_shortly(client):
     assert "image_url" in fault.message
 
 
-def test_the_input_is_not_echoed(client):
-    secret = "秘密" * 50
-    reply = client.post(CHAT, json={"messages": [{"role": secret, "content": secret}], "temperature": secret})
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [{"role": "秘密", "content": "秘密"}]}),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "秘密"}]}]}),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "\ud800"}]}]}),
+        (CHAT, {**TALK, "temperature": "秘密"}),
+        (CHAT, {**TALK, "logit_bias": {"秘密": 1}}),
+        (CHAT, {**TALK, "logit_bias": {"\x00" * 300: 1}}),
+        (CHAT, {**TALK, "model": "秘密"}),
+    ],
+)
+def test_the_input_is_not_echoed(client, path, body):
+    reply = client.post(path, content=json.dumps(body))
+    error(reply, reply.status_code)
+    assert reply.status_code in (400, 404)
     assert "秘密" not in reply.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [1] * 300_000}),
+        (COMPLETIONS, {**ASK, "stop_token_ids": ["a"] * 300_000}),
+        (COMPLETIONS, {**ASK, "stop": [1] * 300_000}),
+        ("/detokenize", {"tokens": ["a"] * 300_000}),
+    ],
+)
+def test_many_faults_are_found_as_fast_as_one(client, path, body):
+    content = json.dumps(body)
+    began = time.monotonic()
+    error(client.post(path, content=content), 400)
+    assert time.monotonic() - began < 0.5
 
 
 @pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), ("/tokenize", ASK)])
@@ -158,7 +196,7 @@ def test_a_full_server_says_when_to_come_back(client, engine):
     reply = client.post(COMPLETIONS, json=ASK)
     assert error(reply, 503).code == "server_overloaded"
     assert int(reply.headers["retry-after"]) >= 1
-    assert error(client.get("/health"), 503) if not engine.is_ready else True
+    assert client.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize("ask", [{**ASK, "n": 2}, {"prompt": ["a", "b"]}])
@@ -193,6 +231,15 @@ def test_failure_mid_stream_is_an_event(client, engine: FakeEngine, failure, pat
     assert body.error.code == getattr(failure, "code", None)
     assert any("北京" in chunk for chunk in chunks)
     assert engine.running == 0
+
+
+@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})])
+def test_failure_before_the_first_token_has_its_status_in_a_stream_too(client, engine, path, ask):
+    engine.script = [APIError(503, "Full.", code="server_overloaded", headers={"Retry-After": "1"})]
+    reply = client.post(path, json={**ask, "stream": True}, headers={"Origin": "http://demo.example"})
+    assert error(reply, 503).code == "server_overloaded"
+    assert reply.headers["retry-after"] == "1"
+    assert reply.headers["access-control-allow-origin"] == "*"
 
 
 def test_the_engine_is_free_after_a_failure_in_a_batch(client, engine):

@@ -53,6 +53,13 @@ def test_every_request_field_stands_in_readme_with_its_default(model):
             assert cell in ("none", "the served model", "`--raw-completions`"), name
 
 
+def test_readme_tells_of_no_flag_or_field_that_does_not_exist():
+    flags = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
+    known = {*CompletionRequest.model_fields, *ChatCompletionRequest.model_fields, *flags}
+    files = {path.name + "/" * path.is_dir() for path in ROOT.iterdir()}
+    assert set(ROWS) <= known | files
+
+
 def test_every_module_stands_in_readme():
     assert {module.name for module in ROOT.glob("*.py")} <= set(ROWS)
 

@@ -19,13 +19,20 @@ def test_replies_name_the_model_as_asked(serve, asked, told):
     assert client.post("/v1/completions", json={"prompt": "a", "model": asked}).json()["model"] == told
 
 
-@pytest.mark.parametrize("path", ["/v1//models", "//v1/models", "/v1/models"])
+def test_a_model_named_by_its_path_is_found(serve):
+    client = serve(model="/data/model")
+    assert client.get("/v1/models/%2Fdata%2Fmodel").json()["id"] == "/data/model"
+    assert client.get("/v1/models//data/model").json()["id"] == "/data/model"
+
+
+@pytest.mark.parametrize("path", ["/v1//models", "//v1/models", "/v1/models", "/v1/models/"])
 def test_repeated_slashes_are_collapsed(client, path):
     assert client.get("http://testserver" + path).json()["data"][0]["id"] == "chinese-llama-alpaca-2"
 
 
 def test_health_is_there_and_unavailable_while_loading(client, engine):
     assert client.get("/health").status_code == 200
+    assert client.head("/health").status_code == 200
     engine.is_ready = False
     reply = client.get("/health")
     assert reply.status_code == 503

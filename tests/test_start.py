@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import ROOT, Server
+from fastapi import FastAPI
 
+from openai_api_server_vllm import uvicorn_config
 from prompt_template import ALPACA, ALPACA_2, load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
 
@@ -144,7 +147,70 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
     assert settings.model_names == ("a", "b")
     assert settings.override_generation_config == {"top_k": 5}
     assert not settings.allow_credentials
-    assert others == ["--max-model-len", "512"]
+    assert others == ["--max-model-len=512"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments"),
+    [
+        ({"enable-prefix-caching": False}, ["--no-enable-prefix-caching"]),
+        ({"enable_prefix_caching": True}, ["--enable-prefix-caching"]),
+        ({"revision": None, "served-model-name": []}, []),
+        ({"compilation-config.cudagraph_mode": "NONE"}, ["--compilation-config.cudagraph_mode=NONE"]),
+        ({"allowed-origins": ["http://a.example"]}, []),
+        ({"lora-modules": ["a=b", "c=d"]}, ["--lora-modules", "a=b", "c=d"]),
+        ({"hf-overrides": {"rope_theta": 1}}, ['--hf-overrides={"rope_theta": 1}']),
+    ],
+)
+def test_a_config_file_speaks_for_vllm_too(tmp_path, flags, arguments):
+    file = tmp_path / "flags.yaml"
+    file.write_text(json.dumps(flags), encoding="utf-8")
+    settings, others = parse_settings(["--config", str(file)])
+    assert others == arguments
+    assert settings.allowed_origins == tuple(flags.get("allowed-origins", ["*"]))
+    assert (settings.revision, settings.served_model_name) == (None, ())
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b", b"just text", b"\xff\xfe\x00", b"a: [", b"a: b: c"])
+def test_a_config_file_that_is_none_of_flags(tmp_path, content):
+    file = tmp_path / "flags.yaml"
+    file.write_bytes(content)
+    with pytest.raises(StartError, match="--config"):
+        parse_settings(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"port": 70000}, "not a port"),
+        ({"ssl_keyfile": "key.pem"}, "needs --ssl-certfile"),
+        ({"ssl_certfile": __file__}, "cannot be used"),
+        ({"ssl_certfile": "/no/such/file"}, "cannot be used"),
+    ],
+)
+def test_settings_that_cannot_work(settings, reason):
+    with pytest.raises(StartError, match=reason):
+        check_settings(Settings(**settings))
+
+
+@pytest.mark.parametrize(("name", "content"), [("tokenizer.model", b"version https"), ("tokenizer_config.json", b"{")])
+def test_tokenizer_files_that_are_broken(model, name, content):
+    (model / name).write_bytes(content)
+    with pytest.raises(StartError, match=name):
+        load_prompt_template(Settings(model=str(model), prompt_template="alpaca-2"))
+
+
+@pytest.mark.parametrize("choice", ["bard", "broken.jinja"])
+def test_a_template_that_can_render_nothing(tmp_path, choice):
+    (tmp_path / "broken.jinja").write_text("{% for m in messages %}")
+    choice = str(tmp_path / choice) if choice.endswith(".jinja") else choice
+    with pytest.raises(StartError, match="cannot render"):
+        load_prompt_template(Settings(prompt_template=choice))
+
+
+def test_uvicorn_gets_our_settings():
+    config = uvicorn_config(FastAPI(), Settings(root_path="/api/", timeout_keep_alive=99))
+    assert (config.root_path, config.timeout_keep_alive, config.access_log) == ("/api", 99, False)
 
 
 def test_flags_take_their_defaults_from_the_settings():
@@ -225,6 +291,39 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     assert "北京" in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
     assert httpx.get(f"{url}/health").status_code == 200
     assert server.stop() == 0
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", ["Importing vLLM", "Loading"])
+def test_a_signal_during_the_start_ends_it_quietly(number, step):
+    server = Server("--port", "0")
+    assert server.process.stderr is not None
+    while step not in (line := server.process.stderr.readline()):
+        assert line, "the server ended by itself"
+    time.sleep(2)
+    began = time.monotonic()
+    server.process.send_signal(number)
+    _, rest = server.process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert "Traceback" not in rest
+    assert server.process.returncode in (0, 128 + signal.SIGINT, -signal.SIGTERM)
+
+
+@pytest.mark.engine
+def test_a_model_that_vllm_refuses_is_one_sentence_at_the_end():
+    process, _ = run("--port", "0", "--max-model-len", "999999")
+    assert process.returncode == 1
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: vLLM cannot start the model:")
+    assert "max_model_len" in last
+
+
+@pytest.mark.engine
+def test_a_flag_that_nobody_knows_is_named():
+    process, _ = run("--port", "0", "--max-num-sequences", "5")
+    assert process.returncode == 2
+    assert process.stderr.strip().endswith("error: unrecognized arguments: --max-num-sequences 5")
 
 
 def test_a_name_that_is_no_host():
