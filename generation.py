@@ -121,7 +121,8 @@ def start_generation(
     prompts: list[Prompt],
     model_names: Sequence[str],
 ) -> Generation:
-    """Accept a request: its fields are checked, its tokens counted, the engine asked for room. Raises APIError."""
+    """Accept a request: its model is checked, its tokens counted, the engine asked for room. Raises APIError."""
+    engine.check_ready()
     model = check_model(request.model, model_names)
     kind = "cmpl" if isinstance(request, CompletionRequest) else "chatcmpl"
     request_id = f"{kind}-{shortuuid.random()}"

@@ -71,10 +71,7 @@ class Routes:
     async def create_completion(self, body: CompletionRequest, request: Request) -> Response:
         """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
         body = accept(body, self.defaults)
-        prompts = [await self._completion_prompt(prompt, body.raw) for prompt in body.prompt]
-        for sent, prompt in zip(body.prompt, prompts, strict=True):
-            if body.echo and isinstance(sent, list):
-                prompt.text = self._decode(sent, "prompt")
+        prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         if body.stream:
             return stream(body, completion_chunks(generation, body.echo, body.stream_options))
@@ -131,10 +128,10 @@ class Routes:
         texts = [(message.role, message.text) for message in messages]
         return await self.template.aside(self.template.render_chat, texts, sum(len(text) for _, text in texts))
 
-    async def _completion_prompt(self, prompt: str | list[int], raw: bool | None) -> Prompt:
+    async def _completion_prompt(self, prompt: str | list[int], raw: bool | None, echo: bool = False) -> Prompt:
         """Token ids are used as they are; so is text, if it is to be raw."""
         if isinstance(prompt, list):
-            return Prompt(prompt)
+            return Prompt(prompt, self._decode(prompt, "prompt") if echo else "")
         is_raw = self.settings.raw_completions if raw is None else raw
         render = self.template.render_raw if is_raw else self.template.render_instruction
         return await self.template.aside(render, prompt, len(prompt))

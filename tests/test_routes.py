@@ -37,6 +37,9 @@ def test_health_is_there_and_unavailable_while_loading(client, engine):
     reply = client.get("/health")
     assert reply.status_code == 503
     assert reply.json()["error"]["type"] == "server_error"
+    engine.max_model_len = 0
+    reply = client.post("/v1/completions", json={"prompt": "a"})
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
 
 
 def test_version(client):
