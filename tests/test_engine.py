@@ -186,7 +186,7 @@ def test_the_same_seed_gives_the_same_text(http):
 
 
 def test_n_choices_differ_when_sampled_and_agree_when_greedy(http):
-    sampled = complete(http, n=4, temperature=2.0, top_p=1.0, top_k=-1, max_tokens=12)
+    sampled = complete(http, "从前", raw=True, n=4, temperature=2.0, top_p=1.0, top_k=-1, max_tokens=12)
     assert len(set(sampled)) > 1
     greedy = complete(http, n=4, temperature=0)
     assert greedy == complete(http, temperature=0) * 4
