@@ -18,8 +18,9 @@ from fake_engine import FakeEngine
 from fastapi.testclient import TestClient
 
 from encoder import SentencePieceEncoder
+from layouts import ALPACA_2
 from openai_api_server_vllm import build_app
-from prompt_template import ALPACA_2, PromptTemplate
+from prompt_template import PromptTemplate
 from settings import DEMO_MODEL, Settings
 
 ROOT = Path(__file__).parent.parent

@@ -14,8 +14,9 @@ import uvicorn
 from fake_engine import FakeEngine
 
 from generation import Delta
+from layouts import ALPACA_2
 from openai_api_server_vllm import build_app
-from prompt_template import ALPACA_2, PromptTemplate
+from prompt_template import PromptTemplate
 from settings import Settings, bind_sockets
 
 ENDLESS = [Delta(0, "字", (5,)) for _ in range(10_000)]

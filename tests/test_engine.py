@@ -238,7 +238,7 @@ def test_logit_bias_moves_tokens(http):
 
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
 def test_penalties_make_repetition_rarer(http, penalty):
-    """Among two hundred tokens that are all unlikely after the prompt, one wins again and again; not under a penalty."""
+    """Of two hundred tokens, all unlikely after the prompt, one wins again and again; not under a penalty."""
     prompts = [f"从前{text}" for text in varied_strings(1500)[100:1500:70]]
     fields = {"temperature": 0, "raw": True, "max_tokens": 32, "repetition_penalty": 1.0,
               "logit_bias": {str(token_id): 100 for token_id in range(600, 800)}}  # fmt: skip

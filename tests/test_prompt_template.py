@@ -15,15 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from encoder import Encoder, SentencePieceEncoder, TokenizerEncoder
 from errors import APIError
-from prompt_template import (
-    ALPACA,
-    ALPACA_2,
-    Layout,
-    PromptTemplate,
-    chat_template_layout,
-    fastchat_layout,
-    to_conversation,
-)
+from layouts import ALPACA, ALPACA_2, Layout, chat_template_layout, fastchat_layout, to_conversation
+from prompt_template import PromptTemplate
 from settings import DEMO_MODEL
 
 STRINGS = varied_strings(1500)

@@ -17,8 +17,9 @@ import pytest
 from conftest import ROOT, Server
 from fastapi import FastAPI
 
+from layouts import ALPACA, ALPACA_2
 from openai_api_server_vllm import uvicorn_config
-from prompt_template import ALPACA, ALPACA_2, load_prompt_template
+from prompt_template import load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
 
 USERS_COMMAND = (
