@@ -167,8 +167,8 @@ async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, 
 
 
 def ignored_parameters(body: GenerationFields) -> dict[str, str]:
-    """The header that names fields nobody knows, a typo for instance: they have had no effect."""
-    names = [quote(name[:MAX_NAME_CHARACTERS], errors="replace") for name in body.unknown_fields[:MAX_NAMES]]
+    """The header that names fields without effect, such as a typo."""
+    names = [quote(name[:MAX_NAME_CHARACTERS], errors="replace") for name in body.ignored_fields[:MAX_NAMES]]
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
 
 

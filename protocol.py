@@ -21,6 +21,7 @@ from pydantic import (
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
+UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
 SentPrompt = str | list[str] | list[int] | list[list[int]]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -167,11 +168,10 @@ class GenerationFields(SentBody):
     service_tier: Any = Field(None, description="Accepted without effect.")
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
-        """The same request where `defaults` stand for the fields that it left out."""
-        missing = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
-        if self.max_completion_tokens is not None:
-            missing.pop("max_tokens", None)
-        return self.model_copy(update=missing) if missing else self
+        """The same request where `defaults` stand for the fields that it left out; those still count as not sent."""
+        request = self.model_copy()
+        request.__dict__.update((name, value) for name, value in defaults.items() if name not in self.model_fields_set)
+        return request
 
     @property
     def token_limit(self) -> int:
@@ -195,6 +195,13 @@ class GenerationFields(SentBody):
     def takes_best(self) -> bool:
         """More are generated than returned; greedy ones are all equal, so there is no best."""
         return self.width > self.n and not self.is_greedy
+
+    @property
+    def ignored_fields(self) -> list[str]:
+        """Fields that were sent and have no effect: unknown ones, and what greedy decoding has no use for."""
+        return self.unknown_fields + [
+            name for name in UNUSED_IF_GREEDY if self.is_greedy and name in self.model_fields_set
+        ]
 
     @property
     def stop_strings(self) -> list[str]:

@@ -145,7 +145,9 @@ def test_other_defaults_for_sampling_fields(serve, engine):
     client = serve(override_generation_config={"temperature": 0.7, "top_k": 5, "max_new_tokens": 33})
     client.post(PATH, json={"prompt": "a"})
     client.post(PATH, json={"prompt": "a", "temperature": 0.1, "max_completion_tokens": 99})
-    (_, request, limit), (_, other, other_limit) = engine.asked
+    reply = client.post(PATH, json={"prompt": "a", "temperature": 0})
+    assert "X-Ignored-Parameters" not in reply.headers
+    (_, request, limit), (_, other, other_limit), _ = engine.asked
     assert (request.temperature, request.top_k, request.top_p, limit) == (0.7, 5, 0.9, 33)
     assert (other.temperature, other.top_k, other_limit) == (0.1, 5, 99)
 
@@ -162,6 +164,8 @@ def test_fields_that_nobody_knows_are_named_in_a_header(client):
     assert reply.headers["X-Ignored-Parameters"] == "temprature, %E6%B8%A9%E5%BA%A6"
     body = {"prompt": "a", "stream": True, "stream_options": {"include_usag": True}}
     assert client.post(PATH, json=body).headers["X-Ignored-Parameters"] == "stream_options.include_usag"
+    reply = client.post(PATH, json={"prompt": "a", "temperature": 0, "top_p": 0.5, "seed": 1, "presence_penalty": 1})
+    assert reply.headers["X-Ignored-Parameters"] == "top_p, seed"
     assert "X-Ignored-Parameters" not in client.post(PATH, json={"prompt": "a", "user": "x"}).headers
 
 
