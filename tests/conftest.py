@@ -63,24 +63,28 @@ class Server:
         self.lines: list[str] = []
         command = [sys.executable, "openai_api_server_vllm.py", *arguments]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        assert self.process.stdout is not None
+        self.terminal = self.process.stdout
         self.url = ""
 
     def wait_for_banner(self) -> None:
-        """Read the terminal until the server is ready; the banner's URL is then `url`."""
-        assert self.process.stderr is not None
+        """Read the terminal to the end of the banner, whose URL is then `url`."""
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and (line := self.process.stderr.readline()):
+        while time.monotonic() < deadline and (line := self.terminal.readline()):
             self.lines.append(line)
             if ready := re.search(r"Ready at\s+(\S+)", line):
                 self.url = ready[1]
+            if self.url and line == "\n":
                 return
         raise AssertionError("the server did not start:\n" + "".join(self.lines))
 
     def stop(self) -> int:
         """The exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
-        _, rest = self.process.communicate(timeout=60)
+        rest, _ = self.process.communicate(timeout=60)
         self.lines.append(rest)
         return self.process.returncode
 

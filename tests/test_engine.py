@@ -3,6 +3,7 @@
 import json
 import math
 import socket
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -338,6 +339,15 @@ def test_the_committed_weights_have_the_score_that_readme_tells(server):
     told = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))["held_out_score"]
     assert score >= 0.9
     assert math.isclose(score, told, abs_tol=0.02)
+
+
+def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(server):
+    banner = "".join(server.lines)
+    assert "alpaca-2" in banner
+    assert "temperature 0.2, top_p 0.9, top_k 40, repetition_penalty 1.1, max_tokens 512" in banner
+    command = banner[banner.index("curl ") :].replace("curl ", "curl -sS --fail-with-body ", 1)
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert "北京" in process.stdout
 
 
 def test_the_terminal_shows_our_lines_alone(server):

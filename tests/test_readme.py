@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, events
 
 from protocol import ChatCompletionRequest, CompletionRequest
-from settings import Settings
+from settings import DEMO_MODEL, Settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CURL_LINES = re.findall(r"```\n(curl .*?)```", README, flags=re.DOTALL)
@@ -58,6 +58,16 @@ def test_readme_tells_of_no_flag_or_field_that_does_not_exist():
     known = {*CompletionRequest.model_fields, *ChatCompletionRequest.model_fields, *flags}
     files = {path.name + "/" * path.is_dir() for path in ROOT.iterdir()}
     assert set(ROWS) <= known | files
+
+
+def test_the_demo_models_figures_are_those_of_its_training():
+    figures = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
+    text = " ".join(README.split("## The demo model")[1].split("## ")[0].split())
+    right, questions, score = figures["held_out_right"], figures["held_out_questions"], 100 * figures["held_out_score"]
+    assert f"{right} of {questions} held-out questions rightly ({score:.1f} %)" in text
+    assert f"{figures['parameters']:,} parameters ({figures['bytes'] / 1e6:.1f} MB)" in text
+    assert f"{figures['minutes']:.0f} minutes" in text
+    assert figures["bytes"] == (DEMO_MODEL / "model.safetensors").stat().st_size
 
 
 def test_every_module_stands_in_readme():

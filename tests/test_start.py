@@ -277,7 +277,7 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     port = str(free.getsockname()[1])
     free.close()
     command = USERS_COMMAND.replace("DIR", str(copy)).replace("localhost", "127.0.0.1").replace("8000", port)
-    server = Server(*command.split(), "--enforce-eager")
+    server = Server(*command.split(), "--enforce-eager", "--log-level", "debug")
     url, statuses = f"http://127.0.0.1:{port}", set()
     waiting = threading.Thread(target=server.wait_for_banner)
     waiting.start()
@@ -288,6 +288,7 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
         time.sleep(0.5)
     assert 503 in statuses, "while the model loads"
     assert server.url == url
+    assert any("DEBUG" in line and "vllm" in line for line in server.lines), "vLLM's own log is back"
     ask = {"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
     assert "北京" in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
     assert httpx.get(f"{url}/health").status_code == 200
@@ -299,13 +300,12 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
 @pytest.mark.parametrize("step", ["Importing vLLM", "Loading"])
 def test_a_signal_during_the_start_ends_it_quietly(number, step):
     server = Server("--port", "0")
-    assert server.process.stderr is not None
-    while step not in (line := server.process.stderr.readline()):
+    while step not in (line := server.terminal.readline()):
         assert line, "the server ended by itself"
     time.sleep(2)
     began = time.monotonic()
     server.process.send_signal(number)
-    _, rest = server.process.communicate(timeout=60)
+    rest, _ = server.process.communicate(timeout=60)
     assert time.monotonic() - began < 20
     assert "Traceback" not in rest
     assert server.process.returncode in (0, 128 + signal.SIGINT, -signal.SIGTERM)
