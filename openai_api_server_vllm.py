@@ -208,7 +208,8 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     app.get("/v1/models/{model_id:path}", responses=ERRORS)(routes.get_model)
     app.post("/tokenize", responses=ERRORS)(routes.tokenize)
     app.post("/detokenize", responses=ERRORS)(routes.detokenize)
-    app.api_route("/health", methods=["GET", "HEAD"], responses=ERRORS)(routes.health)
+    app.get("/health", responses=ERRORS)(routes.health)
+    app.head("/health", include_in_schema=False)(routes.health)
     app.get("/version")(routes.version)
 
 
