@@ -176,7 +176,6 @@ def main() -> None:
     questions = held_out(arguments.seed)
     write_questions(arguments.output / "held_out.jsonl", questions)
     tokenizer = train_tokenizer(tokenizer_texts(arguments.seed), names(), arguments.output / "tokenizer")
-    tokenizer.with_suffix(".vocab").unlink()
     renderer = Renderer(tokenizer)
     corpus = Corpus(renderer, questions, arguments.seed, arguments.batch_tokens)
 

@@ -6,6 +6,7 @@ still made of pieces that training has seen.
 
 import re
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import sentencepiece
@@ -23,10 +24,11 @@ def segmented(texts: Iterable[str], names: list[str]) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterable[str], names: list[str], prefix: Path) -> Path:
-    """Train on `texts` and write `<prefix>.model`."""
+    """Train on `texts` and write `<prefix>.model`; the file depends on the texts alone, not on where it is written."""
+    model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=segmented(texts, names),
-        model_prefix=str(prefix),
+        model_writer=model,
         vocab_size=SIZE,
         model_type="bpe",
         byte_fallback=True,
@@ -46,4 +48,6 @@ def train_tokenizer(texts: Iterable[str], names: list[str], prefix: Path) -> Pat
         shuffle_input_sentence=False,
         minloglevel=2,
     )
-    return prefix.with_suffix(".model")
+    file = prefix.with_suffix(".model")
+    file.write_bytes(model.getvalue())
+    return file

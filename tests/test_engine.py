@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 from conftest import ROOM, events
+from evaluation import accepts
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from strings import varied_strings
 from transformers import LlamaForCausalLM
@@ -324,7 +325,6 @@ def test_more_than_the_room_is_refused_at_once(http):
 
 def test_the_committed_weights_have_the_score_that_readme_tells(server):
     """The held-out questions, asked over HTTP of vLLM at temperature 0 without penalties."""
-    from demo_model.evaluation import accepts
 
     questions = [json.loads(line) for line in (DEMO_MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(questions) >= 300

@@ -1,0 +1,44 @@
+"""The demo model's folder: what is committed is what its sources make, and it fits."""
+
+import json
+
+import pytest
+from corpus import Question, Writer, check_disjoint, held_out, last_messages, names, tokenizer_texts
+from report import write_questions
+from vocabulary import train_tokenizer
+
+from settings import DEMO_MODEL
+
+FIGURES = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
+DIALOGUES = 3000
+
+
+def test_the_sources_make_the_committed_tokenizer(tmp_path):
+    tokenizer = train_tokenizer(tokenizer_texts(FIGURES["seed"]), names(), tmp_path / "tokenizer")
+    assert tokenizer.read_bytes() == (DEMO_MODEL / "tokenizer.model").read_bytes()
+
+
+def test_the_sources_make_the_committed_questions(tmp_path):
+    write_questions(tmp_path / "held_out.jsonl", held_out(FIGURES["seed"]))
+    assert (tmp_path / "held_out.jsonl").read_bytes() == (DEMO_MODEL / "held_out.jsonl").read_bytes()
+
+
+def test_training_sees_no_held_out_wording_or_question():
+    questions = held_out(FIGURES["seed"])
+    assert len({question.messages[-1]["content"] for question in questions}) >= 300
+    writer = Writer(FIGURES["seed"], frozenset(last_messages(questions)))
+    dialogues = [writer.dialogue() for _ in range(DIALOGUES)]
+    check_disjoint(questions, dialogues)
+    seen = Question("any", (dialogues[0].turns[0],))
+    with pytest.raises(ValueError, match="in training"):
+        check_disjoint([seen], dialogues)
+
+
+def test_the_model_is_small_and_has_room():
+    config = json.loads((DEMO_MODEL / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["max_position_embeddings"] >= 2048
+    assert (config["bos_token_id"], config["eos_token_id"]) == (1, 2)
+    assert sum(file.stat().st_size for file in DEMO_MODEL.rglob("*") if file.is_file()) < 24_000_000
+    assert FIGURES["held_out_score"] >= 0.9
+    assert FIGURES["minutes"] < 60
