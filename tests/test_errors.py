@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from conftest import ROOT
 from fake_engine import FakeEngine
 from test_completions import SCRIPTS
 
@@ -24,7 +25,7 @@ def error(reply, status: int):
     body = ErrorReply.model_validate_json(reply.content)
     assert json.loads(reply.content) == body.model_dump()
     assert body.error.type == ("invalid_request_error" if status < 500 else "server_error")
-    assert "/work" not in body.error.message
+    assert str(ROOT) not in body.error.message
     assert "Traceback" not in body.error.message
     return body.error
 
@@ -206,7 +207,7 @@ def test_all_choices_of_a_request_need_room(client, engine, ask):
 
 
 def test_an_unexpected_failure_is_a_500_that_says_nothing_and_is_logged(client, engine, caplog):
-    engine.script = [RuntimeError("secret path /work/x")]
+    engine.script = [RuntimeError("secret path /home/x")]
     assert "secret" not in error(client.post(COMPLETIONS, json=ASK), 500).message
     assert "secret path" in caplog.text
 
