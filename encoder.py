@@ -94,16 +94,17 @@ class TokenizerEncoder:
         self.control_ids: dict[str, int] = {
             token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
+        self._control_texts = {token_id: text for text, token_id in self.control_ids.items()}
         begins_with = tokenizer.encode("")[:1]
         self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
         self.eos_id: int | None = tokenizer.eos_token_id
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
         """The ids; in one pass, as the model's own code does it, unless that finds control tokens in text."""
-        texts = {token_id: text for text, token_id in self.control_ids.items()}
-        joined = "".join(run if isinstance(run, str) else texts[run] for run in runs)
+        joined = "".join(run if isinstance(run, str) else self._control_texts[run] for run in runs)
         ids = list(self.tokenizer.encode(joined, add_special_tokens=False))
-        if [token_id for token_id in ids if token_id in texts] == [run for run in runs if isinstance(run, int)]:
+        controls = [token_id for token_id in ids if token_id in self._control_texts]
+        if controls == [run for run in runs if isinstance(run, int)]:
             return ids
         return [token_id for run in runs for token_id in self._encode_run(run)]
 
