@@ -4,9 +4,12 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
+from itertools import count
 from threading import Thread
 from typing import cast, get_args
 
@@ -14,24 +17,31 @@ from pydantic import ValidationError
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
-from vllm.exceptions import MaxQueuedTokensError, QueueOverflowError, VLLMClientError
+from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
+from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
+from vllm.tokenizers import TokenizerLike
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from beam_search import Beam, BeamSearch, Likeliest, beam_search
 from errors import APIError, bad_request
 from generation import Delta, FinishReason, Prompt
+from lookahead import Lookahead
 from protocol import GenerationFields
-from sampling import to_sampling_params
+from sampling import to_rules, to_run_params, to_sampling_params
 from settings import Settings, StartError
 
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
 CPU_KV_CACHE = 4 * GIB
 FINISH_REASONS = get_args(FinishReason)
+NO_LIMIT = -1
 RETRY_AFTER = {"Retry-After": "1"}
 
 
@@ -48,6 +58,8 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
     args.trust_remote_code = settings.trust_remote_code
     args.served_model_name = list(settings.model_names)
     args.max_num_queued_reqs = settings.max_num_queued_reqs
+    if args.max_logprobs == AsyncEngineArgs.max_logprobs:
+        args.max_logprobs = NO_LIMIT
     args.log_level = settings.vllm_log_level
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
@@ -61,6 +73,7 @@ def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str
         args.kv_cache_memory_bytes = DEMO_CPU_KV_CACHE if settings.is_demo else CPU_KV_CACHE
     if settings.is_demo and "--no-enforce-eager" not in others:
         args.enforce_eager = True
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else the first log-probabilities are compiled, for seconds
 
 
 class VLLMEngine:
@@ -70,7 +83,11 @@ class VLLMEngine:
     vocabulary_size = 0
 
     def __init__(self, args: AsyncEngineArgs) -> None:
-        self._args = args
+        # vLLM would count each request of a beam search; here a search is admitted once and as a whole.
+        self._args = replace(args, max_num_queued_reqs=None, max_num_queued_tokens=None)
+        self._max_unfinished = args.max_num_queued_reqs
+        self._max_queued_tokens = args.max_num_queued_tokens
+        self._unfinished = 0
         self._llm: AsyncLLMEngine | None = None
 
     async def start(self) -> None:
@@ -95,6 +112,9 @@ class VLLMEngine:
             raise StartError(f"vLLM cannot start the model: {reason.strip()}") from failure
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
+        # The first request for log-probabilities can compile for seconds; no client should wait for that.
+        async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
+            pass
         self._llm = llm
 
     async def stop(self) -> None:
@@ -110,10 +130,12 @@ class VLLMEngine:
     def admit(self, choices: int) -> None:
         self.check_ready()
         assert self._llm is not None
-        try:
-            self._llm.check_admission(choices)
-        except (QueueOverflowError, MaxQueuedTokensError) as failure:
-            raise _overloaded() from failure
+        is_full = self._unfinished + choices > self._max_unfinished
+        if self._max_queued_tokens is not None:
+            is_full |= self._llm.get_num_queued_tokens() >= self._max_queued_tokens
+        if is_full:
+            message = "The server is at its limit of unfinished requests; try again."
+            raise APIError(503, message, code="server_overloaded", headers=RETRY_AFTER)
 
     def generate(
         self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str
@@ -123,6 +145,8 @@ class VLLMEngine:
             message = f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}."
             raise bad_request(message, "prompt")
         params = to_sampling_params(request, prompt, max_tokens, self.vocabulary_size)
+        if request.is_beam_search:
+            return self._search(prompt, params, request_id, request)
         if request.takes_best:
             return self._best_of(prompt, params, request_id, request.n)
         return self._sample(prompt, params, request_id, request.n if request.is_greedy else 1)
@@ -131,38 +155,100 @@ class VLLMEngine:
         self, prompt: Prompt, params: SamplingParams, request_id: str, copies: int
     ) -> AsyncGenerator[Delta, None]:
         """vLLM's outputs as deltas, each for `copies` equal choices."""
-        async with self._outputs(prompt, params, request_id) as outputs:
-            async for output in outputs:
-                for completion in output.outputs:
-                    for copy in range(copies):
-                        yield _to_delta(completion, completion.index + copy)
+        with self._room(params.n):
+            async with self._outputs(prompt.ids, params, request_id) as outputs:
+                async for output in outputs:
+                    for completion in output.outputs:
+                        for copy in range(copies):
+                            yield _to_delta(completion, completion.index + copy)
 
     async def _best_of(
         self, prompt: Prompt, params: SamplingParams, request_id: str, n: int
     ) -> AsyncGenerator[Delta, None]:
         """The `n` of all choices with the highest cumulative log-probability, the best first."""
         completions: list[CompletionOutput] = []
-        async with self._outputs(prompt, params, request_id) as outputs:
-            async for output in outputs:
-                completions += output.outputs
+        with self._room(params.n):
+            async with self._outputs(prompt.ids, params, request_id) as outputs:
+                async for output in outputs:
+                    completions += output.outputs
         completions.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
         for rank, completion in enumerate(completions[:n]):
             yield _to_delta(completion, rank)
 
+    async def _search(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
+    ) -> AsyncGenerator[Delta, None]:
+        """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
+        assert self._llm is not None
+        input_processor = self._llm.input_processor
+        params.update_from_generation_config(
+            input_processor.generation_config_fields, input_processor.renderer.get_eos_token_id()
+        )
+        rules = to_rules(request, params, prompt)
+        numbers = count()
+
+        async def run(token_ids: list[int]) -> AsyncGenerator[tuple[int, Likeliest], None]:
+            run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
+            run_id = f"{request_id}-{next(numbers)}"
+            async with self._outputs(prompt.ids + token_ids, run_params, run_id) as outputs:
+                async for output in outputs:
+                    for step in _to_steps(output.outputs[0]):
+                        yield step
+
+        search = BeamSearch(rules, self._stop_check(params))
+        texts = [_ChoiceText(self._llm.get_tokenizer(), prompt.ids, params) for _ in range(rules.n)]
+        lookahead = Lookahead(run)
+        try:
+            with self._room(rules.width):
+                async with aclosing(beam_search(search, lookahead.next_tokens, texts, request.stream)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+        finally:
+            await lookahead.close()
+
+    def _stop_check(self, params: SamplingParams) -> Callable[[Beam], bool] | None:
+        """Whether a stop string ends in the last token of a beam, which is looked for as vLLM does."""
+        stops = cast(list[str], params.stop)
+        if not stops:
+            return None
+        assert self._llm is not None
+        tokenizer = self._llm.get_tokenizer()
+        # A character is at most 4 tokens, and a few more keep what begins the window out of the match.
+        window = 4 * max(map(len, stops)) + 8
+
+        def hits_stop_string(beam: Beam) -> bool:
+            if beam.length <= params.min_tokens:
+                return False
+            ids = beam.token_ids(limit=window)
+            text = tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens)
+            before = tokenizer.decode(ids[:-1], skip_special_tokens=params.skip_special_tokens)
+            seen = len(before.rstrip("\ufffd"))
+            return any(text.find(stop, max(seen - len(stop) + 1, 0)) >= 0 for stop in stops)
+
+        return hits_stop_string
+
+    @contextmanager
+    def _room(self, choices: int) -> Iterator[None]:
+        """Take a place for each choice until it is done; raises APIError (503) if there are not so many."""
+        self.admit(choices)
+        self._unfinished += choices
+        try:
+            yield
+        finally:
+            self._unfinished -= choices
+
     @asynccontextmanager
     async def _outputs(
-        self, prompt: Prompt, params: SamplingParams, request_id: str
+        self, prompt_ids: list[int], params: SamplingParams, request_id: str
     ) -> AsyncIterator[AsyncGenerator[RequestOutput, None]]:
         """vLLM's outputs; leaving ends the generation, and vLLM's exceptions become ours."""
         assert self._llm is not None
-        outputs = self._llm.generate(tokens_input(prompt.ids), params, request_id)
+        outputs = self._llm.generate(tokens_input(prompt_ids), params, request_id)
         try:
             async with aclosing(outputs):
                 yield outputs
         except EngineDeadError as failure:
             raise APIError(503, "The engine has died.", code="engine_dead", headers=RETRY_AFTER) from failure
-        except (QueueOverflowError, MaxQueuedTokensError) as failure:
-            raise _overloaded() from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
 
@@ -179,6 +265,24 @@ def _to_finish_reason(reason: str | None) -> FinishReason | None:
     raise APIError(500, f"The engine ended the generation: {reason}.")
 
 
-def _overloaded() -> APIError:
-    message = "The server is at its limit of unfinished requests; try again."
-    return APIError(503, message, code="server_overloaded", headers=RETRY_AFTER)
+def _to_steps(completion: CompletionOutput) -> Iterator[tuple[int, Likeliest]]:
+    """Tokens of a greedy run with the likeliest ones; vLLM puts the token that was taken before those."""
+    _to_finish_reason(completion.finish_reason)
+    flat = cast(FlatLogprobs, completion.logprobs)
+    for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
+        yield (
+            flat.token_ids[start],
+            list(zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True)),
+        )
+
+
+class _ChoiceText:
+    """vLLM's own detokenizer for the tokens of one choice."""
+
+    def __init__(self, tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> None:
+        request = EngineCoreRequest("", prompt_ids, None, params, None, 0.0, None, None, None)
+        self._detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+
+    def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
+        self._detokenizer.update(token_ids, ends_with_stop_token)
+        return cast(str, self._detokenizer.get_next_output_text(is_last, delta=True))

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import shortuuid
 
 from errors import APIError, bad_request
-from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields, Usage
+from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, GenerationFields, Usage
 
 QUEUED_DELTAS = 64
 """Deltas of a batch that wait for a slow reader before its generations wait too."""
@@ -35,6 +35,15 @@ class Prompt:
     stop_token_ids: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its log-probability, and the likeliest ones in its place, the likeliest first."""
+
+    token_id: int
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
+
+
 @dataclass(slots=True)
 class Delta:
     """What one choice has gained: `text` may be empty while a character is incomplete or a stop string possible."""
@@ -43,6 +52,8 @@ class Delta:
     text: str
     token_ids: Sequence[int]
     finish_reason: FinishReason | None = None
+    logprobs: Sequence[TokenLogprob] | None = None
+    """Of each of `token_ids`, where they were asked for."""
 
 
 class Engine(Protocol):
@@ -98,11 +109,11 @@ class Generation:
 
 def check_fields(request: CompletionRequest | ChatCompletionRequest) -> None:
     """Raise for fields that this version cannot honour, and for fields that contradict each other."""
-    if request.use_beam_search or request.num_beams > 1:
-        param = "use_beam_search" if request.use_beam_search else "num_beams"
-        raise bad_request(f"Beam search is not supported yet: leave out '{param}'.", param)
     if request.width < request.n:
-        raise bad_request(f"'best_of' must be at least 'n', which is {request.n}.", "best_of")
+        param = "num_beams" if request.num_beams > 1 else "best_of"
+        raise bad_request(f"'{param}' must be at least 'n', which is {request.n}.", param)
+    if request.is_beam_search:
+        _check_beams(request)
     if request.stream_options is not None and not request.stream:
         raise bad_request("'stream_options' is only allowed with 'stream': true.", "stream_options")
     if request.response_format is not None and request.response_format != {"type": "text"}:
@@ -205,6 +216,20 @@ def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int)
     if request.min_tokens > request.token_limit:
         raise bad_request(f"'min_tokens' must be at most the {request.token_limit} of 'max_tokens'.", "min_tokens")
     return min(request.token_limit, room)
+
+
+def _check_beams(request: GenerationFields) -> None:
+    """What transformers' beam search has, and what log-probabilities of the likeliest tokens are enough for."""
+    if request.width > MAX_BEAMS:
+        param = next(name for name in ("num_beams", "best_of", "n") if getattr(request, name) == request.width)
+        raise bad_request(f"A beam search has at most {MAX_BEAMS} beams.", param)
+    for name in ("presence_penalty", "frequency_penalty"):
+        if name in request.model_fields_set and getattr(request, name):
+            raise bad_request(f"'{name}' is not supported with beam search; 'repetition_penalty' is.", name)
+    if request.beam_repetition_penalty < 1:
+        raise bad_request("With beam search 'repetition_penalty' must be at least 1.", "repetition_penalty")
+    if max(request.logit_bias.values(), default=0) > 0:
+        raise bad_request("With beam search no 'logit_bias' may be above 0.", "logit_bias")
 
 
 def _check_completion(request: CompletionRequest) -> None:

@@ -20,8 +20,11 @@ from pydantic import (
 )
 
 MAX_CHOICES = 128
+MAX_BEAMS = 16
 MAX_STOP_STRINGS = 16
 UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
+UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
+UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
 SentPrompt = str | list[str] | list[int] | list[list[int]]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -142,8 +145,14 @@ class GenerationFields(SentBody):
     best_of: int = Field(
         0, ge=0, le=MAX_CHOICES, description="Generate so many and return the n likeliest; 0 (or 1 with n > 1): unset."
     )
-    use_beam_search: bool = Field(False, description="Not supported yet: 400.")
-    num_beams: int = Field(1, ge=0, le=MAX_CHOICES, description="Above 1 not supported yet: 400.")
+    use_beam_search: bool = Field(False, description="Search with num_beams, else best_of, else n beams.")
+    num_beams: int = Field(1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with so many beams.")
+    length_penalty: float = Field(
+        1.0, ge=-10, le=10, description="Beams: scores are divided by the generated length to this power."
+    )
+    early_stopping: bool | Literal["never"] = Field(
+        False, description="Beams: end once num_beams have finished (true), when no better one is likely, or possible."
+    )
     stop: Annotated[list[Text], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = (
         Field([], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it.")
     )
@@ -187,9 +196,20 @@ class GenerationFields(SentBody):
         return self.temperature == 0 or not self.do_sample
 
     @property
+    def is_beam_search(self) -> bool:
+        return self.use_beam_search or self.num_beams > 1
+
+    @property
     def width(self) -> int:
-        """How many choices are generated for each prompt, of which `n` are returned."""
+        """How many choices are generated, or beams kept, for each prompt, of which `n` are returned."""
+        if self.num_beams > 1:
+            return self.num_beams
         return self.best_of if self.best_of > 1 else self.n
+
+    @property
+    def beam_repetition_penalty(self) -> float:
+        """The default of sampling is not meant for beams."""
+        return self.repetition_penalty if "repetition_penalty" in self.model_fields_set else 1.0
 
     @property
     def takes_best(self) -> bool:
@@ -198,10 +218,12 @@ class GenerationFields(SentBody):
 
     @property
     def ignored_fields(self) -> list[str]:
-        """Fields that were sent and have no effect: unknown ones, and what greedy decoding has no use for."""
-        return self.unknown_fields + [
-            name for name in UNUSED_IF_GREEDY if self.is_greedy and name in self.model_fields_set
-        ]
+        """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
+        if self.is_beam_search:
+            unused = UNUSED_WITH_BEAMS + (("best_of",) if self.num_beams > 1 else ())
+        else:
+            unused = UNUSED_WITHOUT_BEAMS + (UNUSED_IF_GREEDY if self.is_greedy else ())
+        return self.unknown_fields + [name for name in unused if name in self.model_fields_set]
 
     @property
     def stop_strings(self) -> list[str]:

@@ -2,9 +2,13 @@
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from beam_search import Rules
 from errors import bad_request
 from generation import Prompt
 from protocol import GenerationFields
+
+PENALISED_AHEAD = 16
+"""Tokens of a run whose beams are penalised: each may lower one more, so the engine must send one more."""
 
 
 def to_sampling_params(
@@ -38,6 +42,44 @@ def to_sampling_params(
         output_kind=RequestOutputKind.DELTA
         if request.stream and not request.takes_best
         else RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def to_rules(request: GenerationFields, params: SamplingParams, prompt: Prompt) -> Rules:
+    """For a beam search; `params` are the same request's, with the model's own end of text."""
+    penalty = request.beam_repetition_penalty
+    ends = [*(params.stop_token_ids or ()), *([] if params.eos_token_id is None else [params.eos_token_id])]
+    return Rules(
+        width=request.width,
+        n=request.n,
+        max_tokens=params.max_tokens,
+        min_tokens=params.min_tokens,
+        length_penalty=request.length_penalty,
+        early_stopping=request.early_stopping,
+        stop_token_ids=frozenset(ends),
+        repetition_penalty=penalty,
+        logit_bias=request.logit_bias,
+        prompt_ids=frozenset(prompt.ids if penalty != 1 else ()),
+    )
+
+
+def to_run_params(rules: Rules, begun: int, vocabulary_size: int) -> SamplingParams:
+    """For a greedy run ahead of a beam search, after `begun` tokens: all that the search may need of it."""
+    ahead = rules.max_tokens - begun
+    if rules.repetition_penalty != 1:
+        ahead = min(ahead, PENALISED_AHEAD)
+    return SamplingParams(
+        temperature=0.0,
+        repetition_penalty=rules.repetition_penalty,
+        logit_bias=dict(rules.logit_bias) or None,
+        stop_token_ids=list(rules.stop_token_ids),
+        ignore_eos=True,
+        max_tokens=ahead,
+        min_tokens=min(max(rules.min_tokens - begun, 0), ahead),
+        logprobs=min(rules.needed(begun + ahead), vocabulary_size),
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
     )
 
 

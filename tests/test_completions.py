@@ -189,6 +189,40 @@ def test_best_of_is_unset_when_clients_send_its_old_default(client, engine, best
     assert engine.asked[0][1].width == width
 
 
+@pytest.mark.parametrize(
+    ("fields", "width", "ignored"),
+    [
+        ({"num_beams": 4}, 4, None),
+        ({"use_beam_search": True}, 1, None),
+        ({"use_beam_search": True, "n": 3}, 3, None),
+        ({"use_beam_search": True, "best_of": 4}, 4, None),
+        ({"use_beam_search": True, "best_of": 1, "n": 2}, 2, None),
+        ({"num_beams": 3, "best_of": 8, "n": 2}, 3, "best_of"),
+        ({"num_beams": 2, "temperature": 1, "top_p": 0.5, "top_k": 3, "min_p": 0, "seed": 1}, 2,
+         "temperature, top_p, top_k, min_p, seed"),
+        ({"num_beams": 2, "length_penalty": 2, "early_stopping": "never"}, 2, None),
+        ({"num_beams": 1, "length_penalty": 2, "early_stopping": True}, 1, "length_penalty, early_stopping"),
+    ],
+)  # fmt: skip
+def test_beams_have_a_width_and_no_use_for_sampling(client, engine, fields, width, ignored):
+    engine.script = [Delta(index, "x", (1,), "stop") for index in range(fields.get("n", 1))]
+    reply = client.post(PATH, json={"prompt": "a", **fields})
+    assert reply.status_code == 200
+    request = engine.asked[0][1]
+    assert request.width == width
+    assert request.is_beam_search == (fields.get("num_beams") != 1)
+    assert reply.headers.get("X-Ignored-Parameters") == ignored
+
+
+def test_sampling_defaults_are_not_for_beams(serve, engine):
+    defaults = {"repetition_penalty": 1.3, "presence_penalty": 1.0}
+    client = serve(override_generation_config=defaults)
+    assert client.post(PATH, json={"prompt": "a", "num_beams": 2}).status_code == 200
+    assert engine.asked[0][1].beam_repetition_penalty == 1.0
+    assert client.post(PATH, json={"prompt": "a", "num_beams": 2, "repetition_penalty": 1.2}).status_code == 200
+    assert engine.asked[1][1].beam_repetition_penalty == 1.2
+
+
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None])
 def test_a_body_is_json_whatever_it_is_called(client, content_type):
     headers = {} if content_type is None else {"Content-Type": content_type}

@@ -67,8 +67,17 @@ def error(reply, status: int):
         (COMPLETIONS, {"prompt": [60000], "echo": True}, "prompt"),
         (COMPLETIONS, {**ASK, "stream_options": {"include_usage": True}}, "stream_options"),
         (COMPLETIONS, {**ASK, "suffix": "end"}, "suffix"),
-        (COMPLETIONS, {**ASK, "use_beam_search": True}, "use_beam_search"),
-        (COMPLETIONS, {**ASK, "num_beams": 4}, "num_beams"),
+        (COMPLETIONS, {**ASK, "num_beams": 17}, "num_beams"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "n": 5}, "num_beams"),
+        (COMPLETIONS, {**ASK, "use_beam_search": True, "best_of": 17}, "best_of"),
+        (COMPLETIONS, {**ASK, "use_beam_search": True, "n": 17}, "n"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "length_penalty": 11}, "length_penalty"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "early_stopping": "always"}, "early_stopping"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "presence_penalty": 1}, "presence_penalty"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "frequency_penalty": 1}, "frequency_penalty"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "repetition_penalty": 0.9}, "repetition_penalty"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "logit_bias": {"5": 1}}, "logit_bias"),
+        (COMPLETIONS, {**ASK, "num_beams": 4, "response_format": {"type": "json_object"}}, "response_format"),
         (COMPLETIONS, {**ASK, "logprobs": 0}, "logprobs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
         (CHAT, {}, "messages"),
@@ -81,7 +90,7 @@ def error(reply, status: int):
         (CHAT, {**TALK, "top_logprobs": 3}, "top_logprobs"),
         (CHAT, {**TALK, "response_format": {"type": "json_object"}}, "response_format"),
         (CHAT, {**TALK, "tool_choice": "required"}, "tool_choice"),
-        (CHAT, {**TALK, "num_beams": 2}, "num_beams"),
+        (CHAT, {**TALK, "num_beams": 2, "presence_penalty": 1}, "presence_penalty"),
     ],
 )
 def test_a_wrong_field_is_named(client, engine, path, body, param):
@@ -91,8 +100,8 @@ def test_a_wrong_field_is_named(client, engine, path, body, param):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_mistakes_are_told_before_the_first_byte_of_a_stream(client, stream):
-    reply = client.post(COMPLETIONS, json={**ASK, "stream": stream, "num_beams": 4})
-    assert "not supported yet" in error(reply, 400).message
+    reply = client.post(COMPLETIONS, json={**ASK, "stream": stream, "num_beams": 4, "n": 8})
+    assert error(reply, 400).message == "'num_beams' must be at least 'n', which is 8."
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'"prompt"', b"null", b"\xff\xfe", b"5", b"[" * 100_000])

@@ -1,0 +1,210 @@
+"""Beam search over next-token log-probabilities, with the results of transformers.
+
+Knows nothing about models and engines: it asks for the likeliest next tokens of its live beams and yields deltas.
+Scores, length penalty, early stopping and the order of results are those of transformers 5.19
+(`GenerationMixin._beam_search`). It ends earlier where that cannot change what is returned, and it settles text on the
+way. Does not sample.
+"""
+
+import heapq
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import itemgetter
+from typing import Literal, Protocol
+
+from generation import Delta, FinishReason, TokenLogprob
+
+Likeliest = Sequence[tuple[int, float]]
+"""Next tokens with their log-probabilities, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What decides a search; the names are those of transformers' `GenerationConfig` and of the API."""
+
+    width: int
+    n: int
+    max_tokens: int
+    min_tokens: int = 0
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    stop_token_ids: frozenset[int] = frozenset()
+    repetition_penalty: float = 1.0
+    """At least 1: it lowers tokens of `prompt_ids` and of the beam itself."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """At most 0 each, added to log-probabilities as transformers' `sequence_bias` is."""
+    prompt_ids: frozenset[int] = frozenset()
+    logprobs: int | None = None
+    """Alternatives to report for each token; None: no log-probabilities at all."""
+
+    @property
+    def candidates(self) -> int:
+        """How many continuations of all beams are looked at: enough for `width` of them to go on."""
+        return self.width * max(2, 1 + len(self.stop_token_ids))
+
+    def needed(self, length: int) -> int:
+        """Likeliest tokens of a beam that a step needs, at a length of at most `length`.
+
+        `width` of them can go on, and all that end or are lowered may stand before those.
+        """
+        lowered = len(self.prompt_ids) + length if self.repetition_penalty != 1 else 0
+        return max(self.logprobs or 0, self.width + len(self.stop_token_ids) + len(self.logit_bias) + lowered)
+
+
+@dataclass(slots=True, eq=False)
+class Beam:
+    """A hypothesis: one token more than its parent. Beams that begin alike share their beginning."""
+
+    parent: "Beam | None" = None
+    token: TokenLogprob = field(default_factory=lambda: TokenLogprob(-1, 0.0, ()))
+    total: float = 0.0
+    """Log-probabilities of all its tokens, summed, as penalised."""
+    length: int = 0
+    finish_reason: FinishReason | None = None
+
+    def tokens(self, since: "Beam | None" = None, limit: float = math.inf) -> list[TokenLogprob]:
+        """The last `limit` tokens of those after `since`, an ancestor; without it of all."""
+        tokens: list[TokenLogprob] = []
+        beam = self
+        while beam is not since and beam.parent is not None and len(tokens) < limit:
+            tokens.append(beam.token)
+            beam = beam.parent
+        tokens.reverse()
+        return tokens
+
+    def token_ids(self, limit: float = math.inf) -> list[int]:
+        return [token.token_id for token in self.tokens(limit=limit)]
+
+
+class BeamSearch:
+    """The live and the finished beams of one prompt, step by step."""
+
+    def __init__(self, rules: Rules, hits_stop_string: Callable[[Beam], bool] | None = None) -> None:
+        self.rules = rules
+        self.live = [Beam()]
+        """The likeliest first."""
+        self.finished: list[Beam] = []
+        """At most `width`, the best first: the first `n` of them are the results."""
+        self._hits_stop_string = hits_stop_string
+
+    def score(self, beam: Beam) -> float:
+        return float(beam.total / beam.length**self.rules.length_penalty)
+
+    def advance(self, likeliest: Sequence[Likeliest]) -> None:
+        """One step: `likeliest` holds at least `rules.needed` next tokens of each live beam."""
+        width = self.rules.width
+        continuations = [
+            (beam.total + score, beam, token_id, logprob, tokens)
+            for beam, tokens in zip(self.live, likeliest, strict=True)
+            for token_id, logprob, score in self._scored(beam, tokens)
+        ]
+        live: list[Beam] = []
+        ended: list[Beam] = []
+        for rank, best in enumerate(heapq.nlargest(self.rules.candidates, continuations, key=itemgetter(0))):
+            if rank >= width and len(live) == width:
+                break
+            beam = self._continued(*best)
+            if beam.finish_reason is None:
+                live.append(beam)
+            elif rank < width:
+                ended.append(beam)
+        self.live = live[:width]
+        self.finished = sorted([*self.finished, *ended], key=self.score, reverse=True)[:width]
+
+    @property
+    def is_over(self) -> bool:
+        """No live beam can change the results, or `early_stopping` gives them up."""
+        if not self.live:
+            return True
+        rules, finished = self.rules, self.finished
+        if len(finished) >= rules.n and self._best_possible(self.live[0]) <= self.score(finished[rules.n - 1]):
+            return True
+        if len(finished) < rules.width:
+            return False
+        if rules.early_stopping is True or rules.width == 1:  # one beam is greedy search, which ends with its first end
+            return True
+        return rules.early_stopping is False and self.score(self.live[0]) <= self.score(finished[-1])
+
+    def settled(self, rank: int) -> Beam:
+        """What all beams share that can still come out at `rank`: at least the empty beginning."""
+        finished = self.finished[: rank + 1]
+        worst = self.score(finished[rank]) if len(finished) > rank else -math.inf
+        live = [beam for beam in self.live if self._best_possible(beam) > worst]
+        return reduce(_shared, [*finished, *live]) if live else finished[rank]
+
+    def _best_possible(self, beam: Beam) -> float:
+        """No score that a continuation can reach is above this one: log-probabilities only add up to less."""
+        length = self.rules.max_tokens if self.rules.length_penalty > 0 else beam.length
+        return float(beam.total / length**self.rules.length_penalty)
+
+    def _scored(self, beam: Beam, tokens: Likeliest) -> list[tuple[int, float, float]]:
+        """Token ids, their log-probabilities, and those as penalised, in transformers' way and order."""
+        rules = self.rules
+        barred = rules.stop_token_ids if beam.length < rules.min_tokens else frozenset()
+        lowered = rules.prompt_ids.union(beam.token_ids()) if rules.repetition_penalty != 1 else barred
+        scored = []
+        for token_id, logprob in tokens:
+            if token_id not in barred:
+                score = logprob + rules.logit_bias.get(token_id, 0.0)
+                scored.append((token_id, logprob, score * rules.repetition_penalty if token_id in lowered else score))
+        return scored
+
+    def _continued(self, total: float, parent: Beam, token_id: int, logprob: float, tokens: Likeliest) -> Beam:
+        rules = self.rules
+        token = TokenLogprob(token_id, logprob, () if rules.logprobs is None else tokens[: rules.logprobs])
+        beam = Beam(parent, token, total, parent.length + 1)
+        if token_id in rules.stop_token_ids or (self._hits_stop_string is not None and self._hits_stop_string(beam)):
+            beam.finish_reason = "stop"
+        elif beam.length >= rules.max_tokens:
+            beam.finish_reason = "length"
+        return beam
+
+
+class Text(Protocol):
+    """The text of one choice, as its tokens come."""
+
+    def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
+        """What the text gains; what may still become a stop string waits for more, unless these are the last."""
+
+
+async def beam_search(
+    search: BeamSearch,
+    next_tokens: Callable[[Sequence[Beam]], Awaitable[Sequence[Likeliest]]],
+    texts: Sequence[Text],
+    stream: bool,
+) -> AsyncGenerator[Delta, None]:
+    """Deltas of the `n` best, choice by rank: of each what is settled if it is a stream, and the rest at the end."""
+    sent = [search.live[0]] * len(texts)
+
+    def to_delta(rank: int, beam: Beam) -> Delta:
+        tokens = beam.tokens(since=sent[rank])
+        ids = [token.token_id for token in tokens]
+        sent[rank] = beam
+        reason = beam.finish_reason
+        text = texts[rank].add(ids, reason is not None, bool(ids) and ids[-1] in search.rules.stop_token_ids)
+        return Delta(rank, text, ids, reason, None if search.rules.logprobs is None else tokens)
+
+    while not search.is_over:
+        search.advance(await next_tokens(search.live))
+        if stream and search.live and search.live[0].length == 1:
+            yield Delta(0, "", ())  # the engine has begun: a stream can say so
+        for rank in range(len(texts) if stream else 0):
+            beam = search.settled(rank)
+            if beam.finish_reason is not None and beam.parent is not None:
+                beam = beam.parent  # a choice ends with the search
+            if beam is not sent[rank]:
+                yield to_delta(rank, beam)
+    for rank, beam in enumerate(search.finished[: len(texts)]):
+        yield to_delta(rank, beam)
+
+
+def _shared(one: Beam, other: Beam) -> Beam:
+    """The longest beginning of both."""
+    while one is not other:
+        if one.length >= other.length and one.parent is not None:
+            one = one.parent
+        elif other.parent is not None:
+            other = other.parent
+    return one

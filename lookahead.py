@@ -1,0 +1,82 @@
+"""Greedy runs that stay ahead of a beam search: its next tokens, mostly before it asks for them.
+
+A beam that goes on with its likeliest token needs nothing new: the run it came from has gone on in the same way. Only
+where a beam takes another token a new run begins, and a run that no live beam follows any more ends. So a search costs
+the engine a few long requests, not one for each beam and step. Knows nothing about models and engines.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from beam_search import Beam, Likeliest
+
+Start = Callable[[list[int]], AsyncGenerator[tuple[int, Likeliest], None]]
+"""Begins to generate greedily after these tokens: yields each token with the likeliest ones that it was taken from."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One greedy generation, as far as it has come."""
+
+    steps: list[tuple[int, Likeliest]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+class Lookahead:
+    """The runs of one search; `close` ends them all."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._places: dict[Beam, tuple[Run, int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+
+    async def next_tokens(self, beams: Sequence[Beam]) -> list[Likeliest]:
+        """The likeliest next tokens of each live beam, children of those of the last call."""
+        followed = {beam: place for beam in beams if (place := self._place_after(beam))}
+        kept = {run for run, _ in followed.values()}
+        for run, _ in self._places.values():
+            if run not in kept and run.task is not None:
+                run.task.cancel()
+        self._places = {beam: followed.get(beam) or self._launch(beam) for beam in beams}
+        return [await self._arrival(beam) for beam in beams]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _place_after(self, beam: Beam) -> tuple[Run, int] | None:
+        """Where the parent's run has what follows the beam, if that run took the same token."""
+        run, position = self._places.get(beam.parent, (None, 0)) if beam.parent else (None, 0)
+        if run is None or run.steps[position][0] != beam.token.token_id:
+            return None
+        return run, position + 1
+
+    def _launch(self, beam: Beam) -> tuple[Run, int]:
+        run = Run()
+        run.task = asyncio.create_task(self._follow(run, beam.token_ids()))
+        self._tasks.add(run.task)
+        return run, 0
+
+    async def _follow(self, run: Run, token_ids: list[int]) -> None:
+        try:
+            async with aclosing(self._start(token_ids)) as steps:
+                async for step in steps:
+                    run.steps.append(step)
+                    self._news.set()
+        finally:
+            self._news.set()
+
+    async def _arrival(self, beam: Beam) -> Likeliest:
+        run, position = self._places[beam]
+        while len(run.steps) <= position:
+            assert run.task is not None
+            if run.task.done():
+                run.task.result()
+                run, position = self._places[beam] = self._launch(beam)
+            self._news.clear()
+            await self._news.wait()
+        return run.steps[position][1]
