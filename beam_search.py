@@ -29,7 +29,7 @@ class Rules:
     max_tokens: int
     min_tokens: int = 0
     length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
+    early_stopping: Literal[True, False, "never"] = False
     stop_token_ids: frozenset[int] = frozenset()
     repetition_penalty: float = 1.0
     """At least 1: it lowers tokens of `prompt_ids` and of the beam itself."""

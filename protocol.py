@@ -150,7 +150,7 @@ class GenerationFields(SentBody):
     length_penalty: float = Field(
         1.0, ge=-10, le=10, description="Beams: scores are divided by the generated length to this power."
     )
-    early_stopping: bool | Literal["never"] = Field(
+    early_stopping: Literal[True, False, "never"] = Field(
         False, description="Beams: end once num_beams have finished (true), when no better one is likely, or possible."
     )
     stop: Annotated[list[Text], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = (
