@@ -9,7 +9,6 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +38,12 @@ class Encoder(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` with control tokens spelt out; raises ValueError for an id outside the vocabulary."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token is spelt as in the midst of a text, perhaps a part of a character; nothing for no token."""
+
+    def spell(self, ids: Sequence[int]) -> list[bytes]:
+        """What each of `ids` is spelt as: joined, the text that `decode` gives."""
 
 
 class SentencePieceEncoder:
@@ -73,15 +78,24 @@ class SentencePieceEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_range(ids, self._processor.vocab_size(), self._control_texts)
-        text = ""
-        for is_control, group in groupby(ids, self._control_texts.__contains__):
-            members = list(group)
-            text += (
-                "".join(map(self._control_texts.__getitem__, members))
-                if is_control
-                else self._processor.decode(members)
-            )
-        return text
+        return b"".join(self.spell(ids)).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id in self._control_texts:
+            return self._control_texts[token_id].encode()
+        if not 0 <= token_id < self._processor.vocab_size():
+            return b""
+        return _to_bytes(self._processor.id_to_piece(token_id))
+
+    def spell(self, ids: Sequence[int]) -> list[bytes]:
+        spelt: list[bytes] = []
+        begins = True
+        for token_id in ids:
+            spelling = self.token_bytes(token_id)
+            # SentencePiece puts a space before each text that it encodes.
+            spelt.append(spelling.removeprefix(b" ") if begins else spelling)
+            begins = token_id in self._control_texts
+        return spelt
 
 
 class TokenizerEncoder:
@@ -95,6 +109,7 @@ class TokenizerEncoder:
             token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self._control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self._byte_of = _byte_alphabet() if "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder) else {}
         begins_with = tokenizer.encode("")[:1]
         self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
         self.eos_id: int | None = tokenizer.eos_token_id
@@ -116,6 +131,29 @@ class TokenizerEncoder:
     def decode(self, ids: Sequence[int]) -> str:
         _check_range(ids, len(self.tokenizer), {})
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        piece = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
+        if self._byte_of and set(piece) <= self._byte_of.keys() and token_id not in self._control_texts:
+            return bytes(map(self._byte_of.__getitem__, piece))
+        return _to_bytes(piece)
+
+    def spell(self, ids: Sequence[int]) -> list[bytes]:
+        return [self.token_bytes(token_id) for token_id in ids]
+
+
+def _to_bytes(piece: str) -> bytes:
+    """How SentencePiece names its pieces: a byte by its number, a space by a sign."""
+    if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
+        return bytes.fromhex(byte[1])
+    return piece.replace("▁", " ").encode()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The characters by which byte-level BPE names bytes (GPT-2's)."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # noqa: PLC0415 - slow to import
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def control_pattern(control_ids: Mapping[str, int]) -> re.Pattern[str]:

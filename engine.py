@@ -29,12 +29,12 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from beam_search import Beam, BeamSearch, Likeliest, beam_search
+from beam_search import Beam, BeamSearch, beam_search
 from errors import APIError, bad_request
-from generation import Delta, FinishReason, Prompt
+from generation import Delta, FinishReason, Prompt, TokenLogprob
 from lookahead import Lookahead
 from protocol import GenerationFields
-from sampling import to_rules, to_run_params, to_sampling_params
+from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from settings import Settings, StartError
 
 GIB = 2**30
@@ -148,22 +148,32 @@ class VLLMEngine:
         if request.is_beam_search:
             return self._search(prompt, params, request_id, request)
         if request.takes_best:
-            return self._best_of(prompt, params, request_id, request.n)
-        return self._sample(prompt, params, request_id, request.n if request.is_greedy else 1)
+            return self._best_of(prompt, params, request_id, request)
+        return self._sample(prompt, params, request_id, request)
+
+    async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
+        """One log-probability for each token of the prompt; the first has none."""
+        with self._room(1):
+            async with self._outputs(prompt.ids, to_score_params(alternatives), request_id) as outputs:
+                async for output in outputs:
+                    # vLLM's first row is empty: nothing comes before the first token.
+                    rows = list(_to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), first=1))
+        return [TokenLogprob(prompt.ids[0], None), *rows]
 
     async def _sample(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, copies: int
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
     ) -> AsyncGenerator[Delta, None]:
-        """vLLM's outputs as deltas, each for `copies` equal choices."""
+        """vLLM's outputs as deltas, which greedy decoding has for all choices at once."""
+        copies = request.n if request.is_greedy else 1
         with self._room(params.n):
             async with self._outputs(prompt.ids, params, request_id) as outputs:
                 async for output in outputs:
                     for completion in output.outputs:
                         for copy in range(copies):
-                            yield _to_delta(completion, completion.index + copy)
+                            yield _to_delta(completion, completion.index + copy, request)
 
     async def _best_of(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, n: int
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
     ) -> AsyncGenerator[Delta, None]:
         """The `n` of all choices with the highest cumulative log-probability, the best first."""
         completions: list[CompletionOutput] = []
@@ -172,8 +182,8 @@ class VLLMEngine:
                 async for output in outputs:
                     completions += output.outputs
         completions.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
-        for rank, completion in enumerate(completions[:n]):
-            yield _to_delta(completion, rank)
+        for rank, completion in enumerate(completions[: request.n]):
+            yield _to_delta(completion, rank, request)
 
     async def _search(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
@@ -187,13 +197,14 @@ class VLLMEngine:
         rules = to_rules(request, params, prompt)
         numbers = count()
 
-        async def run(token_ids: list[int]) -> AsyncGenerator[tuple[int, Likeliest], None]:
+        async def run(token_ids: list[int]) -> AsyncGenerator[TokenLogprob, None]:
             run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
             run_id = f"{request_id}-{next(numbers)}"
             async with self._outputs(prompt.ids + token_ids, run_params, run_id) as outputs:
                 async for output in outputs:
-                    for step in _to_steps(output.outputs[0]):
-                        yield step
+                    _to_finish_reason(output.outputs[0].finish_reason)
+                    for token in _to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs)):
+                        yield token
 
         search = BeamSearch(rules, self._stop_check(params))
         texts = [_ChoiceText(self._llm.get_tokenizer(), prompt.ids, params) for _ in range(rules.n)]
@@ -253,8 +264,18 @@ class VLLMEngine:
             raise bad_request(str(failure)) from failure
 
 
-def _to_delta(completion: CompletionOutput, index: int) -> Delta:
-    return Delta(index, completion.text, completion.token_ids, _to_finish_reason(completion.finish_reason))
+def _to_delta(completion: CompletionOutput, index: int, request: GenerationFields) -> Delta:
+    delta = Delta(index, completion.text, completion.token_ids, _to_finish_reason(completion.finish_reason))
+    if request.alternatives is not None and completion.logprobs is not None:
+        delta.logprobs = list(_to_logprobs(completion.logprobs))
+    return delta
+
+
+def _to_logprobs(flat: FlatLogprobs, first: int = 0) -> Iterator[TokenLogprob]:
+    """vLLM's rows from `first` on: the token that was taken, then the likeliest ones, that token again among them."""
+    for start, end in zip(flat.start_indices[first:], flat.end_indices[first:], strict=True):
+        top = zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True)
+        yield TokenLogprob(flat.token_ids[start], flat.logprobs[start], list(top))
 
 
 def _to_finish_reason(reason: str | None) -> FinishReason | None:
@@ -263,17 +284,6 @@ def _to_finish_reason(reason: str | None) -> FinishReason | None:
     if reason in FINISH_REASONS:
         return cast(FinishReason, reason)
     raise APIError(500, f"The engine ended the generation: {reason}.")
-
-
-def _to_steps(completion: CompletionOutput) -> Iterator[tuple[int, Likeliest]]:
-    """Tokens of a greedy run with the likeliest ones; vLLM puts the token that was taken before those."""
-    _to_finish_reason(completion.finish_reason)
-    flat = cast(FlatLogprobs, completion.logprobs)
-    for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
-        yield (
-            flat.token_ids[start],
-            list(zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True)),
-        )
 
 
 class _ChoiceText:

@@ -6,7 +6,7 @@ nothing about HTTP, vLLM or templates. An `Engine` is whatever yields deltas for
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -40,7 +40,8 @@ class TokenLogprob:
     """A token, its log-probability, and the likeliest ones in its place, the likeliest first."""
 
     token_id: int
-    logprob: float
+    logprob: float | None
+    """None for the first token of a prompt."""
     top: Sequence[tuple[int, float]] = ()
 
 
@@ -81,6 +82,9 @@ class Engine(Protocol):
         Raises APIError at once, not at the first delta, for fields that it cannot honour.
         """
 
+    async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
+        """The log-probability of each token of a prompt."""
+
 
 @dataclass(slots=True)
 class Generation:
@@ -91,6 +95,8 @@ class Generation:
     prompts: list[Prompt]
     n: int
     deltas: AsyncGenerator[Delta, None]
+    scores: Callable[[], Awaitable[list[list[TokenLogprob]]]]
+    """Of the prompts' tokens."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -144,7 +150,15 @@ def start_generation(
         deltas = engine.generate(prompt, request, limit, f"{request_id}-{number}") if limit else _nothing(request.n)
         streams.append(_without_lead(deltas, prompt.answer_lead) if prompt.answer_lead else deltas)
     merged = streams[0] if len(streams) == 1 else merge(streams, request.n)
-    return Generation(request_id, model, prompts, request.n, merged)
+
+    async def scores() -> list[list[TokenLogprob]]:
+        jobs = [
+            engine.score(prompt, request.alternatives or 0, f"{request_id}-{number}-prompt")
+            for number, prompt in enumerate(prompts)
+        ]
+        return await asyncio.gather(*jobs)
+
+    return Generation(request_id, model, prompts, request.n, merged, scores)
 
 
 def check_model(asked: str | None, served: Sequence[str]) -> str:
@@ -235,14 +249,10 @@ def _check_beams(request: GenerationFields) -> None:
 def _check_completion(request: CompletionRequest) -> None:
     if request.suffix:
         raise bad_request("'suffix' is not supported: the model continues a prompt, it does not fill it.", "suffix")
-    if request.logprobs is not None:
-        raise bad_request("'logprobs' is not supported yet.", "logprobs")
 
 
 def _check_chat(request: ChatCompletionRequest) -> None:
-    if request.logprobs:
-        raise bad_request("'logprobs' is not supported yet.", "logprobs")
-    if request.top_logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise bad_request("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
     if request.tool_choice not in ("auto", "none"):
         raise bad_request("'tool_choice' other than 'auto' and 'none' is not supported yet.", "tool_choice")

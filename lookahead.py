@@ -11,8 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from beam_search import Beam, Likeliest
+from generation import TokenLogprob
 
-Start = Callable[[list[int]], AsyncGenerator[tuple[int, Likeliest], None]]
+Start = Callable[[list[int]], AsyncGenerator[TokenLogprob, None]]
 """Begins to generate greedily after these tokens: yields each token with the likeliest ones that it was taken from."""
 
 
@@ -20,7 +21,7 @@ Start = Callable[[list[int]], AsyncGenerator[tuple[int, Likeliest], None]]
 class Run:
     """One greedy generation, as far as it has come."""
 
-    steps: list[tuple[int, Likeliest]] = field(default_factory=list)
+    steps: list[TokenLogprob] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
 
@@ -51,7 +52,7 @@ class Lookahead:
     def _place_after(self, beam: Beam) -> tuple[Run, int] | None:
         """Where the parent's run has what follows the beam, if that run took the same token."""
         run, position = self._places.get(beam.parent, (None, 0)) if beam.parent else (None, 0)
-        if run is None or run.steps[position][0] != beam.token.token_id:
+        if run is None or run.steps[position].token_id != beam.token.token_id:
             return None
         return run, position + 1
 
@@ -79,4 +80,4 @@ class Lookahead:
                 run, position = self._places[beam] = self._launch(beam)
             self._news.clear()
             await self._news.wait()
-        return run.steps[position][1]
+        return run.steps[position].top

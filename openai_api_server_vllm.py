@@ -74,8 +74,8 @@ class Routes:
         prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         if body.stream:
-            return stream(body, completion_chunks(generation, body.echo, body.stream_options))
-        return await whole(body, request, completion(generation, body.echo))
+            return stream(body, completion_chunks(generation, body, self.template.encoder))
+        return await whole(body, request, completion(generation, body, self.template.encoder))
 
     async def create_chat_completion(self, body: ChatCompletionRequest, request: Request) -> Response:
         """The assistant's answer to a conversation."""
@@ -83,8 +83,8 @@ class Routes:
         prompt = await self._chat_prompt(body.messages)
         generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
         if body.stream:
-            return stream(body, chat_chunks(generation, body.stream_options))
-        return await whole(body, request, chat_completion(generation))
+            return stream(body, chat_chunks(generation, body, self.template.encoder))
+        return await whole(body, request, chat_completion(generation, body, self.template.encoder))
 
     async def list_models(self) -> ModelList:
         """The served models: one, under all its names."""

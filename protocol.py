@@ -64,6 +64,10 @@ def _to_prompts(value: Any) -> Any:
     return prompts
 
 
+def _false_to_none(value: Any) -> Any:
+    return None if value is False else value
+
+
 def _to_messages(value: Any) -> Any:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
@@ -196,6 +200,11 @@ class GenerationFields(SentBody):
         return self.temperature == 0 or not self.do_sample
 
     @property
+    def alternatives(self) -> int | None:
+        """How many of the likeliest tokens are reported beside each; None: no log-probabilities."""
+        return None
+
+    @property
     def is_beam_search(self) -> bool:
         return self.use_beam_search or self.num_beams > 1
 
@@ -253,7 +262,16 @@ class CompletionRequest(GenerationFields):
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
     echo: bool = Field(False, description="The prompt first, then the reply.")
     suffix: str = Field("", description="Not supported: 400.")
-    logprobs: int | None = Field(None, ge=0, le=20, description="Not supported yet: 400.")
+    logprobs: Annotated[int | None, BeforeValidator(_false_to_none)] = Field(
+        None,
+        ge=0,
+        le=20,
+        description="Log-probabilities of the tokens, and of so many of the likeliest; with echo of the prompt's.",
+    )
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.logprobs
 
 
 class ChatMessage(SentBody):
@@ -288,12 +306,16 @@ class ChatCompletionRequest(GenerationFields):
     messages: Messages = Field(
         min_length=1, description="A list of messages, or one string as the user's. A final assistant's is continued."
     )
-    logprobs: bool = Field(False, description="true is not supported yet: 400.")
-    top_logprobs: int = Field(0, ge=0, le=20, description="Only with logprobs.")
+    logprobs: bool = Field(False, description="Log-probabilities of the tokens.")
+    top_logprobs: int = Field(0, ge=0, le=20, description="And of so many of the likeliest; only with logprobs.")
     tools: list[Any] = Field([], description="Accepted; the answer is text.")
     tool_choice: Any = Field("auto", description="'auto' and 'none': text; others are not supported yet: 400.")
     parallel_tool_calls: Any = Field(None, description="Accepted without effect.")
     reasoning_effort: Any = Field(None, description="Accepted without effect.")
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
 
 
 class TokenizeRequest(SentBody):
@@ -321,12 +343,42 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class CompletionLogprobs(BaseModel):
+    """Of the tokens of a text, in four lists of one length; the first token of a prompt has none."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class TopLogprob(BaseModel):
+    """A token that could have stood here; `bytes` are its part of the text, perhaps a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprob(TopLogprob):
+    """A token of the answer, and the likeliest in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Of the tokens of an answer."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
 class CompletionChoice(BaseModel):
     """One of the n texts of a completion, or a piece of it in a stream."""
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: Literal["stop", "length"] | None
 
 
@@ -354,7 +406,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length"]
 
 
@@ -381,6 +433,7 @@ class ChatChunkChoice(BaseModel):
 
     index: int
     delta: ChatDelta
+    logprobs: ChatLogprobs | None = Field(default=None, exclude_if=is_absent)
     finish_reason: Literal["stop", "length"] | None = None
 
 

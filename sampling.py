@@ -36,7 +36,8 @@ def to_sampling_params(
         max_tokens=max_tokens,
         min_tokens=min(request.min_tokens, max_tokens),
         # vLLM sums log-probabilities only where it is asked for some.
-        logprobs=0 if request.takes_best else None,
+        logprobs=0 if request.alternatives is None and request.takes_best else request.alternatives,
+        flat_logprobs=True,
         logit_bias=dict(request.logit_bias) or None,
         skip_special_tokens=request.skip_special_tokens,
         output_kind=RequestOutputKind.DELTA
@@ -60,6 +61,18 @@ def to_rules(request: GenerationFields, params: SamplingParams, prompt: Prompt) 
         repetition_penalty=penalty,
         logit_bias=request.logit_bias,
         prompt_ids=frozenset(prompt.ids if penalty != 1 else ()),
+        logprobs=request.alternatives,
+    )
+
+
+def to_score_params(alternatives: int) -> SamplingParams:
+    """For the log-probabilities of a prompt: vLLM has to generate a token too."""
+    return SamplingParams(
+        max_tokens=1,
+        prompt_logprobs=alternatives,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 

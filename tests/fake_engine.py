@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 
 from errors import APIError
-from generation import Delta, Prompt
+from generation import Delta, Prompt, TokenLogprob
 from protocol import GenerationFields
 
 Script = Sequence[Delta | Exception]
@@ -39,6 +39,13 @@ class FakeEngine:
         if self.running + choices > self.room:
             raise APIError(503, "The server is full.", code="server_overloaded", headers={"Retry-After": "1"})
 
+    async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
+        top = [(5, -0.5), (6, -1.5)][:alternatives]
+        return [
+            TokenLogprob(token_id, -float(at) if at else None, top if at else ())
+            for at, token_id in enumerate(prompt.ids)
+        ]
+
     async def generate(
         self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str
     ) -> AsyncGenerator[Delta, None]:
@@ -63,6 +70,8 @@ def joined(script: Script) -> list[Delta | Exception]:
         if (first := whole.get(delta.index)) is None:
             whole[delta.index] = replace(delta, token_ids=list(delta.token_ids))
         else:
+            if delta.logprobs is not None:
+                first.logprobs = [*(first.logprobs or ()), *delta.logprobs]
             first.text += delta.text
             first.token_ids = [*first.token_ids, *delta.token_ids]
             first.finish_reason = delta.finish_reason

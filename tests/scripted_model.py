@@ -8,6 +8,7 @@ from functools import cache
 from itertools import product
 
 from beam_search import Beam, Likeliest, Rules
+from generation import TokenLogprob
 
 EOS = 0
 
@@ -35,16 +36,14 @@ class ScriptedModel:
     async def next_tokens(self, beams: Sequence[Beam], rules: Rules) -> list[Likeliest]:
         return [self.likeliest(beam.token_ids(), rules.needed(beam.length)) for beam in beams]
 
-    async def run(
-        self, tokens: list[int], length: int, pause: float = 0.0
-    ) -> AsyncGenerator[tuple[int, Likeliest], None]:
+    async def run(self, tokens: list[int], length: int, pause: float = 0.0) -> AsyncGenerator[TokenLogprob, None]:
         """Greedy tokens after `tokens`, `length` of them unless the text ends."""
         tokens = list(tokens)
         for _ in range(length):
             await asyncio.sleep(pause)
             likeliest = self.likeliest(tokens, self.vocabulary)
             tokens.append(likeliest[0][0])
-            yield tokens[-1], likeliest
+            yield TokenLogprob(*likeliest[0], likeliest)
             if tokens[-1] == EOS:
                 return
 

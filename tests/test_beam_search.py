@@ -8,7 +8,7 @@ import pytest
 from scripted_model import EOS, ScriptedModel
 
 from beam_search import Beam, BeamSearch, Rules, beam_search
-from generation import Delta
+from generation import Delta, TokenLogprob
 from lookahead import Lookahead
 
 LENGTH_PENALTIES = (-1.0, 0.0, 0.5, 1.0, 2.0)
@@ -221,7 +221,7 @@ def test_beams_that_go_on_with_their_likeliest_token_need_no_new_run():
 
 def test_the_failure_of_a_run_is_the_searchs():
     async def start(tokens):
-        yield 1, [(1, -0.1), (2, -3.0), (3, -4.0), (4, -5.0)]
+        yield TokenLogprob(1, -0.1, [(1, -0.1), (2, -3.0), (3, -4.0), (4, -5.0)])
         raise ConnectionError("the engine died")
 
     async def search():

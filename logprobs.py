@@ -1,0 +1,125 @@
+"""Log-probabilities in the two shapes of OpenAI: what a token is spelt as, and how tokens and text fit together.
+
+Knows nothing about engines. A token is bytes, often a part of a character: joined to the others' they are the text.
+"""
+
+import codecs
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encoder import Encoder
+from generation import Delta, TokenLogprob
+from protocol import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
+
+LEAST = -9999.0
+"""Stands for minus infinity, which JSON does not have."""
+
+
+@dataclass(slots=True)
+class Token:
+    """A token in its text."""
+
+    spelling: bytes
+    """What it adds to the text: nothing, if it is a control token that is left out."""
+    name: bytes
+    offset: int
+    """Characters of the text that stand before it."""
+    logprob: float | None
+    top: list[tuple[bytes, float]]
+
+
+class Spelling:
+    """The tokens of one choice or prompt, in step with its text."""
+
+    offset = 0
+    """Characters before the next token."""
+
+    def __init__(self, encoder: Encoder, hides_control: bool, lead: str = "") -> None:
+        """`lead` is what the text leaves out at its beginning."""
+        self._encoder = encoder
+        self._hidden = frozenset(encoder.control_ids.values()) if hides_control else frozenset()
+        self._lead = lead.encode()
+        self._pending: deque[TokenLogprob] = deque()
+        self._room = 0
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def take(self, delta: Delta) -> list[Token]:
+        """Tokens whose text is there; at a stop string what comes after it is cut off, as it is from the text."""
+        self._pending += delta.logprobs or ()
+        self._room += len(delta.text.encode())
+        if not delta.text and delta.finish_reason is None:
+            return []
+        taken: list[Token] = []
+        while self._pending:
+            spelling = self._spell(self._pending[0].token_id)
+            if len(spelling) > self._room and delta.finish_reason is None:
+                break
+            token = self._pending.popleft()
+            self._lead = b"" if spelling else self._lead
+            is_cut = delta.finish_reason == "stop" and len(spelling) > self._room
+            if is_cut and not self._room:
+                continue
+            taken.append(self._place(token, spelling[: self._room] if is_cut else spelling))
+            self._room = max(self._room - len(spelling), 0)
+        return taken
+
+    def prompt(self, logprobs: Sequence[TokenLogprob]) -> list[Token]:
+        """All tokens of a prompt, whose text is their spellings joined."""
+        spellings = self._encoder.spell([token.token_id for token in logprobs])
+        return [
+            self._place(token, b"" if token.token_id in self._hidden else spelling)
+            for token, spelling in zip(logprobs, spellings, strict=True)
+        ]
+
+    def _spell(self, token_id: int) -> bytes:
+        spelling = b"" if token_id in self._hidden else self._encoder.token_bytes(token_id)
+        return spelling.removeprefix(self._lead)
+
+    def _place(self, token: TokenLogprob, spelling: bytes) -> Token:
+        offset = self.offset
+        self.offset += len(self._characters.decode(spelling))
+        name = self._encoder.token_bytes
+        top = [(name(token_id), max(logprob, LEAST)) for token_id, logprob in token.top]
+        logprob = None if token.logprob is None else max(token.logprob, LEAST)
+        return Token(spelling, spelling or name(token.token_id), offset, logprob, top)
+
+
+def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
+    return ChatLogprobs(
+        content=[
+            ChatTokenLogprob(
+                token=token.name.decode(errors="replace"),
+                logprob=LEAST if token.logprob is None else token.logprob,
+                bytes=list(token.spelling),
+                top_logprobs=[
+                    TopLogprob(token=name.decode(errors="replace"), logprob=logprob, bytes=list(name))
+                    for name, logprob in token.top
+                ],
+            )
+            for token in tokens
+        ]
+    )
+
+
+def to_completion_logprobs(tokens: Sequence[Token]) -> CompletionLogprobs:
+    """`top_logprobs` has the token itself too, as OpenAI's does."""
+    return CompletionLogprobs(
+        tokens=[_to_key(token.name) for token in tokens],
+        token_logprobs=[token.logprob for token in tokens],
+        text_offset=[token.offset for token in tokens],
+        top_logprobs=[
+            None
+            if token.logprob is None
+            else {_to_key(name): logprob for name, logprob in [*token.top, (token.name, token.logprob)]}
+            for token in tokens
+        ],
+    )
+
+
+def _to_key(name: bytes) -> str:
+    """The text of a token, or of a part of a character its bytes, so that no two are alike."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in name)
