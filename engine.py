@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from itertools import count
+from operator import itemgetter
 from threading import Thread
 from typing import cast, get_args
 
@@ -157,7 +158,7 @@ class VLLMEngine:
             async with self._outputs(prompt.ids, to_score_params(alternatives), request_id) as outputs:
                 async for output in outputs:
                     # vLLM's first row is empty: nothing comes before the first token.
-                    rows = list(_to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), first=1))
+                    rows = list(_to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1))
         return [TokenLogprob(prompt.ids[0], None), *rows]
 
     async def _sample(
@@ -203,7 +204,7 @@ class VLLMEngine:
             async with self._outputs(prompt.ids + token_ids, run_params, run_id) as outputs:
                 async for output in outputs:
                     _to_finish_reason(output.outputs[0].finish_reason)
-                    for token in _to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs)):
+                    for token in _to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs):
                         yield token
 
         search = BeamSearch(rules, self._stop_check(params))
@@ -267,15 +268,19 @@ class VLLMEngine:
 def _to_delta(completion: CompletionOutput, index: int, request: GenerationFields) -> Delta:
     delta = Delta(index, completion.text, completion.token_ids, _to_finish_reason(completion.finish_reason))
     if request.alternatives is not None and completion.logprobs is not None:
-        delta.logprobs = list(_to_logprobs(completion.logprobs))
+        delta.logprobs = list(_to_logprobs(completion.logprobs, request.alternatives))
     return delta
 
 
-def _to_logprobs(flat: FlatLogprobs, first: int = 0) -> Iterator[TokenLogprob]:
-    """vLLM's rows from `first` on: the token that was taken, then the likeliest ones, that token again among them."""
+def _to_logprobs(flat: FlatLogprobs, count: int, first: int = 0) -> Iterator[TokenLogprob]:
+    """vLLM's rows from `first` on: the token that was taken, and the `count` likeliest ones.
+
+    vLLM names the taken token twice, if it is one of the likeliest, but only once where it has merged two outputs.
+    """
     for start, end in zip(flat.start_indices[first:], flat.end_indices[first:], strict=True):
-        top = zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True)
-        yield TokenLogprob(flat.token_ids[start], flat.logprobs[start], list(top))
+        row = dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
+        likeliest = sorted(row.items(), key=itemgetter(1), reverse=True)
+        yield TokenLogprob(flat.token_ids[start], flat.logprobs[start], likeliest[:count])
 
 
 def _to_finish_reason(reason: str | None) -> FinishReason | None:

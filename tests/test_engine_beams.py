@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -10,6 +11,8 @@ import pytest
 from strings import varied_strings
 
 from beam_search import Rules
+from errors import APIError
+from generation import Delta
 from prompt_template import load_prompt_template
 from protocol import CompletionRequest
 from settings import DEMO_MODEL, Settings, parse_settings
@@ -101,6 +104,10 @@ def rules_of(width: int, length_penalty: float, early_stopping: bool | str, **ot
                  early_stopping=early_stopping, stop_token_ids=frozenset({EOS}), **others)  # fmt: skip
 
 
+async def collect(deltas) -> list[Delta]:
+    return [delta async for delta in deltas]
+
+
 def test_results_are_those_of_transformers(pair):
     prompts = pair.prompts()
     assert len(prompts) == len(set(prompts)) == TOPICS + RANDOM
@@ -120,3 +127,81 @@ def test_penalised_results_are_those_of_transformers(pair):
         )
         fields = {"repetition_penalty": 1.2, "logit_bias": {"438": -3.0}}
         assert pair.ours(text, rules, **fields) == [tokens for tokens, _ in pair.theirs(text, rules)]
+
+
+def test_rows_are_whole_where_vllm_has_merged_outputs():
+    """vLLM merges outputs that wait for a slow reader; the row of the second then names the taken token only once."""
+    from vllm.logprobs import FlatLogprobs
+
+    from engine import _to_logprobs
+
+    rows = [([7, 7, 8], [-0.1, -0.1, -2.5]), ([9, 5, 6], [-3.0, -0.2, -2.0])]
+    outputs = []
+    for ids, logprobs in rows:
+        outputs.append(FlatLogprobs())
+        outputs[-1].append_fast(ids, logprobs, iter((1, 1, 2)), (None, None, None))
+    merged = FlatLogprobs()
+    for output in outputs:
+        merged.extend(output)
+    whole = [token for output in outputs for token in _to_logprobs(output, 2)]
+    assert [token.top for token in whole] == [[(7, -0.1), (8, -2.5)], [(5, -0.2), (6, -2.0)]]
+    assert list(_to_logprobs(merged, 2)) == whole
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_in_mid_search_frees_the_engine(pair, stream):
+    request = CompletionRequest(prompt="a", num_beams=8, n=2, max_tokens=1500, ignore_eos=True, stream=stream)
+    prompt = pair.template.render_instruction("给我讲一些有关杭州的故事吧")
+
+    async def leave() -> float:
+        search = asyncio.ensure_future(collect(pair.engine.generate(prompt, request, 1500, "leaves")))
+        await asyncio.sleep(1)
+        assert pair.engine._llm.get_num_unfinished_requests() >= 8
+        began = time.monotonic()
+        search.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await search
+        assert pair.engine._llm.get_num_unfinished_requests() == 0
+        assert await pair.engine._llm.reset_prefix_cache(), "a request in the engine still holds blocks"
+        return time.monotonic() - began
+
+    assert pair.runner.run(leave()) < 1
+
+
+def test_an_admitted_search_is_not_refused_half_way(pair):
+    request = CompletionRequest(prompt="a", num_beams=16, n=16, max_tokens=60, ignore_eos=True)
+    prompt = pair.template.render_instruction("2023年的春天")
+
+    async def search_alone() -> list[int]:
+        pair.engine._max_unfinished = 16
+        search = asyncio.ensure_future(collect(pair.engine.generate(prompt, request, 60, "wide")))
+        await asyncio.sleep(0.2)
+        with pytest.raises(APIError) as refused:
+            pair.engine.admit(1)
+        assert refused.value.code == "server_overloaded"
+        return [len(delta.token_ids) for delta in await search]
+
+    try:
+        assert pair.runner.run(search_alone()) == [60] * 16
+        pair.engine.admit(16)
+    finally:
+        pair.engine._max_unfinished = Settings().max_num_queued_reqs
+
+
+@pytest.mark.parametrize("stop", ["，", "杭州", "的故事", "😀"])
+def test_stop_strings_end_beams_at_any_place(pair, stop):
+    """The same search by hand: a beam ends with the first token whose text completes the stop string."""
+    text = "给我讲一些有关杭州的故事吧"
+    rules = rules_of(4, 1.0, False)
+    for tokens in pair.ours(text, rules, stop=[stop]):
+        spoken = pair.template.encoder.decode(tokens)
+        assert stop not in pair.template.encoder.decode(tokens[:-1])
+        assert stop in spoken or tokens[-1] == EOS or len(tokens) == MAX_TOKENS
+
+
+def test_min_tokens_hold_back_every_end(pair):
+    rules = rules_of(4, 1.0, False, min_tokens=20)
+    for text in pair.prompts()[::20]:
+        ours = pair.ours(text, rules, min_tokens=20)
+        assert ours == [tokens for tokens, _ in pair.theirs(text, rules)]
+        assert min(map(len, ours)) > 20

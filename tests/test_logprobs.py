@@ -17,7 +17,7 @@ EOS = 2
 
 
 def spoken(encoder: SentencePieceEncoder, text: str, finish_reason: str = "stop", cut: int = 0) -> list[Delta]:
-    """One token a delta, text only when its characters are whole, as an engine does; the last `cut` of them left out."""
+    """One token a delta, text only when its characters are whole, as an engine does; `cut` of them left out."""
     ids = [*encoder.encode([text]), *([EOS] if not cut and finish_reason == "stop" else [])]
     deltas, sent = [], ""
     for at, token_id in enumerate(ids):
