@@ -1,5 +1,6 @@
 # make serve   start the server (more flags: make serve ARGS="--port 8123")
 # make test    all tests
+# make clients what tests with clients in other languages need (Node)
 # make check   what a commit must pass: line budget, format, lint, types, the fast tests
 PYTHON ?= python3
 ARGS ?=
@@ -14,13 +15,19 @@ else
 REQUIREMENTS := requirements-cpu.txt
 endif
 
-.PHONY: serve test check budget format
+.PHONY: serve test clients check budget format
 
 serve: .venv/installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+clients: tests/clients/node_modules/.installed
+
+tests/clients/node_modules/.installed: tests/clients/package.json
+	npm install --prefix tests/clients --no-package-lock --no-audit --no-fund
+	@touch $@
 
 check: .venv/installed-dev budget
 	$(BIN)/ruff format --check .

@@ -82,7 +82,8 @@ class Spelling:
         name = self._encoder.token_bytes
         top = [(name(token_id), max(logprob, LEAST)) for token_id, logprob in token.top]
         logprob = None if token.logprob is None else max(token.logprob, LEAST)
-        return Token(spelling, spelling or name(token.token_id), offset, logprob, top)
+        own_name = name(token.token_id) if token.token_id in self._hidden else spelling
+        return Token(spelling, own_name, offset, logprob, top)
 
 
 def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:

@@ -296,6 +296,8 @@ def test_control_tokens_in_a_prompt_are_answered_as_text(http):
         {"prompt": ["a"] * 8},
         {"prompt": "a", "n": 1, "best_of": 8},
         {"prompt": "a", "n": 8, "temperature": 0},
+        {"prompt": "a", "num_beams": 8, "stream": True},
+        {"prompt": ["a", "b"], "use_beam_search": True, "best_of": 4},
     ],
     ids=json.dumps,
 )
@@ -313,6 +315,101 @@ def test_a_client_that_leaves_frees_the_engine(server, http, ask):
     while (status := http.post("/v1/completions", json=all_room).status_code) == 503 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert status == 200
+
+
+def test_a_beam_search_streams_before_it_is_over(openai):
+    fields = {"model": MODEL, "messages": STORIES, "extra_body": {"num_beams": 4}}
+    plain = openai.chat.completions.create(**fields).choices[0].message.content
+    began = time.monotonic()
+    chunks = [
+        (chunk.choices[0].delta.content, time.monotonic() - began)
+        for chunk in openai.chat.completions.create(**fields, stream=True)
+        if chunk.choices[0].delta.content
+    ]
+    took = time.monotonic() - began
+    assert "".join(text for text, _ in chunks) == plain
+    assert len(chunks) > 1
+    assert chunks[0][1] < 0.8 * took
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_beams": 4, "n": 3},
+        {"num_beams": 16, "n": 16, "max_tokens": 12},
+        {"num_beams": 3, "max_tokens": 33, "ignore_eos": True},
+        {"use_beam_search": True, "best_of": 4, "stop": ["；缺", "。"], "echo": True},
+        {"num_beams": 4, "min_tokens": 60, "early_stopping": True, "length_penalty": 2},
+        {"num_beams": 2, "repetition_penalty": 1.2, "logit_bias": {"438": -2}},
+        {"num_beams": 4, "early_stopping": "never", "stop_token_ids": [438]},
+        {"num_beams": 4, "prompt": ["中国的首都", COMPARISON], "n": 2},
+        {"num_beams": 4, "stop": "，", "include_stop_str_in_output": True, "logprobs": 2},
+    ],
+    ids=json.dumps,
+)
+def test_a_streamed_search_joins_to_the_plain_one(http, fields):
+    body = {"prompt": COMPARISON, "max_tokens": 80, **fields}
+    plain = http.post("/v1/completions", json=body).json()
+    stream = events(
+        http.post("/v1/completions", json={**body, "stream": True, "stream_options": {"include_usage": True}}).text
+    )
+    assert stream[-1]["usage"] == plain["usage"]
+    for choice in plain["choices"]:
+        pieces = [chunk["choices"][0] for chunk in stream[:-1] if chunk["choices"][0]["index"] == choice["index"]]
+        assert "".join(piece["text"] for piece in pieces) == choice["text"]
+        assert [piece["finish_reason"] for piece in pieces if piece["finish_reason"]] == [choice["finish_reason"]]
+        if "logprobs" in fields:
+            joined = [token for piece in pieces if piece["logprobs"] for token in piece["logprobs"]["tokens"]]
+            assert joined == choice["logprobs"]["tokens"]
+            assert "".join(token for token in joined if token != "</s>") == choice["text"]
+        if "stop" in fields and not fields.get("include_stop_str_in_output"):
+            assert "；缺" not in choice["text"].removeprefix(COMPARISON)
+
+
+def test_a_search_is_deterministic(http):
+    bodies = [
+        {"prompt": COMPARISON, "num_beams": 4, "n": 4, "seed": seed, "temperature": seed / 10} for seed in range(5)
+    ]
+    replies = [complete(http, **body) for body in bodies]
+    assert replies == [replies[0]] * 5
+
+
+def test_log_probabilities_change_no_text_and_are_the_models(http, demo_encoder):
+    """The same text with and without; the values are transformers' on the same ids."""
+    fields = {"prompt": CAPITAL, "temperature": 0, "repetition_penalty": 1.0}
+    plain = http.post("/v1/completions", json=fields).json()["choices"][0]
+    choice = http.post("/v1/completions", json={**fields, "logprobs": 3}).json()["choices"][0]
+    assert choice["text"] == plain["text"]
+    prompt = http.post("/tokenize", json={"prompt": CAPITAL}).json()["tokens"]
+    answer = [*demo_encoder.encode([choice["text"]]), 2]
+    model = LlamaForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.bfloat16)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+    expected = torch.log_softmax(logits, -1)[range(len(answer)), answer].tolist()
+    assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=0.1)
+    assert all(len(top) == 3 for top in choice["logprobs"]["top_logprobs"])
+    scored = {"prompt": prompt + answer, "echo": True, "max_tokens": 0, "logprobs": 1}
+    log = http.post("/v1/completions", json=scored).json()["choices"][0]["logprobs"]
+    assert log["token_logprobs"][0] is None
+    assert log["token_logprobs"][len(prompt) :] == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("limit", range(1, 12))
+def test_streamed_log_probabilities_are_those_of_the_plain_reply(http, limit):
+    """Bytes of rare characters are made likely, so that tokens are parts of characters."""
+    bias = {str(token_id): 12.0 for token_id in range(3, 259)}
+    body = {"messages": "😀龘", "temperature": 1.2, "seed": limit, "max_tokens": limit, "logit_bias": bias,
+            "logprobs": True, "top_logprobs": 2, "top_k": -1}  # fmt: skip
+    plain = http.post("/v1/chat/completions", json=body).json()["choices"][0]
+    chunks = events(http.post("/v1/chat/completions", json={**body, "stream": True}).text)
+    joined = [token for chunk in chunks for token in chunk["choices"][0].get("logprobs", {}).get("content", [])]
+    content = plain["logprobs"]["content"]
+    assert [(token["token"], token["bytes"]) for token in joined] == [
+        (token["token"], token["bytes"]) for token in content
+    ]
+    spelt = b"".join(bytes(token["bytes"]) for token in content)
+    assert spelt.decode(errors="replace").startswith(plain["message"]["content"])
+    assert len(content) == limit
 
 
 def test_more_than_the_room_is_refused_at_once(http):
