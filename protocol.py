@@ -8,16 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    FailFast,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field, ValidationError, model_validator
 
 MAX_CHOICES = 128
 MAX_BEAMS = 16
@@ -95,10 +86,8 @@ def is_absent(value: object) -> bool:
     return value is None
 
 
-class SentBody(BaseModel):
+class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
     """A request body: null means absent, and a field that nobody knows is kept to be named, not refused."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -113,13 +102,10 @@ class SentBody(BaseModel):
         names = list(self.model_extra or ())
         for name in sorted(self.model_fields_set & type(self).model_fields.keys()):
             value = getattr(self, name)
-            members = (
-                {f"{name}[{at}]": member for at, member in enumerate(value)}
-                if isinstance(value, list)
-                else {name: value}
-            )
-            for path, member in members.items():
+            is_list = isinstance(value, list)
+            for at, member in enumerate(value if is_list else [value]):
                 if isinstance(member, SentBody):
+                    path = f"{name}[{at}]" if is_list else name
                     names += [f"{path}.{inner}" for inner in member.unknown_fields]
         return names
 
@@ -151,9 +137,7 @@ class GenerationFields(SentBody):
     )
     use_beam_search: bool = Field(False, description="Search with num_beams, else best_of, else n beams.")
     num_beams: int = Field(1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with so many beams.")
-    length_penalty: float = Field(
-        1.0, ge=-10, le=10, description="Beams: scores are divided by the generated length to this power."
-    )
+    length_penalty: float = Field(1.0, ge=-10, le=10, description="Beams: scores are divided by length to this power.")
     early_stopping: Literal[True, False, "never"] = Field(
         False, description="Beams: end once num_beams have finished (true), when no better one is likely, or possible."
     )
@@ -165,9 +149,7 @@ class GenerationFields(SentBody):
     ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
     min_tokens: int = Field(0, ge=0, description="Tokens before the reply may end.")
     skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
-    seed: int | None = Field(
-        None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same seed gives the same text."
-    )
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same gives the same text.")
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field(
         {}, description="Token id -> what is added to its logit."
     )
@@ -211,9 +193,7 @@ class GenerationFields(SentBody):
     @property
     def width(self) -> int:
         """How many choices are generated, or beams kept, for each prompt, of which `n` are returned."""
-        if self.num_beams > 1:
-            return self.num_beams
-        return self.best_of if self.best_of > 1 else self.n
+        return next((width for width in (self.num_beams, self.best_of) if width > 1), self.n)
 
     @property
     def beam_repetition_penalty(self) -> float:
@@ -263,10 +243,7 @@ class CompletionRequest(GenerationFields):
     echo: bool = Field(False, description="The prompt first, then the reply.")
     suffix: str = Field("", description="Not supported: 400.")
     logprobs: Annotated[int | None, BeforeValidator(_false_to_none)] = Field(
-        None,
-        ge=0,
-        le=20,
-        description="Log-probabilities of the tokens, and of so many of the likeliest; with echo of the prompt's.",
+        None, ge=0, le=20, description="Log-probabilities of tokens and so many likeliest; with echo of the prompt's."
     )
 
     @property
@@ -303,9 +280,7 @@ Messages = Annotated[
 class ChatCompletionRequest(GenerationFields):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Messages = Field(
-        min_length=1, description="A list of messages, or one string as the user's. A final assistant's is continued."
-    )
+    messages: Messages = Field(min_length=1, description="Or one string, the user's. A final assistant's is continued.")
     logprobs: bool = Field(False, description="Log-probabilities of the tokens.")
     top_logprobs: int = Field(0, ge=0, le=20, description="And of so many of the likeliest; only with logprobs.")
     tools: list[Any] = Field([], description="Accepted; the answer is text.")
@@ -341,6 +316,15 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+
+class Reply(BaseModel):
+    """What whole replies and chunks of both endpoints begin with."""
+
+    id: str
+    object: str
+    created: int
+    model: str
 
 
 class CompletionLogprobs(BaseModel):
@@ -382,13 +366,10 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None
 
 
-class Completion(BaseModel):
+class Completion(Reply):
     """A completion, or with `choices` in pieces a chunk of one."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[CompletionChoice]
     usage: Usage | None = Field(default=None, exclude_if=is_absent)
 
@@ -410,13 +391,10 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(Reply):
     """The reply of `/v1/chat/completions`."""
 
-    id: str
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
     choices: list[ChatChoice]
     usage: Usage
 
@@ -437,13 +415,10 @@ class ChatChunkChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(Reply):
     """One event of a chat stream."""
 
-    id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = Field(default=None, exclude_if=is_absent)
 
