@@ -12,145 +12,86 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+import protocol
 from encoder import Encoder
-from generation import Delta, FinishReason, Generation
+from generation import FinishReason, Generation
 from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
-from protocol import (
-    AssistantMessage,
-    ChatChoice,
-    ChatChunk,
-    ChatChunkChoice,
-    ChatCompletion,
-    ChatCompletionRequest,
-    ChatDelta,
-    Completion,
-    CompletionChoice,
-    CompletionRequest,
-    GenerationFields,
-    StreamOptions,
-    Usage,
-)
+from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, Usage
 
 MARK = "\x00text\x00"
+Frames = AsyncGenerator[bytes, None]
 
 
 @dataclass(slots=True)
-class Folded:
-    """One choice, whole."""
-
-    texts: list[str] = field(default_factory=list)
-    tokens: int = 0
-    log: list[Token] = field(default_factory=list)
-    finish_reason: FinishReason = "stop"
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-
-@dataclass(slots=True)
-class Echo:
-    """A prompt as it stands before its replies."""
+class Choice:
+    """One choice as far as it is folded; with `echo` it begins with its prompt."""
 
     text: str = ""
     log: list[Token] = field(default_factory=list)
-
-
-async def fold(generation: Generation, spellings: Sequence[Spelling]) -> list[Folded]:
-    """All choices of a generation, in order."""
-    choices = [Folded() for _ in range(generation.choices)]
-    async with aclosing(generation.deltas) as deltas:
-        async for delta in deltas:
-            choice = choices[delta.index]
-            choice.texts.append(delta.text)
-            choice.tokens += len(delta.token_ids)
-            choice.log += spellings[delta.index].take(delta) if spellings else ()
-            choice.finish_reason = delta.finish_reason or choice.finish_reason
-    return choices
+    finish_reason: FinishReason = "stop"
 
 
 async def completion(generation: Generation, request: CompletionRequest, encoder: Encoder) -> Completion:
     """The whole reply of `/v1/completions`."""
     spellings = _spellings(generation, request, encoder)
-    echoes = await _echoes(generation, request, encoder, spellings)
-    choices = await fold(generation, spellings)
-    return Completion(
-        **_envelope(generation),
-        choices=[
-            CompletionChoice(
-                index=index,
-                text=echo.text + choice.text,
-                logprobs=to_completion_logprobs([*echo.log, *choice.log]) if spellings else None,
-                finish_reason=choice.finish_reason,
-            )
-            for index, (echo, choice) in enumerate(zip(echoes, choices, strict=True))
-        ],
-        usage=generation.usage(sum(choice.tokens for choice in choices)),
-    )
+    choices = await _begun(generation, request, encoder, spellings)
+    usage = await _fold(generation, spellings, choices)
+    whole = [
+        _completion_choice(index, choice.text, choice.log if spellings else None, choice.finish_reason)
+        for index, choice in enumerate(choices)
+    ]
+    return Completion(**_envelope(generation), choices=whole, usage=usage)
 
 
 async def chat_completion(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> ChatCompletion:
     """The whole reply of `/v1/chat/completions`."""
-    choices = await fold(generation, _spellings(generation, request, encoder))
-    return ChatCompletion(
-        **_envelope(generation),
-        choices=[
-            ChatChoice(
-                index=index,
-                message=AssistantMessage(content=choice.text),
-                logprobs=to_chat_logprobs(choice.log) if request.logprobs else None,
-                finish_reason=choice.finish_reason,
-            )
-            for index, choice in enumerate(choices)
-        ],
-        usage=generation.usage(sum(choice.tokens for choice in choices)),
-    )
+    choices = [Choice() for _ in range(generation.choices)]
+    usage = await _fold(generation, _spellings(generation, request, encoder), choices)
+    whole = [
+        protocol.ChatChoice(
+            index=index,
+            message=protocol.AssistantMessage(content=choice.text),
+            logprobs=to_chat_logprobs(choice.log) if request.logprobs else None,
+            finish_reason=choice.finish_reason,
+        )
+        for index, choice in enumerate(choices)
+    ]
+    return ChatCompletion(**_envelope(generation), choices=whole, usage=usage)
 
 
-def completion_chunks(
-    generation: Generation, request: CompletionRequest, encoder: Encoder
-) -> AsyncGenerator[bytes, None]:
+def completion_chunks(generation: Generation, request: CompletionRequest, encoder: Encoder) -> Frames:
     """The chunks of a streamed completion; with `echo` each choice begins with its prompt."""
     spellings = _spellings(generation, request, encoder)
 
-    def chunk(index: int, text: str, log: Sequence[Token], finish_reason: FinishReason | None = None) -> Completion:
-        logprobs = to_completion_logprobs(log) if log else None
-        choice = CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish_reason)
+    def chunk(index: int, text: str, log: Sequence[Token], finish_reason: FinishReason | None) -> Completion:
+        choice = _completion_choice(index, text, log or None, finish_reason)
         return Completion(**_envelope(generation), choices=[choice])
 
-    def last(delta: Delta, log: Sequence[Token]) -> Completion:
-        return chunk(delta.index, delta.text, log, delta.finish_reason)
-
     async def first() -> list[Completion]:
-        echoes = await _echoes(generation, request, encoder, spellings) if request.echo else []
-        return [chunk(index, echo.text, echo.log) for index, echo in enumerate(echoes)]
+        begun = await _begun(generation, request, encoder, spellings) if request.echo else []
+        return [chunk(index, choice.text, choice.log, None) for index, choice in enumerate(begun)]
 
-    return _frames(generation, request.stream_options, spellings, Chunks(first, chunk, last, joins_last=True))
+    return _frames(generation, request, spellings, Chunks(first, chunk, joins_last=True))
 
 
-def chat_chunks(
-    generation: Generation, request: ChatCompletionRequest, encoder: Encoder
-) -> AsyncGenerator[bytes, None]:
+def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> Frames:
     """The chunks of a streamed chat reply: the role, the text, then the finish reason, for each choice."""
 
-    def chunk(
-        index: int, delta: ChatDelta, log: Sequence[Token] = (), finish_reason: FinishReason | None = None
-    ) -> ChatChunk:
+    def to_chunk(
+        index: int, delta: protocol.ChatDelta, log: Sequence[Token] = (), finish_reason: FinishReason | None = None
+    ) -> protocol.ChatChunk:
         logprobs = to_chat_logprobs(log) if log else None
-        choice = ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
-        return ChatChunk(**_envelope(generation), choices=[choice])
+        choice = protocol.ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+        return protocol.ChatChunk(**_envelope(generation), choices=[choice])
 
-    def text(index: int, content: str, log: Sequence[Token]) -> ChatChunk:
-        return chunk(index, ChatDelta(content=content), log)
+    def chunk(index: int, text: str, log: Sequence[Token], finish_reason: FinishReason | None) -> protocol.ChatChunk:
+        return to_chunk(index, protocol.ChatDelta(content=None if finish_reason else text), log, finish_reason)
 
-    def last(delta: Delta, log: Sequence[Token]) -> ChatChunk:
-        return chunk(delta.index, ChatDelta(), log, delta.finish_reason)
+    async def first() -> list[protocol.ChatChunk]:
+        delta = protocol.ChatDelta(role="assistant", content="")
+        return [to_chunk(index, delta) for index in range(generation.choices)]
 
-    async def first() -> list[ChatChunk]:
-        return [chunk(index, ChatDelta(role="assistant", content="")) for index in range(generation.choices)]
-
-    spellings = _spellings(generation, request, encoder)
-    return _frames(generation, request.stream_options, spellings, Chunks(first, text, last, joins_last=False))
+    return _frames(generation, request, _spellings(generation, request, encoder), Chunks(first, chunk))
 
 
 @dataclass(frozen=True)
@@ -159,18 +100,31 @@ class Chunks:
 
     first: Callable[[], Awaitable[Sequence[BaseModel]]]
     """Sent before all else, once the engine has begun: a failure before that can still have its status."""
-    text: Callable[[int, str, Sequence[Token]], BaseModel]
-    last: Callable[[Delta, Sequence[Token]], BaseModel]
-    joins_last: bool
+    chunk: Callable[[int, str, Sequence[Token], FinishReason | None], BaseModel]
+    joins_last: bool = False
     """The last chunk of a choice carries its last text too."""
 
 
+async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: Sequence[Choice]) -> Usage:
+    """All deltas into their choices."""
+    tokens = 0
+    async with aclosing(generation.deltas) as deltas:
+        async for delta in deltas:
+            choice = choices[delta.index]
+            choice.text += delta.text
+            choice.log += spellings[delta.index].take(delta) if spellings else ()
+            choice.finish_reason = delta.finish_reason or choice.finish_reason
+            tokens += len(delta.token_ids)
+    return generation.usage(tokens)
+
+
 async def _frames(
-    generation: Generation, options: StreamOptions | None, spellings: Sequence[Spelling], chunks: Chunks
-) -> AsyncGenerator[bytes, None]:
+    generation: Generation, request: GenerationFields, spellings: Sequence[Spelling], chunks: Chunks
+) -> Frames:
     """The hot path: one frame for each delta with text, one for each finish, and the usage if asked for."""
     around: dict[int, list[bytes]] = {}
     has_begun, tokens = False, 0
+    options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
     async with aclosing(generation.deltas) as deltas:
         async for delta in deltas:
@@ -180,20 +134,20 @@ async def _frames(
             log = spellings[delta.index].take(delta) if spellings else ()
             if delta.text and not (chunks.joins_last and delta.finish_reason):
                 if log:
-                    frames.append(to_json(chunks.text(delta.index, delta.text, log)))
+                    frames.append(to_json(chunks.chunk(delta.index, delta.text, log, None)))
                     log = ()
                 else:
                     if delta.index not in around:
-                        around[delta.index] = to_json(chunks.text(delta.index, MARK, ())).split(to_json(MARK))
+                        around[delta.index] = to_json(chunks.chunk(delta.index, MARK, (), None)).split(to_json(MARK))
                     before, after = around[delta.index]
                     frames.append(b"%b%b%b" % (before, to_json(delta.text), after))
             if delta.finish_reason:
-                frames.append(to_json(chunks.last(delta, log)))
+                frames.append(to_json(chunks.chunk(delta.index, delta.text, log, delta.finish_reason)))
             for frame in frames:
                 yield _with_usage(frame, generation.usage(tokens)) if counts else frame
     if options is not None and options.include_usage:
         usage = {"choices": [], "usage": generation.usage(tokens)}
-        yield to_json(chunks.text(0, "", ()).model_copy(update=usage))
+        yield to_json(chunks.chunk(0, "", (), None).model_copy(update=usage))
 
 
 def _with_usage(frame: bytes, usage: Usage) -> bytes:
@@ -212,18 +166,25 @@ def _spellings(generation: Generation, request: GenerationFields, encoder: Encod
     return [Spelling(encoder, request.skip_special_tokens, prompt.answer_lead) for prompt in prompts]
 
 
-async def _echoes(
+def _completion_choice(
+    index: int, text: str, log: Sequence[Token] | None, finish_reason: FinishReason | None
+) -> protocol.CompletionChoice:
+    logprobs = None if log is None else to_completion_logprobs(log)
+    return protocol.CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish_reason)
+
+
+async def _begun(
     generation: Generation, request: CompletionRequest, encoder: Encoder, spellings: Sequence[Spelling]
-) -> list[Echo]:
-    """What stands before each choice: the client's own text, or with log-probabilities the prompt that they are of."""
+) -> list[Choice]:
+    """All choices, with `echo` begun by the client's own text, or for log-probabilities by the prompt they are of."""
     if not request.echo:
-        return [Echo() for _ in range(generation.choices)]
-    echoes = [Echo(prompt.text) for prompt in generation.prompts]
+        return [Choice() for _ in range(generation.choices)]
+    echoes = [Choice(prompt.text) for prompt in generation.prompts]
     if spellings:
         for echo, sent, score in zip(echoes, request.prompt, await generation.scores(), strict=True):
             echo.log = Spelling(encoder, hides_control=isinstance(sent, str)).prompt(score)
             echo.text = b"".join(token.spelling for token in echo.log).decode(errors="replace")
-    echoes = [echo for echo in echoes for _ in range(generation.n)]
-    for spelling, echo in zip(spellings, echoes, strict=False):
-        spelling.offset = len(echo.text)
-    return echoes
+    choices = [Choice(echo.text, [*echo.log]) for echo in echoes for _ in range(generation.n)]
+    for spelling, choice in zip(spellings, choices, strict=False):
+        spelling.offset = len(choice.text)
+    return choices
