@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -23,26 +23,12 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
+import protocol
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, start_generation
 from middleware import CanonicalRequests
 from prompt_template import PromptTemplate, load_prompt_template
-from protocol import (
-    ChatCompletion,
-    ChatCompletionRequest,
-    ChatMessage,
-    Completion,
-    CompletionRequest,
-    Detokenized,
-    DetokenizeRequest,
-    ErrorReply,
-    GenerationFields,
-    Model,
-    ModelList,
-    TokenizeRequest,
-    Tokens,
-    to_defaults,
-)
+from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
 from startup import QUIET, Progress, banner, quieten_vllm, show
@@ -51,10 +37,9 @@ from streaming import ClientLeftError, EventStream, while_connected
 VERSION = "0.1.0"
 CLIENT_LEFT = 499
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 404, 500, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in (400, 404, 500, 503)}
 
 Fields = TypeVar("Fields", CompletionRequest, ChatCompletionRequest)
-Item = TypeVar("Item", bound=BaseModel)
 Started = Callable[[asyncio.Task[None]], None]
 
 
@@ -74,7 +59,7 @@ class Routes:
         prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         if body.stream:
-            return stream(body, completion_chunks(generation, body, self.template.encoder))
+            return EventStream(completion_chunks(generation, body, self.template.encoder), ignored_parameters(body))
         return await whole(body, request, completion(generation, body, self.template.encoder))
 
     async def create_chat_completion(self, body: ChatCompletionRequest, request: Request) -> Response:
@@ -83,19 +68,19 @@ class Routes:
         prompt = await self._chat_prompt(body.messages)
         generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
         if body.stream:
-            return stream(body, chat_chunks(generation, body, self.template.encoder))
+            return EventStream(chat_chunks(generation, body, self.template.encoder), ignored_parameters(body))
         return await whole(body, request, chat_completion(generation, body, self.template.encoder))
 
-    async def list_models(self) -> ModelList:
+    async def list_models(self) -> protocol.ModelList:
         """The served models: one, under all its names."""
-        return ModelList(data=[self._model(name) for name in self.settings.model_names])
+        return protocol.ModelList(data=[self._model(name) for name in self.settings.model_names])
 
-    async def get_model(self, model_id: str) -> Model:
+    async def get_model(self, model_id: str) -> protocol.Model:
         """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
         name = model_id if model_id in self.settings.model_names else f"/{model_id}"
         return self._model(check_model(name, self.settings.model_names))
 
-    async def tokenize(self, body: TokenizeRequest) -> Tokens:
+    async def tokenize(self, body: protocol.TokenizeRequest) -> protocol.Tokens:
         """The exact prompt that the same prompt or messages would be sent as."""
         check_model(body.model, self.settings.model_names)
         if (body.prompt is None) == (not body.messages):
@@ -108,12 +93,12 @@ class Routes:
         if not body.add_special_tokens and ids[:1] == [self.template.encoder.bos_id]:
             ids = ids[1:]
         text = self.template.encoder.decode(ids)
-        return Tokens(count=len(ids), max_model_len=self.engine.max_model_len, tokens=ids, prompt=text)
+        return protocol.Tokens(count=len(ids), max_model_len=self.engine.max_model_len, tokens=ids, prompt=text)
 
-    async def detokenize(self, body: DetokenizeRequest) -> Detokenized:
+    async def detokenize(self, body: protocol.DetokenizeRequest) -> protocol.Detokenized:
         """The text of token ids, control tokens spelt out."""
         check_model(body.model, self.settings.model_names)
-        return Detokenized(prompt=self._decode(body.tokens, "tokens"))
+        return protocol.Detokenized(prompt=self._decode(body.tokens, "tokens"))
 
     async def health(self) -> Response:
         """200 when requests will be answered, 503 while the model loads or after the engine died."""
@@ -124,7 +109,7 @@ class Routes:
         """This server's version."""
         return {"version": VERSION}
 
-    async def _chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+    async def _chat_prompt(self, messages: Sequence[protocol.ChatMessage]) -> Prompt:
         texts = [(message.role, message.text) for message in messages]
         return await self.template.aside(self.template.render_chat, texts, sum(len(text) for _, text in texts))
 
@@ -142,8 +127,8 @@ class Routes:
         except ValueError as failure:
             raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 
-    def _model(self, name: str) -> Model:
-        return Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
+    def _model(self, name: str) -> protocol.Model:
+        return protocol.Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
 
 
 def accept(body: Fields, defaults: Mapping[str, Any]) -> Fields:
@@ -153,11 +138,7 @@ def accept(body: Fields, defaults: Mapping[str, Any]) -> Fields:
     return body
 
 
-def stream(body: GenerationFields, chunks: AsyncGenerator[bytes, None]) -> Response:
-    return EventStream(chunks, ignored_parameters(body))
-
-
-async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, Any, Item]) -> Response:
+async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, Any, BaseModel]) -> Response:
     """The reply as one body, unless the client leaves before it is there: that frees the engine."""
     try:
         item = await while_connected(request.receive, reply)
@@ -220,8 +201,7 @@ def prepare(settings: Settings) -> tuple[list[socket.socket], PromptTemplate]:
         to_defaults(settings.override_generation_config)
     except ValueError as failure:
         raise StartError(f"--override-generation-config: {failure}.") from failure
-    sockets = bind_sockets(settings)
-    return sockets, load_prompt_template(settings)
+    return bind_sockets(settings), load_prompt_template(settings)
 
 
 def serve(settings: Settings, others: Sequence[str]) -> None:
@@ -269,8 +249,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 def main() -> int:
     try:
-        settings, others = parse_settings(sys.argv[1:])
-        serve(settings, others)
+        serve(*parse_settings(sys.argv[1:]))
     except StartError as failure:
         show(f"error: {failure}")
         return 1
