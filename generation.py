@@ -20,6 +20,7 @@ QUEUED_DELTAS = 64
 """Deltas of a batch that wait for a slow reader before its generations wait too."""
 
 FinishReason = Literal["stop", "length"]
+Request = CompletionRequest | ChatCompletionRequest
 
 
 @dataclass(slots=True)
@@ -57,6 +58,9 @@ class Delta:
     """Of each of `token_ids`, where they were asked for."""
 
 
+Deltas = AsyncGenerator[Delta, None]
+
+
 class Engine(Protocol):
     """What generates."""
 
@@ -74,9 +78,7 @@ class Engine(Protocol):
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
 
-    def generate(
-        self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str
-    ) -> AsyncGenerator[Delta, None]:
+    def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Deltas:
         """Deltas of `request.n` choices, in one piece each unless `request.stream`; closing it frees the engine.
 
         Raises APIError at once, not at the first delta, for fields that it cannot honour.
@@ -94,7 +96,7 @@ class Generation:
     model: str
     prompts: list[Prompt]
     n: int
-    deltas: AsyncGenerator[Delta, None]
+    deltas: Deltas
     scores: Callable[[], Awaitable[list[list[TokenLogprob]]]]
     """Of the prompts' tokens."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -104,40 +106,30 @@ class Generation:
         """Of all prompts together: choice j of prompt i has the index `i * n + j`."""
         return len(self.prompts) * self.n
 
-    def usage(self, completion_tokens: int) -> Usage:
-        prompt_tokens = sum(len(prompt.ids) for prompt in self.prompts)
-        return Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            total_tokens=prompt_tokens + completion_tokens,
-        )
+    def usage(self, generated: int) -> Usage:
+        sent = sum(len(prompt.ids) for prompt in self.prompts)
+        return Usage(prompt_tokens=sent, completion_tokens=generated, total_tokens=sent + generated)
 
 
-def check_fields(request: CompletionRequest | ChatCompletionRequest) -> None:
+def check_fields(request: Request) -> None:
     """Raise for fields that this version cannot honour, and for fields that contradict each other."""
-    if request.width < request.n:
-        param = "num_beams" if request.num_beams > 1 else "best_of"
-        raise bad_request(f"'{param}' must be at least 'n', which is {request.n}.", param)
+    param = "num_beams" if request.num_beams > 1 else "best_of"
+    _require(request.width >= request.n, param, f"must be at least 'n', which is {request.n}.")
     if request.is_beam_search:
         _check_beams(request)
-    if request.stream_options is not None and not request.stream:
-        raise bad_request("'stream_options' is only allowed with 'stream': true.", "stream_options")
-    if request.response_format is not None and request.response_format != {"type": "text"}:
-        raise bad_request("'response_format' other than text is not supported yet.", "response_format")
-    if request.structured_outputs is not None:
-        raise bad_request("'structured_outputs' is not supported yet.", "structured_outputs")
+    _require(request.stream or request.stream_options is None, "stream_options", "is only allowed with 'stream': true.")
+    is_text = request.response_format in (None, {"type": "text"})
+    _require(is_text, "response_format", "other than text is not supported yet.")
+    _require(request.structured_outputs is None, "structured_outputs", "is not supported yet.")
     if isinstance(request, CompletionRequest):
-        _check_completion(request)
+        _require(not request.suffix, "suffix", "is not supported: the model continues a prompt, it does not fill it.")
     else:
-        _check_chat(request)
+        _require(request.logprobs or not request.top_logprobs, "top_logprobs", "is only allowed with 'logprobs': true.")
+        is_text = request.tool_choice in ("auto", "none")
+        _require(is_text, "tool_choice", "other than 'auto' and 'none' is not supported yet.")
 
 
-def start_generation(
-    engine: Engine,
-    request: CompletionRequest | ChatCompletionRequest,
-    prompts: list[Prompt],
-    model_names: Sequence[str],
-) -> Generation:
+def start_generation(engine: Engine, request: Request, prompts: list[Prompt], model_names: Sequence[str]) -> Generation:
     """Accept a request: its model is checked, its tokens counted, the engine asked for room. Raises APIError."""
     engine.check_ready()
     model = check_model(request.model, model_names)
@@ -170,11 +162,11 @@ def check_model(asked: str | None, served: Sequence[str]) -> str:
     return asked
 
 
-async def merge(streams: Sequence[AsyncGenerator[Delta, None]], n: int) -> AsyncGenerator[Delta, None]:
+async def merge(streams: Sequence[Deltas], n: int) -> Deltas:
     """The deltas of several prompts as they come, indices offset by `n` for each; the first failure ends them all."""
     queue: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue(QUEUED_DELTAS)
 
-    async def forward(stream: AsyncGenerator[Delta, None], offset: int) -> None:
+    async def forward(stream: Deltas, offset: int) -> None:
         try:
             async with aclosing(stream):
                 async for delta in stream:
@@ -201,7 +193,7 @@ async def merge(streams: Sequence[AsyncGenerator[Delta, None]], n: int) -> Async
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _without_lead(deltas: AsyncGenerator[Delta, None], lead: str) -> AsyncGenerator[Delta, None]:
+async def _without_lead(deltas: Deltas, lead: str) -> Deltas:
     begun: set[int] = set()
     async with aclosing(deltas):
         async for delta in deltas:
@@ -211,7 +203,7 @@ async def _without_lead(deltas: AsyncGenerator[Delta, None], lead: str) -> Async
             yield delta
 
 
-async def _nothing(n: int) -> AsyncGenerator[Delta, None]:
+async def _nothing(n: int) -> Deltas:
     """What `max_tokens: 0` generates."""
     for index in range(n):
         yield Delta(index, "", (), "length")
@@ -227,9 +219,9 @@ def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int)
             "messages" if isinstance(request, ChatCompletionRequest) else "prompt",
             "context_length_exceeded",
         )
-    if request.min_tokens > request.token_limit:
-        raise bad_request(f"'min_tokens' must be at most the {request.token_limit} of 'max_tokens'.", "min_tokens")
-    return min(request.token_limit, room)
+    limit = request.token_limit
+    _require(request.min_tokens <= limit, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")
+    return min(limit, room)
 
 
 def _check_beams(request: GenerationFields) -> None:
@@ -238,21 +230,15 @@ def _check_beams(request: GenerationFields) -> None:
         param = next(name for name in ("num_beams", "best_of", "n") if getattr(request, name) == request.width)
         raise bad_request(f"A beam search has at most {MAX_BEAMS} beams.", param)
     for name in ("presence_penalty", "frequency_penalty"):
-        if name in request.model_fields_set and getattr(request, name):
-            raise bad_request(f"'{name}' is not supported with beam search; 'repetition_penalty' is.", name)
+        is_unset = name not in request.model_fields_set or not getattr(request, name)
+        _require(is_unset, name, "is not supported with beam search; 'repetition_penalty' is.")
     if request.beam_repetition_penalty < 1:
         raise bad_request("With beam search 'repetition_penalty' must be at least 1.", "repetition_penalty")
     if max(request.logit_bias.values(), default=0) > 0:
         raise bad_request("With beam search no 'logit_bias' may be above 0.", "logit_bias")
 
 
-def _check_completion(request: CompletionRequest) -> None:
-    if request.suffix:
-        raise bad_request("'suffix' is not supported: the model continues a prompt, it does not fill it.", "suffix")
-
-
-def _check_chat(request: ChatCompletionRequest) -> None:
-    if request.top_logprobs and not request.logprobs:
-        raise bad_request("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
-    if request.tool_choice not in ("auto", "none"):
-        raise bad_request("'tool_choice' other than 'auto' and 'none' is not supported yet.", "tool_choice")
+def _require(holds: bool, param: str, otherwise: str) -> None:
+    """Raise a 400 whose message begins with the field, unless it holds."""
+    if not holds:
+        raise bad_request(f"'{param}' {otherwise}", param)
