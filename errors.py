@@ -6,6 +6,7 @@ client did not need to know: no stack, no path, no echo of its input.
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from fastapi import Request, Response
@@ -20,24 +21,19 @@ MAX_MESSAGE_CHARACTERS = 240
 MAX_PARAM_CHARACTERS = 60
 
 
+@dataclass(eq=False)
 class APIError(Exception):
     """A failure with its HTTP status; raised anywhere, answered in one place."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.param = param
-        self.code = code
-        self.headers = dict(headers or {})
+    status: int
+    message: str
+    _: KW_ONLY
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] | None = None
+
+    def __str__(self) -> str:
+        return self.message
 
     def to_json(self) -> bytes:
         """The error body, also the payload of a stream's error event."""
