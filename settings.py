@@ -91,9 +91,8 @@ class Settings:
 
     @property
     def url(self) -> str:
-        host = (
-            "localhost" if self.host in ("0.0.0.0", "::", "") else f"[{self.host}]" if ":" in self.host else self.host
-        )
+        host = "localhost" if self.host in ("0.0.0.0", "::", "") else self.host
+        host = f"[{host}]" if ":" in host else host
         return f"http{'s' if self.ssl_certfile else ''}://{host}:{self.port}"
 
 
@@ -182,8 +181,7 @@ def _config_arguments(file: Path) -> list[str]:
         flag_name = _with_dashes(f"--{key}")
         is_json = "type" in ours.get(name, {}) and isinstance(value, list)
         if isinstance(value, bool):
-            is_ours = name in ours
-            arguments += [flag_name] if value else [] if is_ours else [flag_name.replace("--", "--no-", 1)]
+            arguments += [flag_name] if value else [] if name in ours else [flag_name.replace("--", "--no-", 1)]
         elif isinstance(value, dict) or is_json:
             arguments.append(f"{flag_name}={json.dumps(value)}")
         elif isinstance(value, list):
