@@ -8,42 +8,18 @@ template can put there. Knows nothing about templates, requests or engines. Deco
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-from settings import StartError
+from settings import Settings, StartError
 
-Run = str | int
-
-
-class Encoder(Protocol):
-    """What a template needs of a tokenizer."""
-
-    @property
-    def bos_id(self) -> int | None:
-        """The id that begins a text, where the tokenizer puts one."""
-
-    @property
-    def eos_id(self) -> int | None: ...
-
-    @property
-    def control_ids(self) -> Mapping[str, int]:
-        """The text of each control token -> its id."""
-
-    def encode(self, runs: Sequence[Run]) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids` with control tokens spelt out; raises ValueError for an id outside the vocabulary."""
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """What a token is spelt as in the midst of a text, perhaps a part of a character; nothing for no token."""
-
-    def spell(self, ids: Sequence[int]) -> list[bytes]:
-        """What each of `ids` is spelt as: joined, the text that `decode` gives."""
+Run = str | int | None
+"""None stands for a control token that the tokenizer lacks."""
 
 
 class SentencePieceEncoder:
@@ -57,6 +33,7 @@ class SentencePieceEncoder:
             raise StartError(f"{model_file} is not a SentencePiece model.") from failure
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
         self.control_ids: dict[str, int] = dict(added_tokens or {})
+        """The text of each control token -> its id."""
         for piece_id, piece in enumerate(proto.pieces):
             # A user-defined piece is matched in any text; as a control piece it is not.
             if piece.type == kinds.USER_DEFINED and piece.piece in self.control_ids:
@@ -69,18 +46,18 @@ class SentencePieceEncoder:
         self.bos_id, self.eos_id = (
             None if token_id < 0 else token_id for token_id in (self._processor.bos_id(), self._processor.eos_id())
         )
+        """The ids that begin and end a text, where the tokenizer puts them."""
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
-        ids: list[int] = []
-        for run in runs:
-            ids += [run] if isinstance(run, int) else self._processor.encode(run)
-        return ids
+        return _encode_each(runs, self._processor.encode)
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids` with control tokens spelt out; raises ValueError for an id outside the vocabulary."""
         _check_range(ids, self._processor.vocab_size(), self._control_texts)
         return b"".join(self.spell(ids)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
+        """What a token is spelt as in the midst of a text, perhaps a part of a character; nothing for no token."""
         if token_id in self._control_texts:
             return self._control_texts[token_id].encode()
         if not 0 <= token_id < self._processor.vocab_size():
@@ -88,6 +65,7 @@ class SentencePieceEncoder:
         return _to_bytes(self._processor.id_to_piece(token_id))
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
+        """What each of `ids` is spelt as: joined, the text that `decode` gives."""
         spelt: list[bytes] = []
         begins = True
         for token_id in ids:
@@ -99,12 +77,13 @@ class SentencePieceEncoder:
 
 
 class TokenizerEncoder:
-    """A tokenizer of transformers, for models without a LLaMA `tokenizer.model`."""
+    """The same on a tokenizer of transformers, for models without a LLaMA `tokenizer.model`."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         # A second copy: the switch for control tokens is the tokenizer's own state, not the call's.
-        self._text_only = copy.deepcopy(tokenizer)
+        text_only = copy.deepcopy(tokenizer)
+        self._encode_text = partial(text_only.encode, add_special_tokens=False, split_special_tokens=True)
         self.control_ids: dict[str, int] = {
             token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
@@ -116,17 +95,13 @@ class TokenizerEncoder:
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
         """The ids; in one pass, as the model's own code does it, unless that finds control tokens in text."""
-        joined = "".join(run if isinstance(run, str) else self._control_texts[run] for run in runs)
+        present = [run for run in runs if run is not None]
+        joined = "".join(run if isinstance(run, str) else self._control_texts[run] for run in present)
         ids = list(self.tokenizer.encode(joined, add_special_tokens=False))
         controls = [token_id for token_id in ids if token_id in self._control_texts]
-        if controls == [run for run in runs if isinstance(run, int)]:
+        if controls == [run for run in present if isinstance(run, int)]:
             return ids
-        return [token_id for run in runs for token_id in self._encode_run(run)]
-
-    def _encode_run(self, run: Run) -> Iterable[int]:
-        if isinstance(run, int):
-            return [run]
-        return list(self._text_only.encode(run, add_special_tokens=False, split_special_tokens=True))
+        return _encode_each(present, self._encode_text)
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_range(ids, len(self.tokenizer), {})
@@ -140,6 +115,17 @@ class TokenizerEncoder:
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         return [self.token_bytes(token_id) for token_id in ids]
+
+
+Encoder = SentencePieceEncoder | TokenizerEncoder
+
+
+def _encode_each(runs: Sequence[Run], encode_text: Callable[[str], list[int]]) -> list[int]:
+    ids: list[int] = []
+    for run in runs:
+        if run is not None:
+            ids += encode_text(run) if isinstance(run, str) else [run]
+    return ids
 
 
 def _to_bytes(piece: str) -> bytes:
@@ -162,48 +148,49 @@ def control_pattern(control_ids: Mapping[str, int]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
 
-def load_encoder(
-    tokenizer: str, mode: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> SentencePieceEncoder | TokenizerEncoder:
-    """The encoder for `tokenizer`, a directory or hub name; `mode` is `--tokenizer-mode`. Raises StartError."""
-    model_file = _tokenizer_file(tokenizer, "tokenizer.model", revision)
+def load_encoder(settings: Settings) -> Encoder:
+    """The encoder that the settings name, or that fits the model; raises StartError."""
+    mode, name = settings.tokenizer_mode, settings.tokenizer_path
+    model_file = _tokenizer_file(settings, "tokenizer.model")
     if mode == "slow" and model_file is None:
-        raise StartError(f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {tokenizer} has none.")
-    config = _tokenizer_config(tokenizer, revision)
+        raise StartError(f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none.")
+    config = _tokenizer_config(settings)
     is_llama = "Llama" in str(config.get("tokenizer_class", "LlamaTokenizer"))
     if model_file is not None and (mode == "slow" or (mode == "auto" and is_llama)):
         added = config.get("added_tokens_decoder", {})
         special = {token["content"]: int(token_id) for token_id, token in added.items() if token.get("special")}
         return SentencePieceEncoder(model_file, special)
-    return TokenizerEncoder(load_tokenizer(tokenizer, revision=revision, trust_remote_code=trust_remote_code))
+    return TokenizerEncoder(load_tokenizer(settings))
 
 
-def load_tokenizer(tokenizer: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(settings: Settings) -> Any:
     """The tokenizer of transformers, whose import is slow: only where one is needed. Raises StartError."""
     from transformers import AutoTokenizer  # noqa: PLC0415
 
+    name, remote_code = settings.tokenizer_path, settings.trust_remote_code
     try:
-        return AutoTokenizer.from_pretrained(tokenizer, revision=revision, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=remote_code)
     except (OSError, ValueError) as failure:
-        raise StartError(f"No tokenizer can be loaded from {tokenizer}: {str(failure).splitlines()[0]}") from failure
+        raise StartError(f"No tokenizer can be loaded from {name}: {str(failure).splitlines()[0]}") from failure
 
 
-def _tokenizer_config(tokenizer: str, revision: str | None) -> dict[str, Any]:
-    file = _tokenizer_file(tokenizer, "tokenizer_config.json", revision)
+def _tokenizer_config(settings: Settings) -> dict[str, Any]:
+    file = _tokenizer_file(settings, "tokenizer_config.json")
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file else {}
     except ValueError as failure:
         raise StartError(f"{file} is not a JSON object.") from failure
 
 
-def _tokenizer_file(tokenizer: str, name: str, revision: str | None) -> Path | None:
+def _tokenizer_file(settings: Settings, name: str) -> Path | None:
+    tokenizer = settings.tokenizer_path
     if Path(tokenizer).is_dir():
         file = Path(tokenizer, name)
         return file if file.is_file() else None
     from transformers.utils import cached_file  # noqa: PLC0415
 
     try:
-        found = cached_file(tokenizer, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(tokenizer, name, revision=settings.revision, _raise_exceptions_for_missing_entries=False)
     except OSError as failure:
         raise StartError(f"{tokenizer} is neither a directory nor a model that the hub can be asked for.") from failure
     return Path(found) if found else None

@@ -4,9 +4,10 @@ Knows nothing about tokenizers beyond their control tokens, and covers text alon
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from encoder import Encoder, Run, control_pattern
@@ -21,6 +22,7 @@ FIRST_MARK = 0xF0000
 END = "\uffff"
 """Marks where an answer that is to be continued ends: a code point that is no character."""
 
+SYSTEM_ROLES = ("system", "developer")
 Message = tuple[str, str]
 """A role and its text."""
 
@@ -50,43 +52,36 @@ PROBE = Conversation(None, (("user", "?"),))
 """What every template must be able to render."""
 
 
-def to_conversation(messages: Iterable[Message]) -> Conversation:
+def to_conversation(messages: Sequence[Message], default_system: str | None = None) -> Conversation:
     """Join system texts, merge neighbours of one role; whoever is neither system nor assistant speaks as the user."""
-    system: list[str] = []
-    merged: list[Message] = []
-    for role, text in messages:
-        if role in ("system", "developer"):
-            system.append(text)
-            continue
-        speaker = "assistant" if role == "assistant" else "user"
-        if merged and merged[-1][0] == speaker:
-            merged[-1] = (speaker, f"{merged[-1][1]}\n{text}")
-        else:
-            merged.append((speaker, text))
+    system = [text for role, text in messages if role in SYSTEM_ROLES]
+    spoken = [message for message in messages if message[0] not in SYSTEM_ROLES]
+    turns = groupby(spoken, key=lambda message: "assistant" if message[0] == "assistant" else "user")
+    merged = [(speaker, "\n".join(text for _, text in turn)) for speaker, turn in turns]
     if merged and merged[-1] == ("assistant", ""):
         merged.pop()
     if not merged or merged[0][0] == "assistant":
         merged.insert(0, ("user", ""))
-    return Conversation("\n".join(system) if system else None, tuple(merged))
+    return Conversation("\n".join(system) if system else default_system, tuple(merged))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of models wants its conversations; a run of None is a token that the tokenizer lacks."""
+    """How one family of models wants its conversations."""
 
     name: str
-    runs: Callable[[Conversation, Encoder], list[Run | None]]
+    runs: Callable[[Conversation, Encoder], list[Run]]
     answer_lead: str = ""
     """Text that parts the prompt from the answer and belongs to neither, though the model generates it."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
 
 
-def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run | None]:
+def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
     """Each turn is a text of its own between <s> and </s> (Chinese-LLaMA-Alpaca-2's training script)."""
     system = ALPACA_2_SYSTEM if conversation.system is None else conversation.system
     head = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
-    runs: list[Run | None] = []
+    runs: list[Run] = []
     for user, assistant in conversation.turns:
         question = f"[INST] {head}{user} [/INST]"
         runs += [encoder.bos_id, question if assistant is None else f"{question} {assistant}", encoder.eos_id]
@@ -94,7 +89,7 @@ def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run | No
     return runs[:-1]
 
 
-def alpaca_runs(conversation: Conversation, encoder: Encoder) -> list[Run | None]:
+def alpaca_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
     """Alpaca, first generation: one text for the whole conversation."""
     system = ALPACA_SYSTEM if conversation.system is None else conversation.system
     paragraphs = [system] if system else []
@@ -104,9 +99,7 @@ def alpaca_runs(conversation: Conversation, encoder: Encoder) -> list[Run | None
     return [encoder.bos_id, "\n\n".join(paragraphs)]
 
 
-def rendered_runs(
-    render: Callable[[Conversation], str], conversation: Conversation, encoder: Encoder
-) -> list[Run | None]:
+def rendered_runs(render: Callable[[Conversation], str], conversation: Conversation, encoder: Encoder) -> list[Run]:
     """The runs of a template that renders one string, fastchat's or Jinja's.
 
     Client text that spells a control token is hidden while rendering, so those found afterwards are the template's.
@@ -120,7 +113,7 @@ def rendered_runs(
     hide = partial(controls.sub, lambda found: marks[found[0]])
     system = None if conversation.system is None else hide(conversation.system)
     rendered = render(Conversation(system, tuple((role, hide(text)) for role, text in conversation.messages)))
-    runs: list[Run | None] = []
+    runs: list[Run] = []
     end = 0
     for control in controls.finditer(rendered):
         runs += [rendered[end : control.start()].translate(shown), encoder.control_ids[control[0]]]
@@ -147,7 +140,7 @@ def fastchat_layout(name: str) -> Layout:
             raise bad_request(f"The prompt template {name} has no place for a system message.", "messages")
         return rendered
 
-    def runs(conversation: Conversation, encoder: Encoder) -> list[Run | None]:
+    def runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
         """fastchat leaves the beginning of the text to the tokenizer, but for some templates."""
         rendered = rendered_runs(render, conversation, encoder)
         return rendered if rendered[:1] == [encoder.bos_id] else [encoder.bos_id, *rendered]

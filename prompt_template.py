@@ -9,19 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from encoder import Encoder, Run, TokenizerEncoder, load_encoder, load_tokenizer
+from encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
 from generation import Prompt
-from layouts import (
-    ALPACA,
-    ALPACA_2,
-    PROBE,
-    Conversation,
-    Layout,
-    Message,
-    chat_template_layout,
-    fastchat_layout,
-    to_conversation,
-)
+from layouts import ALPACA, ALPACA_2, PROBE, Layout, Message, chat_template_layout, fastchat_layout, to_conversation
 from settings import Settings, StartError
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
@@ -44,11 +34,8 @@ class PromptTemplate:
 
     def render_chat(self, messages: Sequence[Message]) -> Prompt:
         """The prompt of a conversation; a final assistant message is continued."""
-        conversation = to_conversation(messages)
-        if conversation.system is None:
-            conversation = Conversation(self._system_prompt, conversation.messages)
-        runs = self.layout.runs(conversation, self.encoder)
-        ids = self.encoder.encode([run for run in runs if run is not None])
+        conversation = to_conversation(messages, self._system_prompt)
+        ids = self.encoder.encode(self.layout.runs(conversation, self.encoder))
         lead = "" if conversation.is_partial else self.layout.answer_lead
         return Prompt(ids, "", lead, self.layout.stop, self.layout.stop_token_ids)
 
@@ -60,8 +47,7 @@ class PromptTemplate:
 
     def render_raw(self, text: str) -> Prompt:
         """The text as it is, after the tokenizer's own beginning of a text."""
-        runs: list[Run | None] = [self.encoder.bos_id, text]
-        return Prompt(self.encoder.encode([run for run in runs if run is not None]), text)
+        return Prompt(self.encoder.encode([self.encoder.bos_id, text]), text)
 
     async def aside(self, render: Callable[[Item], Prompt], item: Item, characters: int) -> Prompt:
         """`render(item)`, in a thread if `characters` make it long, so that other streams do not wait."""
@@ -72,12 +58,7 @@ class PromptTemplate:
 
 def load_prompt_template(settings: Settings) -> PromptTemplate:
     """The template that the settings name, or that fits the model (`auto`); raises StartError."""
-    encoder = load_encoder(
-        settings.tokenizer_path,
-        settings.tokenizer_mode,
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    encoder = load_encoder(settings)
     system_prompt = settings.system_prompt
     if system_prompt and system_prompt.startswith("@"):
         system_prompt = _read(system_prompt[1:], "--system-prompt")
@@ -132,10 +113,7 @@ def _named_layout(choice: str, settings: Settings, encoder: Encoder) -> Layout:
 
 
 def _tokenizer(settings: Settings, encoder: Encoder) -> Any:
-    if isinstance(encoder, TokenizerEncoder):
-        return encoder.tokenizer
-    remote_code = settings.trust_remote_code
-    return load_tokenizer(settings.tokenizer_path, revision=settings.revision, trust_remote_code=remote_code)
+    return encoder.tokenizer if isinstance(encoder, TokenizerEncoder) else load_tokenizer(settings)
 
 
 def _fastchat_names() -> frozenset[str]:
