@@ -214,10 +214,6 @@ class GenerationFields(SentBody):
             unused = UNUSED_WITHOUT_BEAMS + (UNUSED_IF_GREEDY if self.is_greedy else ())
         return self.unknown_fields + [name for name in unused if name in self.model_fields_set]
 
-    @property
-    def stop_strings(self) -> list[str]:
-        return [text for text in self.stop if text]
-
 
 def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
     """`--override-generation-config` as request fields; raises ValueError for a wrong name or value."""

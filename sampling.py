@@ -10,6 +10,10 @@ from protocol import GenerationFields
 PENALISED_AHEAD = 16
 """Tokens of a run whose beams are penalised: each may lower one more, so the engine must send one more."""
 
+SAME_SAMPLING = {"top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"}
+SAME_TEXT = {"ignore_eos", "include_stop_str_in_output", "skip_special_tokens"}
+"""Fields that vLLM has under the same names, with the same meaning."""
+
 
 def to_sampling_params(
     request: GenerationFields, prompt: Prompt, max_tokens: int, vocabulary_size: int
@@ -18,31 +22,23 @@ def to_sampling_params(
 
     vLLM refuses n > 1 with greedy sampling, where all choices are equal: such a request is generated once.
     """
-    _check_token_ids(request, vocabulary_size)
+    for name, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
+        if any(token_id >= vocabulary_size for token_id in ids):
+            raise bad_request(f"'{name}' has a token id outside the vocabulary of {vocabulary_size}.", name)
+    in_pieces = request.stream and not request.takes_best
     return SamplingParams(
+        **request.model_dump(include=SAME_SAMPLING | SAME_TEXT),
         n=1 if request.is_greedy else request.width,
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        repetition_penalty=request.repetition_penalty,
         temperature=0.0 if request.is_greedy else request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        min_p=request.min_p,
-        seed=request.seed,
-        stop=[*request.stop_strings, *prompt.stop],
+        stop=[*filter(None, request.stop), *prompt.stop],
         stop_token_ids=[*request.stop_token_ids, *prompt.stop_token_ids],
-        include_stop_str_in_output=request.include_stop_str_in_output,
-        ignore_eos=request.ignore_eos,
         max_tokens=max_tokens,
         min_tokens=min(request.min_tokens, max_tokens),
         # vLLM sums log-probabilities only where it is asked for some.
         logprobs=0 if request.alternatives is None and request.takes_best else request.alternatives,
         flat_logprobs=True,
         logit_bias=dict(request.logit_bias) or None,
-        skip_special_tokens=request.skip_special_tokens,
-        output_kind=RequestOutputKind.DELTA
-        if request.stream and not request.takes_best
-        else RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
     )
 
 
@@ -94,9 +90,3 @@ def to_run_params(rules: Rules, begun: int, vocabulary_size: int) -> SamplingPar
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
-
-
-def _check_token_ids(request: GenerationFields, vocabulary_size: int) -> None:
-    for name, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
-        if any(token_id >= vocabulary_size for token_id in ids):
-            raise bad_request(f"'{name}' has a token id outside the vocabulary of {vocabulary_size}.", name)
