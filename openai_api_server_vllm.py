@@ -10,10 +10,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import uvicorn
@@ -39,7 +39,6 @@ CLIENT_LEFT = 499
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in (400, 404, 500, 503)}
 
-Fields = TypeVar("Fields", CompletionRequest, ChatCompletionRequest)
 Started = Callable[[asyncio.Task[None]], None]
 
 
@@ -55,7 +54,8 @@ class Routes:
 
     async def create_completion(self, body: CompletionRequest, request: Request) -> Response:
         """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
-        body = accept(body, self.defaults)
+        body = body.with_defaults(self.defaults)
+        check_fields(body)
         prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         if body.stream:
@@ -64,7 +64,8 @@ class Routes:
 
     async def create_chat_completion(self, body: ChatCompletionRequest, request: Request) -> Response:
         """The assistant's answer to a conversation."""
-        body = accept(body, self.defaults)
+        body = body.with_defaults(self.defaults)
+        check_fields(body)
         prompt = await self._chat_prompt(body.messages)
         generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
         if body.stream:
@@ -129,13 +130,6 @@ class Routes:
 
     def _model(self, name: str) -> protocol.Model:
         return protocol.Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
-
-
-def accept(body: Fields, defaults: Mapping[str, Any]) -> Fields:
-    """The request with the server's defaults; raises for what this version cannot honour."""
-    body = body.with_defaults(defaults)
-    check_fields(body)
-    return body
 
 
 async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, Any, BaseModel]) -> Response:
