@@ -39,9 +39,7 @@ def _to_strings(value: Any) -> Any:
 
 
 def _is_ids(value: Any) -> bool:
-    return (
-        isinstance(value, list) and value != [] and all(type(member) is int and 0 <= member < 2**31 for member in value)
-    )
+    return isinstance(value, list) and value != [] and all(type(part) is int and 0 <= part < 2**31 for part in value)
 
 
 def _to_prompts(value: Any) -> Any:
@@ -132,9 +130,7 @@ class GenerationFields(SentBody):
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it has it.")
     repetition_penalty: float = Field(1.1, gt=0, le=10, description="Over prompt and reply; 1.0: off.")
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="Choices to return for each prompt.")
-    best_of: int = Field(
-        0, ge=0, le=MAX_CHOICES, description="Generate so many and return the n likeliest; 0 (or 1 with n > 1): unset."
-    )
+    best_of: int = Field(0, ge=0, le=MAX_CHOICES, description="Make so many and return the n likeliest; 0 or 1: unset.")
     use_beam_search: bool = Field(False, description="Search with num_beams, else best_of, else n beams.")
     num_beams: int = Field(1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with so many beams.")
     length_penalty: float = Field(1.0, ge=-10, le=10, description="Beams: scores are divided by length to this power.")
