@@ -77,19 +77,16 @@ def completion_chunks(generation: Generation, request: CompletionRequest, encode
 def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> Frames:
     """The chunks of a streamed chat reply: the role, the text, then the finish reason, for each choice."""
 
-    def to_chunk(
-        index: int, delta: protocol.ChatDelta, log: Sequence[Token] = (), finish_reason: FinishReason | None = None
+    def chunk(
+        index: int, text: str, log: Sequence[Token], finish_reason: FinishReason | None, is_first: bool = False
     ) -> protocol.ChatChunk:
+        delta = protocol.ChatDelta(role="assistant" if is_first else None, content=None if finish_reason else text)
         logprobs = to_chat_logprobs(log) if log else None
         choice = protocol.ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
         return protocol.ChatChunk(**_envelope(generation), choices=[choice])
 
-    def chunk(index: int, text: str, log: Sequence[Token], finish_reason: FinishReason | None) -> protocol.ChatChunk:
-        return to_chunk(index, protocol.ChatDelta(content=None if finish_reason else text), log, finish_reason)
-
     async def first() -> list[protocol.ChatChunk]:
-        delta = protocol.ChatDelta(role="assistant", content="")
-        return [to_chunk(index, delta) for index in range(generation.choices)]
+        return [chunk(index, "", (), None, is_first=True) for index in range(generation.choices)]
 
     return _frames(generation, request, _spellings(generation, request, encoder), Chunks(first, chunk))
 
