@@ -32,7 +32,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from beam_search import Beam, BeamSearch, beam_search
 from errors import APIError, bad_request
-from generation import Delta, FinishReason, Prompt, TokenLogprob
+from generation import Delta, Deltas, FinishReason, Prompt, TokenLogprob
 from lookahead import Lookahead
 from protocol import GenerationFields
 from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
@@ -41,16 +41,15 @@ from settings import Settings, StartError
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
 CPU_KV_CACHE = 4 * GIB
-FINISH_REASONS = get_args(FinishReason)
+FINISH_REASONS = (None, *get_args(FinishReason))
 NO_LIMIT = -1
 RETRY_AFTER = {"Retry-After": "1"}
 
 
 def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
     """vLLM's arguments: our settings, and `others` in vLLM's own words; argparse ends the process on a wrong one."""
-    parser = AsyncEngineArgs.add_cli_args(
-        FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
-    )
+    parser = FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
+    AsyncEngineArgs.add_cli_args(parser)
     ours = ["--model", settings.model, "--tokenizer", settings.tokenizer_path]
     args = AsyncEngineArgs.from_cli_args(parser.parse_args([*ours, *others]))
     # Prompts are encoded here; vLLM only detokenises, where its own choice is right.
@@ -138,9 +137,7 @@ class VLLMEngine:
             message = "The server is at its limit of unfinished requests; try again."
             raise APIError(503, message, code="server_overloaded", headers=RETRY_AFTER)
 
-    def generate(
-        self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str
-    ) -> AsyncGenerator[Delta, None]:
+    def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Deltas:
         """Deltas for one prompt; raises APIError at once for values outside what the model has."""
         if prompt.ids and not 0 <= min(prompt.ids) <= max(prompt.ids) < self.vocabulary_size:
             message = f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}."
@@ -163,7 +160,7 @@ class VLLMEngine:
 
     async def _sample(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
-    ) -> AsyncGenerator[Delta, None]:
+    ) -> Deltas:
         """vLLM's outputs as deltas, which greedy decoding has for all choices at once."""
         copies = request.n if request.is_greedy else 1
         with self._room(params.n):
@@ -175,7 +172,7 @@ class VLLMEngine:
 
     async def _best_of(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
-    ) -> AsyncGenerator[Delta, None]:
+    ) -> Deltas:
         """The `n` of all choices with the highest cumulative log-probability, the best first."""
         completions: list[CompletionOutput] = []
         with self._room(params.n):
@@ -284,11 +281,9 @@ def _to_logprobs(flat: FlatLogprobs, count: int, first: int = 0) -> Iterator[Tok
 
 
 def _to_finish_reason(reason: str | None) -> FinishReason | None:
-    if reason is None:
-        return None
-    if reason in FINISH_REASONS:
-        return cast(FinishReason, reason)
-    raise APIError(500, f"The engine ended the generation: {reason}.")
+    if reason not in FINISH_REASONS:
+        raise APIError(500, f"The engine ended the generation: {reason}.")
+    return cast(FinishReason | None, reason)
 
 
 class _ChoiceText:
