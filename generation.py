@@ -211,15 +211,14 @@ async def _nothing(n: int) -> Deltas:
 
 def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int) -> int:
     """Tokens that may be generated: what was asked for, clamped to the room that the prompt leaves."""
-    room = max_model_len - len(prompt.ids)
-    if room < min(1, request.token_limit):
-        raise bad_request(
-            f"This model's maximum context length is {max_model_len} tokens. "
-            f"However, your prompt has {len(prompt.ids)} tokens.",
-            "messages" if isinstance(request, ChatCompletionRequest) else "prompt",
-            "context_length_exceeded",
+    used, limit = len(prompt.ids), request.token_limit
+    room = max_model_len - used
+    if room < min(1, limit):
+        param = "messages" if isinstance(request, ChatCompletionRequest) else "prompt"
+        message = (
+            f"This model's maximum context length is {max_model_len} tokens. However, your prompt has {used} tokens."
         )
-    limit = request.token_limit
+        raise bad_request(message, param, "context_length_exceeded")
     _require(request.min_tokens <= limit, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")
     return min(limit, room)
 
