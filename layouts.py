@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 from encoder import Encoder, Run, control_pattern
@@ -42,10 +42,8 @@ class Conversation:
     @property
     def turns(self) -> list[tuple[str, str | None]]:
         """(user, assistant) pairs; the assistant's text is None where it is to be generated."""
-        texts: list[str | None] = [text for _, text in self.messages]
-        if not self.is_partial:
-            texts.append(None)
-        return [(texts[at] or "", texts[at + 1]) for at in range(0, len(texts), 2)]
+        texts = [text for _, text in self.messages]
+        return list(zip_longest(texts[::2], texts[1::2]))
 
 
 PROBE = Conversation(None, (("user", "?"),))
@@ -105,9 +103,8 @@ def rendered_runs(render: Callable[[Conversation], str], conversation: Conversat
     Client text that spells a control token is hidden while rendering, so those found afterwards are the template's.
     """
     controls = control_pattern(encoder.control_ids)
-    texts = "".join((conversation.system or "", *(text for _, text in conversation.messages)))
-    used = {ord(character) for character in texts if ord(character) >= FIRST_MARK}
-    free = (chr(code) for code in range(FIRST_MARK, sys.maxunicode) if code not in used)
+    used = set("".join((conversation.system or "", *(text for _, text in conversation.messages))))
+    free = (mark for mark in map(chr, range(FIRST_MARK, sys.maxunicode)) if mark not in used)
     marks = dict(zip(encoder.control_ids, free, strict=False))
     shown = {ord(mark): text for text, mark in marks.items()}
     hide = partial(controls.sub, lambda found: marks[found[0]])

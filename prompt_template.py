@@ -6,6 +6,7 @@ Knows nothing about HTTP, sampling or the engine.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +42,7 @@ class PromptTemplate:
 
     def render_instruction(self, text: str) -> Prompt:
         """The prompt of one instruction: a conversation of one user message."""
-        prompt = self.render_chat([("user", text)])
-        prompt.text = text
-        return prompt
+        return replace(self.render_chat([("user", text)]), text=text)
 
     def render_raw(self, text: str) -> Prompt:
         """The text as it is, after the tokenizer's own beginning of a text."""
