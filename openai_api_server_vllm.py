@@ -90,9 +90,8 @@ class Routes:
             prompt = await self._chat_prompt(body.messages)
         else:
             prompt = await self._completion_prompt(body.prompt, body.raw)
-        ids = prompt.ids
-        if not body.add_special_tokens and ids[:1] == [self.template.encoder.bos_id]:
-            ids = ids[1:]
+        has_bos = prompt.ids[:1] == [self.template.encoder.bos_id]
+        ids = prompt.ids[1:] if has_bos and not body.add_special_tokens else prompt.ids
         text = self.template.encoder.decode(ids)
         return protocol.Tokens(count=len(ids), max_model_len=self.engine.max_model_len, tokens=ids, prompt=text)
 

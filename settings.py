@@ -109,8 +109,7 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         name = setting.name.replace("_", "-")
         parser.add_argument(f"--{name}", default=getattr(defaults, setting.name), **setting.metadata)
     spelt = [_with_dashes(argument) for argument in arguments]
-    config_file = parser.parse_known_args(spelt)[0].config
-    if config_file:
+    if config_file := parser.parse_known_args(spelt)[0].config:
         spelt = [*_config_arguments(Path(config_file)), *spelt]
     values, others = parser.parse_known_args(spelt)
     del values.config
@@ -135,13 +134,11 @@ def check_settings(settings: Settings) -> None:
 def bind_sockets(settings: Settings) -> list[socket.socket]:
     """Bound sockets for every address of `--host`; raises StartError if the port is taken."""
     try:
-        addresses = socket.getaddrinfo(
-            settings.host or None, settings.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(settings.host or None, settings.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
     except socket.gaierror as failure:
         raise StartError(f"There is no address for --host {settings.host}.") from failure
     sockets: list[socket.socket] = []
-    for family, kind, protocol, _, address in dict.fromkeys(addresses):
+    for family, kind, protocol, _, address in dict.fromkeys(found):
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
