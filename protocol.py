@@ -6,7 +6,7 @@ field does is in `sampling.py` and `generation.py`.
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field, ValidationError, model_validator
 
@@ -18,6 +18,7 @@ UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
 SentPrompt = str | list[str] | list[int] | list[list[int]]
+ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -310,13 +311,15 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Reply(BaseModel):
-    """What whole replies and chunks of both endpoints begin with."""
+class Reply(BaseModel, Generic[ChoiceType]):
+    """What the whole replies and the chunks of both endpoints have in common."""
 
     id: str
     object: str
     created: int
     model: str
+    choices: list[ChoiceType]
+    usage: Usage | None = Field(default=None, exclude_if=is_absent)
 
 
 class CompletionLogprobs(BaseModel):
@@ -358,12 +361,10 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None
 
 
-class Completion(Reply):
+class Completion(Reply[CompletionChoice]):
     """A completion, or with `choices` in pieces a chunk of one."""
 
     object: Literal["text_completion"] = "text_completion"
-    choices: list[CompletionChoice]
-    usage: Usage | None = Field(default=None, exclude_if=is_absent)
 
 
 class AssistantMessage(BaseModel):
@@ -383,11 +384,10 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class ChatCompletion(Reply):
+class ChatCompletion(Reply[ChatChoice]):
     """The reply of `/v1/chat/completions`."""
 
     object: Literal["chat.completion"] = "chat.completion"
-    choices: list[ChatChoice]
     usage: Usage
 
 
@@ -407,12 +407,10 @@ class ChatChunkChoice(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
 
 
-class ChatChunk(Reply):
+class ChatChunk(Reply[ChatChunkChoice]):
     """One event of a chat stream."""
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = Field(default=None, exclude_if=is_absent)
 
 
 class Model(BaseModel):
