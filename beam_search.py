@@ -8,7 +8,7 @@ way. Does not sample.
 
 import heapq
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import itemgetter
@@ -38,6 +38,8 @@ class Rules:
     prompt_ids: frozenset[int] = frozenset()
     logprobs: int | None = None
     """Alternatives to report for each token; None: no log-probabilities at all."""
+    has_stop_strings: bool = False
+    """Any token may end a beam, not only one of `stop_token_ids`."""
 
     @property
     def candidates(self) -> int:
@@ -47,10 +49,11 @@ class Rules:
     def needed(self, length: int) -> int:
         """Likeliest tokens of a beam that a step needs, at a length of at most `length`.
 
-        `width` of them can go on, and all that end or are lowered may stand before those.
+        `width` of them can go on, and all that end, are barred or lowered may stand before those.
         """
         lowered = len(self.prompt_ids) + length if self.repetition_penalty != 1 else 0
-        return max(self.logprobs or 0, self.width + len(self.stop_token_ids) + len(self.logit_bias) + lowered)
+        looked_at = self.candidates if self.has_stop_strings else self.width
+        return max(self.logprobs or 0, looked_at + len(self.stop_token_ids) + len(self.logit_bias) + lowered)
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +131,7 @@ class BeamSearch:
         return rules.early_stopping is False and self.score(self.live[0]) <= self.score(finished[-1])
 
     def settled(self, rank: int) -> Beam:
-        """What all beams share that can still come out at `rank`: at least the empty beginning."""
+        """What all beams share that can still come out at `rank`, while some are live: at least the empty beginning."""
         finished = self.finished[: rank + 1]
         worst = self.score(finished[rank]) if len(finished) > rank else -math.inf
         live = [beam for beam in self.live if self._best_possible(beam) > worst]
@@ -176,28 +179,49 @@ async def beam_search(
     stream: bool,
 ) -> AsyncGenerator[Delta, None]:
     """Deltas of the `n` best, choice by rank: of each what is settled if it is a stream, and the rest at the end."""
-    sent = [search.live[0]] * len(texts)
-
-    def to_delta(rank: int, beam: Beam) -> Delta:
-        tokens = beam.tokens(since=sent[rank])
-        ids = [token.token_id for token in tokens]
-        sent[rank] = beam
-        reason = beam.finish_reason
-        text = texts[rank].add(ids, reason is not None, bool(ids) and ids[-1] in search.rules.stop_token_ids)
-        return Delta(rank, text, ids, reason, None if search.rules.logprobs is None else tokens)
-
+    choices = _Choices(search, texts)
     while not search.is_over:
         search.advance(await next_tokens(search.live))
-        if stream and search.live and search.live[0].length == 1:
+        if stream:
+            for delta in choices.settled():
+                yield delta
+    for rank, beam in enumerate(search.finished[: len(texts)]):
+        yield choices.to_delta(rank, beam)
+
+
+class _Choices:
+    """What has been sent of each choice."""
+
+    def __init__(self, search: BeamSearch, texts: Sequence[Text]) -> None:
+        self._search = search
+        self._texts = texts
+        self._sent = [search.live[0]] * len(texts)
+        self._next_look = 1
+
+    def to_delta(self, rank: int, beam: Beam) -> Delta:
+        """What `beam` adds to what has been sent."""
+        rules = self._search.rules
+        tokens = beam.tokens(since=self._sent[rank])
+        ids = [token.token_id for token in tokens]
+        self._sent[rank] = beam
+        ends_with_stop_token = bool(ids) and ids[-1] in rules.stop_token_ids
+        text = self._texts[rank].add(ids, beam.finish_reason is not None, ends_with_stop_token)
+        return Delta(rank, text, ids, beam.finish_reason, None if rules.logprobs is None else tokens)
+
+    def settled(self) -> Iterator[Delta]:
+        """What has been settled since the last look, which costs as much as is unsettled: the more, the rarer."""
+        length = self._search.live[0].length if self._search.live else 0
+        if length < self._next_look:
+            return
+        if length == 1:
             yield Delta(0, "", ())  # the engine has begun: a stream can say so
-        for rank in range(len(texts) if stream else 0):
-            beam = search.settled(rank)
+        for rank, sent in enumerate(self._sent):
+            beam = self._search.settled(rank)
             if beam.finish_reason is not None and beam.parent is not None:
                 beam = beam.parent  # a choice ends with the search
-            if beam is not sent[rank]:
-                yield to_delta(rank, beam)
-    for rank, beam in enumerate(search.finished[: len(texts)]):
-        yield to_delta(rank, beam)
+            if beam is not sent:
+                yield self.to_delta(rank, beam)
+        self._next_look = length + 1 + (length - min(beam.length for beam in self._sent)) // 16
 
 
 def _shared(one: Beam, other: Beam) -> Beam:

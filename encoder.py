@@ -88,7 +88,7 @@ class TokenizerEncoder:
             token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self._control_texts = {token_id: text for text, token_id in self.control_ids.items()}
-        self._byte_of = _byte_alphabet() if "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder) else {}
+        self._byte_of = _byte_alphabet() if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", "")) else {}
         begins_with = tokenizer.encode("")[:1]
         self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
         self.eos_id: int | None = tokenizer.eos_token_id
@@ -114,7 +114,8 @@ class TokenizerEncoder:
         return _to_bytes(piece)
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
-        return [self.token_bytes(token_id) for token_id in ids]
+        spelt = [self.token_bytes(token_id) for token_id in ids]
+        return spelt if self._byte_of or not spelt else [spelt[0].removeprefix(b" "), *spelt[1:]]
 
 
 Encoder = SentencePieceEncoder | TokenizerEncoder

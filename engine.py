@@ -4,10 +4,12 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 """
 
 import asyncio
+import gc
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from copy import copy
 from dataclasses import replace
 from itertools import count
 from operator import itemgetter
@@ -27,7 +29,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import TokenizerLike
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer, SlowIncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from beam_search import Beam, BeamSearch, beam_search
@@ -116,6 +118,9 @@ class VLLMEngine:
         async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
             pass
         self._llm = llm
+        # What is loaded stays: no collection of garbage has to look through it again.
+        gc.collect()
+        gc.freeze()
 
     async def stop(self) -> None:
         if self._llm is not None:
@@ -130,20 +135,18 @@ class VLLMEngine:
     def admit(self, choices: int) -> None:
         self.check_ready()
         assert self._llm is not None
-        is_full = self._unfinished + choices > self._max_unfinished
-        if self._max_queued_tokens is not None:
-            is_full |= self._llm.get_num_queued_tokens() >= self._max_queued_tokens
-        if is_full:
-            message = "The server is at its limit of unfinished requests; try again."
-            raise APIError(503, message, code="server_overloaded", headers=RETRY_AFTER)
+        if self._max_queued_tokens is not None and self._llm.get_num_queued_tokens() >= self._max_queued_tokens:
+            raise _full()
+        if self._unfinished + choices > self._max_unfinished:
+            raise _full()
 
     def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Deltas:
         """Deltas for one prompt; raises APIError at once for values outside what the model has."""
-        if prompt.ids and not 0 <= min(prompt.ids) <= max(prompt.ids) < self.vocabulary_size:
-            message = f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}."
-            raise bad_request(message, "prompt")
+        self._check_prompt(prompt)
         params = to_sampling_params(request, prompt, max_tokens, self.vocabulary_size)
         if request.is_beam_search:
+            if self._args.logprobs_mode != "raw_logprobs":
+                raise bad_request("Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams")
             return self._search(prompt, params, request_id, request)
         if request.takes_best:
             return self._best_of(prompt, params, request_id, request)
@@ -151,12 +154,18 @@ class VLLMEngine:
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
         """One log-probability for each token of the prompt; the first has none."""
-        with self._room(1):
-            async with self._outputs(prompt.ids, to_score_params(alternatives), request_id) as outputs:
-                async for output in outputs:
-                    # vLLM's first row is empty: nothing comes before the first token.
-                    rows = list(_to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1))
+        self._check_prompt(prompt)
+        rows: list[TokenLogprob] = []
+        async with self._outputs(prompt.ids, to_score_params(alternatives), request_id) as outputs:
+            async for output in outputs:
+                # vLLM's first row is empty: nothing comes before the first token.
+                rows += _to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1)
         return [TokenLogprob(prompt.ids[0], None), *rows]
+
+    def _check_prompt(self, prompt: Prompt) -> None:
+        if not 0 <= min(prompt.ids, default=0) <= max(prompt.ids, default=0) < self.vocabulary_size:
+            message = f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}."
+            raise bad_request(message, "prompt")
 
     async def _sample(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
@@ -167,8 +176,8 @@ class VLLMEngine:
             async with self._outputs(prompt.ids, params, request_id) as outputs:
                 async for output in outputs:
                     for completion in output.outputs:
-                        for copy in range(copies):
-                            yield _to_delta(completion, completion.index + copy, request)
+                        for offset in range(copies):
+                            yield _to_delta(completion, completion.index + offset, request)
 
     async def _best_of(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
@@ -204,42 +213,23 @@ class VLLMEngine:
                     for token in _to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs):
                         yield token
 
-        search = BeamSearch(rules, self._stop_check(params))
-        texts = [_ChoiceText(self._llm.get_tokenizer(), prompt.ids, params) for _ in range(rules.n)]
+        tokenizer = self._llm.get_tokenizer()
+        search = BeamSearch(rules, _StopStrings(tokenizer, prompt.ids, params) if params.stop else None)
+        texts = [_ChoiceText(tokenizer, prompt.ids, params) for _ in range(rules.n)]
         lookahead = Lookahead(run)
-        try:
-            with self._room(rules.width):
+        with self._room(rules.width):
+            try:
                 async with aclosing(beam_search(search, lookahead.next_tokens, texts, request.stream)) as deltas:
                     async for delta in deltas:
                         yield delta
-        finally:
-            await lookahead.close()
-
-    def _stop_check(self, params: SamplingParams) -> Callable[[Beam], bool] | None:
-        """Whether a stop string ends in the last token of a beam, which is looked for as vLLM does."""
-        stops = cast(list[str], params.stop)
-        if not stops:
-            return None
-        assert self._llm is not None
-        tokenizer = self._llm.get_tokenizer()
-        # A character is at most 4 tokens, and a few more keep what begins the window out of the match.
-        window = 4 * max(map(len, stops)) + 8
-
-        def hits_stop_string(beam: Beam) -> bool:
-            if beam.length <= params.min_tokens:
-                return False
-            ids = beam.token_ids(limit=window)
-            text = tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens)
-            before = tokenizer.decode(ids[:-1], skip_special_tokens=params.skip_special_tokens)
-            seen = len(before.rstrip("\ufffd"))
-            return any(text.find(stop, max(seen - len(stop) + 1, 0)) >= 0 for stop in stops)
-
-        return hits_stop_string
+            finally:
+                await lookahead.close()
 
     @contextmanager
     def _room(self, choices: int) -> Iterator[None]:
-        """Take a place for each choice until it is done; raises APIError (503) if there are not so many."""
-        self.admit(choices)
+        """Take a place for each choice until it is done; raises APIError (503) if others have taken them meanwhile."""
+        if self._unfinished + choices > self._max_unfinished:
+            raise _full()
         self._unfinished += choices
         try:
             yield
@@ -260,6 +250,11 @@ class VLLMEngine:
             raise APIError(503, "The engine has died.", code="engine_dead", headers=RETRY_AFTER) from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
+
+
+def _full() -> APIError:
+    message = "The server is at its limit of unfinished requests; try again."
+    return APIError(503, message, code="server_overloaded", headers=RETRY_AFTER)
 
 
 def _to_delta(completion: CompletionOutput, index: int, request: GenerationFields) -> Delta:
@@ -290,9 +285,38 @@ class _ChoiceText:
     """vLLM's own detokenizer for the tokens of one choice."""
 
     def __init__(self, tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> None:
-        request = EngineCoreRequest("", prompt_ids, None, params, None, 0.0, None, None, None)
-        self._detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+        self._detokenizer = _to_detokenizer(tokenizer, prompt_ids, params)
 
     def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
         self._detokenizer.update(token_ids, ends_with_stop_token)
         return cast(str, self._detokenizer.get_next_output_text(is_last, delta=True))
+
+
+class _StopStrings:
+    """Whether a stop string ends with the last token of a beam, by vLLM's detokenizer, forked where beams part."""
+
+    def __init__(self, tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> None:
+        self._stops = params.stop
+        self._min_tokens = params.min_tokens
+        self._kept = max(map(len, params.stop)) - 1
+        self._begun = _to_detokenizer(tokenizer, prompt_ids, params)
+        self._read: dict[Beam | None, tuple[IncrementalDetokenizer, str]] = {}
+        """For each beam its detokenizer, and the last characters that came out of it."""
+
+    def __call__(self, beam: Beam) -> bool:
+        parent, before = self._read.get(beam.parent, (self._begun, ""))
+        fork = copy(parent)
+        if isinstance(fork, SlowIncrementalDetokenizer):
+            fork.token_ids, fork.tokens = [*parent.token_ids, beam.token.token_id], [*parent.tokens]
+        else:
+            fork.stream = copy(parent.stream)
+        text = before + fork.decode_next(beam.token.token_id)
+        self._read[beam] = fork, text[-self._kept :] if self._kept else ""
+        if beam.length <= self._min_tokens or len(text) == len(before):
+            return False
+        return any(text.find(stop, max(len(before) - len(stop) + 1, 0)) >= 0 for stop in self._stops)
+
+
+def _to_detokenizer(tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> IncrementalDetokenizer:
+    request = EngineCoreRequest("", prompt_ids, None, params, None, 0.0, None, None, None)
+    return IncrementalDetokenizer.from_new_request(tokenizer, request)

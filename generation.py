@@ -148,7 +148,12 @@ def start_generation(engine: Engine, request: Request, prompts: list[Prompt], mo
             engine.score(prompt, request.alternatives or 0, f"{request_id}-{number}-prompt")
             for number, prompt in enumerate(prompts)
         ]
-        return await asyncio.gather(*jobs)
+        tasks = [asyncio.create_task(job) for job in jobs]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     return Generation(request_id, model, prompts, request.n, merged, scores)
 
@@ -213,7 +218,7 @@ def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int)
     """Tokens that may be generated: what was asked for, clamped to the room that the prompt leaves."""
     used, limit = len(prompt.ids), request.token_limit
     room = max_model_len - used
-    if room < min(1, limit):
+    if room < 1 and (limit or request.alternatives is not None):
         param = "messages" if isinstance(request, ChatCompletionRequest) else "prompt"
         message = (
             f"This model's maximum context length is {max_model_len} tokens. However, your prompt has {used} tokens."
@@ -226,7 +231,7 @@ def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int)
 def _check_beams(request: GenerationFields) -> None:
     """What transformers' beam search has, and what log-probabilities of the likeliest tokens are enough for."""
     if request.width > MAX_BEAMS:
-        param = next(name for name in ("num_beams", "best_of", "n") if getattr(request, name) == request.width)
+        param = "best_of" if request.best_of == request.width else "n"
         raise bad_request(f"A beam search has at most {MAX_BEAMS} beams.", param)
     for name in ("presence_penalty", "frequency_penalty"):
         is_unset = name not in request.model_fields_set or not getattr(request, name)

@@ -38,7 +38,8 @@ class Spelling:
     def __init__(self, encoder: Encoder, hides_control: bool, lead: str = "") -> None:
         """`lead` is what the text leaves out at its beginning."""
         self._encoder = encoder
-        self._hidden = frozenset(encoder.control_ids.values()) if hides_control else frozenset()
+        self._control = {token_id: text.encode() for text, token_id in encoder.control_ids.items()}
+        self._hidden = self._control if hides_control else {}
         self._lead = lead.encode()
         self._pending: deque[TokenLogprob] = deque()
         self._room = 0
@@ -52,38 +53,35 @@ class Spelling:
             return []
         taken: list[Token] = []
         while self._pending:
-            spelling = self._spell(self._pending[0].token_id)
+            token = self._pending[0]
+            whole = b"" if token.token_id in self._hidden else self._encoder.token_bytes(token.token_id)
+            spelling = whole.removeprefix(self._lead)
             if len(spelling) > self._room and delta.finish_reason is None:
                 break
-            token = self._pending.popleft()
-            self._lead = b"" if spelling else self._lead
-            is_cut = delta.finish_reason == "stop" and len(spelling) > self._room
-            if is_cut and not self._room:
-                continue
-            taken.append(self._place(token, spelling[: self._room] if is_cut else spelling))
-            self._room = max(self._room - len(spelling), 0)
+            self._pending.popleft()
+            self._lead = b"" if whole else self._lead
+            # At the end what is not in the text is of a stop string, of half a character, or a control token.
+            if self._room or not spelling or delta.finish_reason == "length" or token.token_id in self._control:
+                taken.append(self._place(token, spelling[: self._room], spelling))
+                self._room = max(self._room - len(spelling), 0)
         return taken
 
     def prompt(self, logprobs: Sequence[TokenLogprob]) -> list[Token]:
         """All tokens of a prompt, whose text is their spellings joined."""
         spellings = self._encoder.spell([token.token_id for token in logprobs])
         return [
-            self._place(token, b"" if token.token_id in self._hidden else spelling)
+            self._place(token, b"" if token.token_id in self._hidden else spelling, spelling)
             for token, spelling in zip(logprobs, spellings, strict=True)
         ]
 
-    def _spell(self, token_id: int) -> bytes:
-        spelling = b"" if token_id in self._hidden else self._encoder.token_bytes(token_id)
-        return spelling.removeprefix(self._lead)
-
-    def _place(self, token: TokenLogprob, spelling: bytes) -> Token:
+    def _place(self, token: TokenLogprob, spelling: bytes, uncut: bytes) -> Token:
         offset = self.offset
         self.offset += len(self._characters.decode(spelling))
-        name = self._encoder.token_bytes
-        top = [(name(token_id), max(logprob, LEAST)) for token_id, logprob in token.top]
+        names = {token_id: self._encoder.token_bytes(token_id) for token_id, _ in token.top}
+        names[token.token_id] = self._control.get(token.token_id, spelling or uncut)
+        top = [(names[token_id], max(logprob, LEAST)) for token_id, logprob in token.top]
         logprob = None if token.logprob is None else max(token.logprob, LEAST)
-        own_name = name(token.token_id) if token.token_id in self._hidden else spelling
-        return Token(spelling, own_name, offset, logprob, top)
+        return Token(spelling, names[token.token_id], offset, logprob, top)
 
 
 def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
@@ -119,7 +117,7 @@ def to_completion_logprobs(tokens: Sequence[Token]) -> CompletionLogprobs:
 
 
 def _to_key(name: bytes) -> str:
-    """The text of a token, or of a part of a character its bytes, so that no two are alike."""
+    """The text of a token, or of a part of a character its bytes."""
     try:
         return name.decode()
     except UnicodeDecodeError:

@@ -77,6 +77,8 @@ class Lookahead:
             assert run.task is not None
             if run.task.done():
                 run.task.result()
+                if not run.steps:
+                    raise RuntimeError("The engine ended a run without a token.")
                 run, position = self._places[beam] = self._launch(beam)
             self._news.clear()
             await self._news.wait()

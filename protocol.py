@@ -206,7 +206,7 @@ class GenerationFields(SentBody):
     def ignored_fields(self) -> list[str]:
         """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
         if self.is_beam_search:
-            unused = UNUSED_WITH_BEAMS + (("best_of",) if self.num_beams > 1 else ())
+            unused = UNUSED_WITH_BEAMS + ("do_sample",) * self.do_sample + ("best_of",) * (self.num_beams > 1)
         else:
             unused = UNUSED_WITHOUT_BEAMS + (UNUSED_IF_GREEDY if self.is_greedy else ())
         return self.unknown_fields + [name for name in unused if name in self.model_fields_set]

@@ -58,6 +58,7 @@ def to_rules(request: GenerationFields, params: SamplingParams, prompt: Prompt) 
         logit_bias=request.logit_bias,
         prompt_ids=frozenset(prompt.ids if penalty != 1 else ()),
         logprobs=request.alternatives,
+        has_stop_strings=bool(params.stop),
     )
 
 

@@ -35,7 +35,7 @@ def bodies(load: Load, is_ours: bool) -> list[dict[str, object]]:
 
 
 async def run(client: httpx.AsyncClient, load: Load, is_ours: bool) -> tuple[float, list[int]]:
-    """Seconds until all are answered, and the tokens of all best beams."""
+    """Seconds until all are answered, and for each reply the mean length of its beams."""
     began = time.perf_counter()
     replies = await asyncio.gather(*(client.post("/v1/completions", json=body) for body in bodies(load, is_ours)))
     seconds = time.perf_counter() - began
@@ -78,9 +78,10 @@ async def compare(ours_url: str, peer_url: str, rounds: int) -> None:
             for _ in range(rounds):
                 seconds, lengths = await run(ours, load, True)
                 ours_seconds.append(seconds)
-                peer_seconds.append((await run(peer, load, False))[0])
+                seconds, peer_lengths = await run(peer, load, False)
+                peer_seconds.append(seconds)
             mine, theirs = statistics.median(ours_seconds), statistics.median(peer_seconds)
-            name = f"{load.name} ({statistics.mean(lengths):.0f} a beam)"
+            name = f"{load.name} ({statistics.mean(lengths):.0f} and {statistics.mean(peer_lengths):.0f} a beam)"
             print(f"| {name} | {mine:.3f} | {theirs:.3f} | {theirs / mine:.1f} |", flush=True)
 
 

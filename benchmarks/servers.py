@@ -28,7 +28,7 @@ def server(command: Sequence[str], model: Path = MODEL, flags: Sequence[str] = E
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     arguments = ["--model", str(model), "--served-model-name", NAME, "--host", "localhost", "--port", str(port), *flags]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"}
     process = subprocess.Popen(
         [sys.executable, *command, *arguments], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
     )
@@ -38,7 +38,10 @@ def server(command: Sequence[str], model: Path = MODEL, flags: Sequence[str] = E
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -198,6 +198,8 @@ def test_best_of_is_unset_when_clients_send_its_old_default(client, engine, best
         ({"use_beam_search": True, "best_of": 4}, 4, None),
         ({"use_beam_search": True, "best_of": 1, "n": 2}, 2, None),
         ({"num_beams": 3, "best_of": 8, "n": 2}, 3, "best_of"),
+        ({"num_beams": 2, "do_sample": False}, 2, None),
+        ({"num_beams": 2, "do_sample": True}, 2, "do_sample"),
         ({"num_beams": 2, "temperature": 1, "top_p": 0.5, "top_k": 3, "min_p": 0, "seed": 1}, 2,
          "temperature, top_p, top_k, min_p, seed"),
         ({"num_beams": 2, "length_penalty": 2, "early_stopping": "never"}, 2, None),

@@ -1,5 +1,7 @@
 """vLLM's detokenizer on the demo model's tokenizer: no delta ever carries half a character."""
 
+import random
+
 import pytest
 from strings import varied_strings
 
@@ -47,3 +49,35 @@ def test_rare_characters_and_emoji_arrive_whole_at_every_length(deltas, demo_enc
             assert text.startswith(joined.removeprefix(" "))
         if len(ids) <= 40:
             assert joined == f" {text}"
+
+
+@pytest.mark.parametrize("min_tokens", [0, 3])
+def test_beams_meet_stop_strings_where_vllms_detokenizer_does(demo_encoder, min_tokens):
+    """Also after byte tokens, where a window that cuts a character in two would spoil the text around it."""
+    from vllm.sampling_params import SamplingParams
+    from vllm.tokenizers.registry import get_tokenizer
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    from beam_search import Beam
+    from engine import _StopStrings
+    from generation import TokenLogprob
+
+    tokenizer, chooser = get_tokenizer(str(DEMO_MODEL)), random.Random(7)
+    prompt = demo_encoder.encode([1, "[INST] 你好 [/INST]"])
+    hits = 0
+    for text in [*RARE, "好😀😀😀\n再见。", "龘靐㵘𠮷\n", "😀😀😀😀\n\n好", "\n😀再见", "the capital 北京 is the one"]:
+        at = chooser.randrange(len(text) + 1)
+        stops = [text[at : at + chooser.randint(1, 3)] or "\n", chooser.choice(["\n", " the", " ", "。"])]
+        params = SamplingParams(stop=stops, min_tokens=min_tokens, max_tokens=500)
+        request = EngineCoreRequest("", prompt, None, params, None, 0.0, None, None, None)
+        detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+        hits_stop_string, beam = _StopStrings(tokenizer, prompt, params), Beam()
+        for token_id in demo_encoder.encode([text]):
+            beam = Beam(beam, TokenLogprob(token_id, 0.0), length=beam.length + 1)
+            expected = detokenizer.update([token_id], False) is not None
+            assert hits_stop_string(beam) == expected, (text, stops, beam.length)
+            if expected:
+                hits += 1
+                break
+    assert hits > 100

@@ -2,12 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from conftest import events
 from fake_engine import FakeEngine
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
-from encoder import SentencePieceEncoder
+from encoder import SentencePieceEncoder, TokenizerEncoder
 from generation import Delta, TokenLogprob
 from logprobs import LEAST, Spelling
 from protocol import ChatCompletion, Completion
@@ -143,6 +149,64 @@ def test_zero_of_the_likeliest(client, speak):
     assert all(top == {token: -0.25} for token, top in zip(log["tokens"], log["top_logprobs"], strict=True))
     content = client.post(CHAT, json={"messages": "a", "logprobs": True}).json()["choices"][0]["logprobs"]["content"]
     assert all(token["top_logprobs"] == [] for token in content)
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+def test_the_likeliest_are_as_many_as_asked_for(client, speak, path):
+    """The first token is a space that belongs to the template: named alike beside itself and among the likeliest."""
+    speak("好。")
+    if path == COMPLETIONS:
+        log = client.post(path, json={"prompt": "a", "logprobs": 2}).json()["choices"][0]["logprobs"]
+        assert [len(top) for top in log["top_logprobs"]] == [2] * (len(log["tokens"]) - 1) + [1]
+        assert all(token in top for token, top in zip(log["tokens"], log["top_logprobs"], strict=True))
+    else:
+        body = {"messages": "a", "logprobs": True, "top_logprobs": 2}
+        content = client.post(path, json=body).json()["choices"][0]["logprobs"]["content"]
+        assert [len(token["top_logprobs"]) for token in content] == [2] * len(content)
+        assert all(token["token"] in [top["token"] for top in token["top_logprobs"]] for token in content)
+
+
+def test_half_a_character_at_the_end_is_no_text(client, engine, demo_encoder):
+    deltas = spoken(demo_encoder, "好龘", "length")[:-1]
+    deltas[-1].finish_reason = "length"
+    engine.script = deltas
+    choice = client.post(CHAT, json={"messages": "a", "logprobs": True}).json()["choices"][0]
+    assert choice["message"]["content"] == spelt(choice["logprobs"]["content"]) == "好"
+    assert len(choice["logprobs"]["content"]) == len(deltas)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_stands_before_each_choice_of_each_prompt(client, engine, demo_encoder, stream):
+    one = spoken(demo_encoder, "好。")
+    engine.script = [replace(delta, index=index) for index in range(2) for delta in one]
+    body = {"prompt": ["你好", [1, 300]], "raw": True, "n": 2, "echo": True, "logprobs": 0, "stream": stream}
+    reply = client.post(COMPLETIONS, json=body)
+    pieces = [chunk["choices"][0] for chunk in events(reply.text)] if stream else reply.json()["choices"]
+    second = demo_encoder.decode([1, 300])
+    for index, prompt in enumerate(["你好", "你好", second, second]):
+        own = [piece for piece in pieces if piece["index"] == index]
+        assert "".join(piece["text"] for piece in own) == f"{prompt} 好。"
+        offsets = [offset for piece in own for offset in piece["logprobs"]["text_offset"]]
+        assert offsets[-len(one)] == len(prompt)
+        assert sum(len(piece["logprobs"]["tokens"]) for piece in own) == len(one) + (2 if index > 1 else 3)
+
+
+def test_a_stop_token_that_is_shown_or_not_is_counted(client, speak):
+    for skips in (True, False):
+        deltas = speak("好。")
+        body = {"messages": "a", "logprobs": True, "skip_special_tokens": skips}
+        content = client.post(CHAT, json=body).json()["choices"][0]["logprobs"]["content"]
+        assert len(content) == len(deltas)
+        assert (content[-1]["token"], content[-1]["bytes"]) == ("</s>", [])
+
+
+def test_a_byte_level_tokenizer_spells_its_bytes():
+    tokens = Tokenizer(BPE(vocab={name: at for at, name in enumerate(["<|end|>", "å¥", "½", "Ġa", "A"])}, merges=[]))
+    tokens.pre_tokenizer, tokens.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    encoder = TokenizerEncoder(PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<|end|>"))
+    assert encoder.spell([1, 2, 3, 4]) == ["好".encode()[:2], "好".encode()[2:], b" a", b"A"]
+    assert encoder.token_bytes(0) == b"<|end|>"
+    assert encoder.token_bytes(99) == b""
 
 
 def test_a_space_that_the_template_owns_is_not_the_texts(demo_encoder):

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 
 import torch
 from scripted_model import ScriptedModel
-from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.modeling_outputs import CausalLMOutput
 
 from beam_search import Rules
@@ -34,13 +41,28 @@ class ScriptedForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutput(logits=torch.tensor(rows)[:, None, :])
 
 
-def scripted_beams(model: ScriptedModel, rules: Rules) -> list[tuple[list[int], float]]:
+class EndsWith(StoppingCriteria):
+    """What a stop string is to transformers: any token may end a text."""
+
+    def __init__(self, endings: set[int]) -> None:
+        self.endings = torch.tensor(sorted(endings))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
+        return torch.isin(input_ids[:, -1], self.endings)
+
+
+def scripted_beams(
+    model: ScriptedModel, rules: Rules, endings: set[int] | None = None
+) -> list[tuple[list[int], float]]:
     prompt = sorted(rules.prompt_ids) or [BOS]
     hub = ScriptedForCausalLM(ScriptedConfig(vocab_size=model.vocabulary), model, len(prompt))
-    return beams(hub, prompt, rules, use_cache=False)
+    criteria = StoppingCriteriaList([EndsWith(endings)] if endings else [])
+    return beams(hub, prompt, rules, criteria, use_cache=False)
 
 
-def beams(model: GenerationMixin, prompt: Sequence[int], rules: Rules, **options) -> list[tuple[list[int], float]]:
+def beams(
+    model: GenerationMixin, prompt: Sequence[int], rules: Rules, criteria: StoppingCriteriaList | None = None, **options
+) -> list[tuple[list[int], float]]:
     """Token ids and scores, the best first."""
     config = GenerationConfig(
         num_beams=rules.width,
@@ -58,11 +80,12 @@ def beams(model: GenerationMixin, prompt: Sequence[int], rules: Rules, **options
         return_dict_in_generate=True,
         **options,
     )
-    found = model.generate(torch.tensor([list(prompt)]), generation_config=config)
+    found = model.generate(torch.tensor([list(prompt)]), generation_config=config, stopping_criteria=criteria)
+    ends = frozenset(token_id for one in criteria or () for token_id in one.endings.tolist())
     # One beam is greedy search there, which has no such scores.
     scores = found.sequences_scores.tolist() if rules.width > 1 else [math.nan]
     return [
-        (_cut(row[len(prompt) :], rules.stop_token_ids), score)
+        (_cut(row[len(prompt) :], rules.stop_token_ids | ends), score)
         for row, score in zip(found.sequences.tolist(), scores, strict=True)
     ]
 
