@@ -192,7 +192,7 @@ def test_an_admitted_search_is_not_refused_half_way(pair):
 def test_stop_strings_end_beams_as_transformers_ends_them(pair):
     """A stop string that is one token, whatever stands before it, is an end of text to transformers too."""
     comma = pair.template.encoder.encode(["好，"])[-1]
-    for text in pair.prompts()[:40:10]:
+    for text in ("给我讲一些有关杭州的故事吧", "告诉我中国和美国分别各有哪些优点缺点", "介绍一下西湖"):
         rules = rules_of(4, 1.0, False)
         theirs = [tokens for tokens, _ in pair.theirs(text, replace(rules, stop_token_ids=frozenset({EOS, comma})))]
         assert any(comma in tokens for tokens in theirs)
