@@ -8,13 +8,13 @@ way. Does not sample.
 
 import heapq
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import itemgetter
 from typing import Literal, Protocol
 
-from generation import Delta, FinishReason, TokenLogprob
+from generation import Delta, Deltas, FinishReason, TokenLogprob
 
 Likeliest = Sequence[tuple[int, float]]
 """Next tokens with their log-probabilities, the likeliest first."""
@@ -67,18 +67,18 @@ class Beam:
     length: int = 0
     finish_reason: FinishReason | None = None
 
-    def tokens(self, since: "Beam | None" = None, limit: float = math.inf) -> list[TokenLogprob]:
-        """The last `limit` tokens of those after `since`, an ancestor; without it of all."""
+    def tokens(self, since: "Beam | None" = None) -> list[TokenLogprob]:
+        """The tokens after `since`, an ancestor; without it all."""
         tokens: list[TokenLogprob] = []
         beam = self
-        while beam is not since and beam.parent is not None and len(tokens) < limit:
+        while beam is not since and beam.parent is not None:
             tokens.append(beam.token)
             beam = beam.parent
         tokens.reverse()
         return tokens
 
-    def token_ids(self, limit: float = math.inf) -> list[int]:
-        return [token.token_id for token in self.tokens(limit=limit)]
+    def token_ids(self) -> list[int]:
+        return [token.token_id for token in self.tokens()]
 
 
 class BeamSearch:
@@ -177,7 +177,7 @@ async def beam_search(
     next_tokens: Callable[[Sequence[Beam]], Awaitable[Sequence[Likeliest]]],
     texts: Sequence[Text],
     stream: bool,
-) -> AsyncGenerator[Delta, None]:
+) -> Deltas:
     """Deltas of the `n` best, choice by rank: of each what is settled if it is a stream, and the rest at the end."""
     choices = _Choices(search, texts)
     while not search.is_over:

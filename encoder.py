@@ -41,7 +41,7 @@ class SentencePieceEncoder:
             if piece.type in (kinds.CONTROL, kinds.UNKNOWN):
                 self.control_ids[piece.piece] = piece_id
         self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
-        self._control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
         # SentencePiece says -1 for a token that it was trained without.
         self.bos_id, self.eos_id = (
             None if token_id < 0 else token_id for token_id in (self._processor.bos_id(), self._processor.eos_id())
@@ -53,13 +53,13 @@ class SentencePieceEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` with control tokens spelt out; raises ValueError for an id outside the vocabulary."""
-        _check_range(ids, self._processor.vocab_size(), self._control_texts)
+        _check_range(ids, self._processor.vocab_size(), self.control_texts)
         return b"".join(self.spell(ids)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token is spelt as in the midst of a text, perhaps a part of a character; nothing for no token."""
-        if token_id in self._control_texts:
-            return self._control_texts[token_id].encode()
+        if token_id in self.control_texts:
+            return self.control_texts[token_id].encode()
         if not 0 <= token_id < self._processor.vocab_size():
             return b""
         return _to_bytes(self._processor.id_to_piece(token_id))
@@ -72,7 +72,7 @@ class SentencePieceEncoder:
             spelling = self.token_bytes(token_id)
             # SentencePiece puts a space before each text that it encodes.
             spelt.append(spelling.removeprefix(b" ") if begins else spelling)
-            begins = token_id in self._control_texts
+            begins = token_id in self.control_texts
         return spelt
 
 
@@ -87,7 +87,7 @@ class TokenizerEncoder:
         self.control_ids: dict[str, int] = {
             token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
-        self._control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
         self._byte_of = _byte_alphabet() if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", "")) else {}
         begins_with = tokenizer.encode("")[:1]
         self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
@@ -96,9 +96,9 @@ class TokenizerEncoder:
     def encode(self, runs: Sequence[Run]) -> list[int]:
         """The ids; in one pass, as the model's own code does it, unless that finds control tokens in text."""
         present = [run for run in runs if run is not None]
-        joined = "".join(run if isinstance(run, str) else self._control_texts[run] for run in present)
+        joined = "".join(run if isinstance(run, str) else self.control_texts[run] for run in present)
         ids = list(self.tokenizer.encode(joined, add_special_tokens=False))
-        controls = [token_id for token_id in ids if token_id in self._control_texts]
+        controls = [token_id for token_id in ids if token_id in self.control_texts]
         if controls == [run for run in present if isinstance(run, int)]:
             return ids
         return _encode_each(present, self._encode_text)
@@ -109,7 +109,7 @@ class TokenizerEncoder:
 
     def token_bytes(self, token_id: int) -> bytes:
         piece = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
-        if self._byte_of and set(piece) <= self._byte_of.keys() and token_id not in self._control_texts:
+        if self._byte_of and set(piece) <= self._byte_of.keys() and token_id not in self.control_texts:
             return bytes(map(self._byte_of.__getitem__, piece))
         return _to_bytes(piece)
 

@@ -137,8 +137,7 @@ class VLLMEngine:
         assert self._llm is not None
         if self._max_queued_tokens is not None and self._llm.get_num_queued_tokens() >= self._max_queued_tokens:
             raise _full()
-        if self._unfinished + choices > self._max_unfinished:
-            raise _full()
+        self._check_room(choices)
 
     def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Deltas:
         """Deltas for one prompt; raises APIError at once for values outside what the model has."""
@@ -194,7 +193,7 @@ class VLLMEngine:
 
     async def _search(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
-    ) -> AsyncGenerator[Delta, None]:
+    ) -> Deltas:
         """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
         assert self._llm is not None
         input_processor = self._llm.input_processor
@@ -225,11 +224,14 @@ class VLLMEngine:
             finally:
                 await lookahead.close()
 
+    def _check_room(self, choices: int) -> None:
+        if self._unfinished + choices > self._max_unfinished:
+            raise _full()
+
     @contextmanager
     def _room(self, choices: int) -> Iterator[None]:
         """Take a place for each choice until it is done; raises APIError (503) if others have taken them meanwhile."""
-        if self._unfinished + choices > self._max_unfinished:
-            raise _full()
+        self._check_room(choices)
         self._unfinished += choices
         try:
             yield

@@ -38,7 +38,7 @@ class Spelling:
     def __init__(self, encoder: Encoder, hides_control: bool, lead: str = "") -> None:
         """`lead` is what the text leaves out at its beginning."""
         self._encoder = encoder
-        self._control = {token_id: text.encode() for text, token_id in encoder.control_ids.items()}
+        self._control = encoder.control_texts
         self._hidden = self._control if hides_control else {}
         self._lead = lead.encode()
         self._pending: deque[TokenLogprob] = deque()
@@ -78,7 +78,8 @@ class Spelling:
         offset = self.offset
         self.offset += len(self._characters.decode(spelling))
         names = {token_id: self._encoder.token_bytes(token_id) for token_id, _ in token.top}
-        names[token.token_id] = self._control.get(token.token_id, spelling or uncut)
+        control = self._control.get(token.token_id)
+        names[token.token_id] = (spelling or uncut) if control is None else control.encode()
         top = [(names[token_id], max(logprob, LEAST)) for token_id, logprob in token.top]
         logprob = None if token.logprob is None else max(token.logprob, LEAST)
         return Token(spelling, names[token.token_id], offset, logprob, top)
