@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 MODULES := $(wildcard *.py)
-LINE_BUDGET := 2100
+LINE_BUDGET := 2400
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 ifneq ($(shell command -v nvidia-smi 2>/dev/null),)

@@ -14,7 +14,8 @@ from functools import reduce
 from operator import itemgetter
 from typing import Literal, Protocol
 
-from generation import Delta, Deltas, FinishReason, TokenLogprob
+from generation import Delta, Deltas, TokenLogprob
+from protocol import FinishReason
 
 Likeliest = Sequence[tuple[int, float]]
 """Next tokens with their log-probabilities, the likeliest first."""

@@ -18,6 +18,7 @@ from typing import cast, get_args
 
 from pydantic import ValidationError
 from vllm import envs
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.exceptions import VLLMClientError
@@ -34,9 +35,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from beam_search import Beam, BeamSearch, beam_search
 from errors import APIError, bad_request
-from generation import Delta, Deltas, FinishReason, Prompt, TokenLogprob
+from generation import Delta, Deltas, Prompt, TokenLogprob
+from grammar import Follower, Vocabulary
 from lookahead import Lookahead
-from protocol import GenerationFields
+from protocol import FinishReason, GenerationFields
 from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from settings import Settings, StartError
 
@@ -62,11 +64,19 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
     args.max_num_queued_reqs = settings.max_num_queued_reqs
     if args.max_logprobs == AsyncEngineArgs.max_logprobs:
         args.max_logprobs = NO_LIMIT
+    _choose_backend(args.structured_outputs_config)
     args.log_level = settings.vllm_log_level
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
         _start_small(args, settings, others)
     return args
+
+
+def _choose_backend(config: StructuredOutputsConfig) -> None:
+    """vLLM would take whichever the first request fits, for all that follow; ours write llguidance's grammars."""
+    if config.backend not in ("auto", "guidance"):
+        raise StartError(f"Structured output is decoded by guidance here, not by {config.backend}.")
+    config.backend = "guidance"
 
 
 def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:
@@ -91,6 +101,7 @@ class VLLMEngine:
         self._max_queued_tokens = args.max_num_queued_tokens
         self._unfinished = 0
         self._llm: AsyncLLMEngine | None = None
+        self._vocabulary: Vocabulary | None = None
 
     async def start(self) -> None:
         """Load the model in a thread, so that the app answers meanwhile; raises StartError."""
@@ -172,9 +183,11 @@ class VLLMEngine:
         """vLLM's outputs as deltas, which greedy decoding has for all choices at once."""
         copies = request.n if request.is_greedy else 1
         with self._room(params.n):
+            followers = await self._follow(params, request, prompt.answer_lead)
             async with self._outputs(prompt.ids, params, request_id) as outputs:
                 async for output in outputs:
                     for completion in output.outputs:
+                        _check(completion, followers)
                         for offset in range(copies):
                             yield _to_delta(completion, completion.index + offset, request)
 
@@ -184,9 +197,12 @@ class VLLMEngine:
         """The `n` of all choices with the highest cumulative log-probability, the best first."""
         completions: list[CompletionOutput] = []
         with self._room(params.n):
+            followers = await self._follow(params, request, prompt.answer_lead)
             async with self._outputs(prompt.ids, params, request_id) as outputs:
                 async for output in outputs:
                     completions += output.outputs
+        for completion in completions:
+            _check(completion, followers)
         completions.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
         for rank, completion in enumerate(completions[: request.n]):
             yield _to_delta(completion, rank, request)
@@ -224,6 +240,23 @@ class VLLMEngine:
             finally:
                 await lookahead.close()
 
+    async def _follow(self, params: SamplingParams, request: GenerationFields, lead: str) -> list[Follower]:
+        """One for each choice, if the request has a grammar; raises APIError for one that cannot be kept.
+
+        It is compiled in a thread, which leaves the loop to others.
+        """
+        if params.structured_outputs is None:
+            return []
+        grammar = cast(str, params.structured_outputs.grammar)
+        first = await asyncio.to_thread(self._to_follower, grammar, lead, request.constrained_by[0])
+        return [first.fork() for _ in range(params.n)]
+
+    def _to_follower(self, grammar: str, lead: str, param: str) -> Follower:
+        if self._vocabulary is None:
+            assert self._llm is not None
+            self._vocabulary = Vocabulary(self._llm.get_tokenizer(), self.vocabulary_size)
+        return self._vocabulary.follow(grammar, lead, param)
+
     def _check_room(self, choices: int) -> None:
         if self._unfinished + choices > self._max_unfinished:
             raise _full()
@@ -252,6 +285,16 @@ class VLLMEngine:
             raise APIError(503, "The engine has died.", code="engine_dead", headers=RETRY_AFTER) from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
+
+
+def _check(completion: CompletionOutput, followers: Sequence[Follower]) -> None:
+    """Raise APIError where the output breaks the grammar that it was to keep."""
+    if followers:
+        follower = followers[completion.index]
+        if completion.finish_reason == "error":
+            raise follower.broken()
+        has_ended = completion.finish_reason == "stop" and completion.stop_reason is None
+        follower.take(completion.token_ids, has_ended)
 
 
 def _full() -> APIError:

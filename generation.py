@@ -9,17 +9,16 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import shortuuid
 
 from errors import APIError, bad_request
-from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, GenerationFields, Usage
+from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, GenerationFields, Usage
 
 QUEUED_DELTAS = 64
 """Deltas of a batch that wait for a slow reader before its generations wait too."""
 
-FinishReason = Literal["stop", "length"]
 Request = CompletionRequest | ChatCompletionRequest
 
 
@@ -56,6 +55,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     logprobs: Sequence[TokenLogprob] | None = None
     """Of each of `token_ids`, where they were asked for."""
+    call: str | None = None
+    """The function that is called, where its call begins: the texts from here on are its arguments."""
 
 
 Deltas = AsyncGenerator[Delta, None]
@@ -118,15 +119,14 @@ def check_fields(request: Request) -> None:
     if request.is_beam_search:
         _check_beams(request)
     _require(request.stream or request.stream_options is None, "stream_options", "is only allowed with 'stream': true.")
-    is_text = request.response_format in (None, {"type": "text"})
-    _require(is_text, "response_format", "other than text is not supported yet.")
-    _require(request.structured_outputs is None, "structured_outputs", "is not supported yet.")
+    if request.constrained_by:
+        _check_constraint(request)
     if isinstance(request, CompletionRequest):
         _require(not request.suffix, "suffix", "is not supported: the model continues a prompt, it does not fill it.")
     else:
         _require(request.logprobs or not request.top_logprobs, "top_logprobs", "is only allowed with 'logprobs': true.")
-        is_text = request.tool_choice in ("auto", "none")
-        _require(is_text, "tool_choice", "other than 'auto' and 'none' is not supported yet.")
+        is_known = request.callable_functions or request.tool_choice.type in ("auto", "none")
+        _require(bool(is_known), "tool_choice", "asks for a function that is not among the 'tools'.")
 
 
 def start_generation(engine: Engine, request: Request, prompts: list[Prompt], model_names: Sequence[str]) -> Generation:
@@ -240,6 +240,17 @@ def _check_beams(request: GenerationFields) -> None:
         raise bad_request("With beam search 'repetition_penalty' must be at least 1.", "repetition_penalty")
     if max(request.logit_bias.values(), default=0) > 0:
         raise bad_request("With beam search no 'logit_bias' may be above 0.", "logit_bias")
+
+
+def _check_constraint(request: GenerationFields) -> None:
+    """What the reply must look like can be said once, and ends it: nothing can be asked to come after."""
+    param, *others = request.constrained_by
+    _require(not others, param, f"cannot be combined with {' and '.join(map(repr, others))}.")
+    _require(not request.is_beam_search, param, "is not supported with beam search.")
+    _require(not request.ignore_eos, param, "cannot be combined with 'ignore_eos'.")
+    _require(not request.min_tokens, param, "cannot be combined with 'min_tokens'.")
+    is_text = not request.callable_functions or request.alternatives is None
+    _require(is_text, "logprobs", "cannot be given for the call of a function.")
 
 
 def _require(holds: bool, param: str, otherwise: str) -> None:

@@ -50,9 +50,17 @@ PROBE = Conversation(None, (("user", "?"),))
 """What every template must be able to render."""
 
 
-def to_conversation(messages: Sequence[Message], default_system: str | None = None) -> Conversation:
-    """Join system texts, merge neighbours of one role; whoever is neither system nor assistant speaks as the user."""
-    system = [text for role, text in messages if role in SYSTEM_ROLES]
+def to_conversation(
+    messages: Sequence[Message], default_system: str | None = None, more_system: str = ""
+) -> Conversation:
+    """Join system texts, merge neighbours of one role; whoever is neither system nor assistant speaks as the user.
+
+    `more_system` comes after the messages' system text, or the default.
+    """
+    sent = [text for role, text in messages if role in SYSTEM_ROLES]
+    system = "\n".join(sent) if sent else default_system
+    if more_system:
+        system = f"{system}\n\n{more_system}" if system else more_system
     spoken = [message for message in messages if message[0] not in SYSTEM_ROLES]
     turns = groupby(spoken, key=lambda message: "assistant" if message[0] == "assistant" else "user")
     merged = [(speaker, "\n".join(text for _, text in turn)) for speaker, turn in turns]
@@ -60,7 +68,7 @@ def to_conversation(messages: Sequence[Message], default_system: str | None = No
         merged.pop()
     if not merged or merged[0][0] == "assistant":
         merged.insert(0, ("user", ""))
-    return Conversation("\n".join(system) if system else default_system, tuple(merged))
+    return Conversation(system, tuple(merged))
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ class Layout:
     runs: Callable[[Conversation, Encoder], list[Run]]
     answer_lead: str = ""
     """Text that parts the prompt from the answer and belongs to neither, though the model generates it."""
+    system: str = ""
+    """The default system text, as far as it is known."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
 
@@ -145,7 +155,7 @@ def fastchat_layout(name: str) -> Layout:
     template = get_conv_template(name)
     stop = [template.stop_str] if isinstance(template.stop_str, str) else template.stop_str or []
     lead = "" if render(PROBE)[-1:].isspace() else " "
-    return Layout(name, runs, lead, tuple(stop), tuple(template.stop_token_ids or ()))
+    return Layout(name, runs, lead, str(template.system_message), tuple(stop), tuple(template.stop_token_ids or ()))
 
 
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
@@ -168,5 +178,5 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
     return Layout(name, partial(rendered_runs, render))
 
 
-ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, " ")
-ALPACA = Layout("alpaca", alpaca_runs, " ", ("### Instruction:",))
+ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, " ", ALPACA_2_SYSTEM)
+ALPACA = Layout("alpaca", alpaca_runs, " ", ALPACA_SYSTEM, ("### Instruction:",))

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 import protocol
+from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, start_generation
 from middleware import CanonicalRequests
@@ -66,8 +68,10 @@ class Routes:
         """The assistant's answer to a conversation."""
         body = body.with_defaults(self.defaults)
         check_fields(body)
-        prompt = await self._chat_prompt(body.messages)
+        prompt = await self._chat_prompt(body.messages, body.callable_functions)
         generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
+        if body.callable_functions:
+            generation.deltas = read_calls(generation.deltas, body.callable_functions)
         if body.stream:
             return EventStream(chat_chunks(generation, body, self.template.encoder), ignored_parameters(body))
         return await whole(body, request, chat_completion(generation, body, self.template.encoder))
@@ -87,7 +91,7 @@ class Routes:
         if (body.prompt is None) == (not body.messages):
             raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
         if body.prompt is None:
-            prompt = await self._chat_prompt(body.messages)
+            prompt = await self._chat_prompt(body.messages, body.callable_functions)
         else:
             prompt = await self._completion_prompt(body.prompt, body.raw)
         has_bos = prompt.ids[:1] == [self.template.encoder.bos_id]
@@ -109,9 +113,13 @@ class Routes:
         """This server's version."""
         return {"version": VERSION}
 
-    async def _chat_prompt(self, messages: Sequence[protocol.ChatMessage]) -> Prompt:
+    async def _chat_prompt(
+        self, messages: Sequence[protocol.ChatMessage], functions: Sequence[protocol.Function]
+    ) -> Prompt:
         texts = [(message.role, message.text) for message in messages]
-        return await self.template.aside(self.template.render_chat, texts, sum(len(text) for _, text in texts))
+        described = describe(functions) if functions else ""
+        render = partial(self.template.render_chat, functions=described)
+        return await self.template.aside(render, texts, len(described) + sum(len(text) for _, text in texts))
 
     async def _completion_prompt(self, prompt: str | list[int], raw: bool | None, echo: bool = False) -> Prompt:
         """Token ids are used as they are; so is text, if it is to be raw."""

@@ -33,9 +33,10 @@ class PromptTemplate:
         # One thread: it keeps the loop free, and more would only compete with the engine.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
-    def render_chat(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt of a conversation; a final assistant message is continued."""
-        conversation = to_conversation(messages, self._system_prompt)
+    def render_chat(self, messages: Sequence[Message], functions: str = "") -> Prompt:
+        """The prompt of a conversation; a final assistant message is continued, `functions` end the system text."""
+        default = self.layout.system if functions and self._system_prompt is None else self._system_prompt
+        conversation = to_conversation(messages, default, functions)
         ids = self.encoder.encode(self.layout.runs(conversation, self.encoder))
         lead = "" if conversation.is_partial else self.layout.answer_lead
         return Prompt(ids, "", lead, self.layout.stop, self.layout.stop_token_ids)

@@ -13,12 +13,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field
 MAX_CHOICES = 128
 MAX_BEAMS = 16
 MAX_STOP_STRINGS = 16
+MAX_SCHEMA, MAX_GRAMMAR = 65_536, 16_384
 UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
 SentPrompt = str | list[str] | list[int] | list[list[int]]
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
+FinishReason = Literal["stop", "length", "tool_calls"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -54,8 +56,42 @@ def _to_prompts(value: Any) -> Any:
     return prompts
 
 
+def _to_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """What can be written as JSON again, and is not endless."""
+    try:
+        spelt = json.dumps(schema, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as failure:
+        raise ValueError("it is nested too deeply, or holds what JSON has not") from failure
+    if len(spelt) > MAX_SCHEMA:
+        raise ValueError(f"a schema may have at most {MAX_SCHEMA} bytes")
+    return schema
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(_to_schema)]
+
+
+def to_call_text(name: str, arguments: str) -> str:
+    """A call of a function as the model writes and reads it; `arguments` are JSON."""
+    return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
+
+
+def _to_history_text(call: Any) -> str:
+    """A call that an assistant has made, in the same words, if it is one."""
+    function = call.get("function", call) if isinstance(call, dict) else call
+    match function:
+        case {"name": str(name), "arguments": str(arguments)}:
+            text = to_call_text(name, arguments)
+        case _:
+            text = json.dumps(function, ensure_ascii=False)
+    return text.encode(errors="replace").decode()
+
+
 def _false_to_none(value: Any) -> Any:
     return None if value is False else value
+
+
+def _to_tool_choice(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
 
 
 def _to_messages(value: Any) -> Any:
@@ -116,6 +152,96 @@ class StreamOptions(SentBody):
     continuous_usage_stats: bool = Field(False, description="The usage so far in each chunk.")
 
 
+class JSONSchema(SentBody):
+    """A JSON schema that the reply keeps."""
+
+    schema_: Schema = Field(alias="schema", description="Objects have only the properties that they name.")
+    name: Any = Field(None, description="Accepted without effect, as is the description.")
+    description: Any = None
+    strict: Any = Field(None, description="Accepted without effect: a schema is always kept.")
+
+
+class ResponseFormat(SentBody):
+    """What the reply is: any text, any JSON object, or JSON by a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = Field(None, description="Only with the type json_schema, and required there.")
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("'json_schema' belongs to the type json_schema, which needs it")
+        return self
+
+
+class StructuredOutputs(SentBody):
+    """vLLM's ways to say what the reply is; one of them."""
+
+    json_: Schema | None = Field(None, alias="json", description="A JSON schema.")
+    json_object: Literal[True] | None = Field(None, description="Any JSON object.")
+    choice: list[Text] = Field([], min_length=1, max_length=1000, description="One of these texts.")
+    regex: Text | None = Field(None, max_length=MAX_GRAMMAR, description="A regular expression, without look-around.")
+    grammar: Text | None = Field(None, max_length=MAX_GRAMMAR, description="A grammar in Lark's syntax or as GBNF.")
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if len(self.model_fields_set & type(self).model_fields.keys()) != 1:
+            raise ValueError("exactly one of json, json_object, choice, regex and grammar must be given")
+        return self
+
+
+class Function(SentBody):
+    """A function that the client would run."""
+
+    name: str = Field(pattern="^[a-zA-Z0-9_.-]{1,64}$", description="Letters, digits and _.- up to 64.")
+    description: Text = Field("", description="What it does; the model reads this.")
+    parameters: Schema = Field({}, description="A JSON schema of the arguments; absent: there are none.")
+    strict: Any = Field(None, description="Accepted without effect: the schema is always kept.")
+
+
+class Tool(SentBody):
+    """A tool that the model may use."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(SentBody):
+    """Which function."""
+
+    name: str
+
+
+class ToolChoice(SentBody):
+    """Whether a function has to be called, and which."""
+
+    type: Literal["auto", "none", "required", "function"]
+    function: FunctionName | None = Field(None, description="Only with the type function, and required there.")
+
+    @model_validator(mode="after")
+    def _check_function(self) -> Self:
+        if (self.type == "function") != (self.function is not None):
+            raise ValueError("'function' belongs to the type function, which needs it")
+        return self
+
+
+class ToolFields(SentBody):
+    """The fields of a conversation that say what may be called."""
+
+    tools: list[Tool] = Field([], max_length=128, description="Functions; only used where tool_choice asks for one.")
+    tool_choice: Annotated[ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=str | ToolChoice)] = (
+        Field("auto", validate_default=True, description="'required' or a function: a call; 'auto' or 'none': text.")
+    )
+
+    @property
+    def callable_functions(self) -> list[Function]:
+        """Functions one of which the answer has to call; none: it is text."""
+        functions = [tool.function for tool in self.tools]
+        if (named := self.tool_choice.function) is not None:
+            return [function for function in functions if function.name == named.name][:1]
+        return functions if self.tool_choice.type == "required" else []
+
+
 class GenerationFields(SentBody):
     """The fields that both endpoints share."""
 
@@ -152,8 +278,8 @@ class GenerationFields(SentBody):
     )
     stream: bool = Field(False, description="Server-sent events instead of one body.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    response_format: Any = Field(None, description="Only {'type': 'text'} is supported yet.")
-    structured_outputs: Any = Field(None, description="Not supported yet: 400.")
+    response_format: ResponseFormat | None = Field(None, description="Text, or JSON by constrained decoding.")
+    structured_outputs: StructuredOutputs | None = Field(None, description="Constrained decoding in vLLM's words.")
     user: Any = Field(None, description="Accepted without effect.")
     metadata: Any = Field(None, description="Accepted without effect.")
     store: Any = Field(None, description="Accepted without effect.")
@@ -182,6 +308,17 @@ class GenerationFields(SentBody):
     def alternatives(self) -> int | None:
         """How many of the likeliest tokens are reported beside each; None: no log-probabilities."""
         return None
+
+    @property
+    def callable_functions(self) -> list[Function]:
+        """None: a completion is text."""
+        return []
+
+    @property
+    def constrained_by(self) -> list[str]:
+        """Fields that say what the reply must look like."""
+        has_format = self.response_format is not None and self.response_format.type != "text"
+        return ["structured_outputs"] * (self.structured_outputs is not None) + ["response_format"] * has_format
 
     @property
     def is_beam_search(self) -> bool:
@@ -252,7 +389,7 @@ class ChatMessage(SentBody):
         "", description="A string, null, or text parts."
     )
     refusal: Text = Field("", description="An assistant's refusal is text like its content.")
-    tool_calls: list[Any] = Field([], description="An assistant's calls; the model reads them as JSON text.")
+    tool_calls: list[Any] = Field([], description="An assistant's calls, which the model reads as it writes them.")
     function_call: Any = Field(None, description="The same, as older clients send it.")
     name: Any = Field(None, description="Accepted without effect, as is the id.")
     tool_call_id: Any = None
@@ -261,8 +398,7 @@ class ChatMessage(SentBody):
     def text(self) -> str:
         """The content, a refusal, and calls of tools as JSON, a line each."""
         calls = self.tool_calls if self.function_call is None else [*self.tool_calls, self.function_call]
-        spelt = [json.dumps(call, ensure_ascii=False).encode(errors="replace").decode() for call in calls]
-        return "\n".join(filter(None, (self.content, self.refusal, *spelt)))
+        return "\n".join(filter(None, (self.content, self.refusal, *map(_to_history_text, calls))))
 
 
 Messages = Annotated[
@@ -270,14 +406,12 @@ Messages = Annotated[
 ]
 
 
-class ChatCompletionRequest(GenerationFields):
+class ChatCompletionRequest(ToolFields, GenerationFields):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Messages = Field(min_length=1, description="Or one string, the user's. A final assistant's is continued.")
     logprobs: bool = Field(False, description="Log-probabilities of the tokens.")
     top_logprobs: int = Field(0, ge=0, le=20, description="And of so many of the likeliest; only with logprobs.")
-    tools: list[Any] = Field([], description="Accepted; the answer is text.")
-    tool_choice: Any = Field("auto", description="'auto' and 'none': text; others are not supported yet: 400.")
     parallel_tool_calls: Any = Field(None, description="Accepted without effect.")
     reasoning_effort: Any = Field(None, description="Accepted without effect.")
 
@@ -285,8 +419,16 @@ class ChatCompletionRequest(GenerationFields):
     def alternatives(self) -> int | None:
         return self.top_logprobs if self.logprobs else None
 
+    @property
+    def constrained_by(self) -> list[str]:
+        return ["tools"] * bool(self.callable_functions) + super().constrained_by
 
-class TokenizeRequest(SentBody):
+    @property
+    def ignored_fields(self) -> list[str]:
+        return super().ignored_fields + ["tools"] * bool(self.tools and not self.callable_functions)
+
+
+class TokenizeRequest(ToolFields):
     """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
 
     model: str | None = None
@@ -358,7 +500,7 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
 
 
 class Completion(Reply[CompletionChoice]):
@@ -367,12 +509,29 @@ class Completion(Reply[CompletionChoice]):
     object: Literal["text_completion"] = "text_completion"
 
 
+class CalledFunction(BaseModel):
+    """A function and its arguments, which are JSON; in a stream the arguments come in pieces."""
+
+    name: str | None = Field(default=None, exclude_if=is_absent)
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that the client is asked for; a piece of a stream has its place among the calls too."""
+
+    index: int | None = Field(default=None, exclude_if=is_absent)
+    id: str | None = Field(default=None, exclude_if=is_absent)
+    type: Literal["function"] | None = Field(default=None, exclude_if=is_absent)
+    function: CalledFunction
+
+
 class AssistantMessage(BaseModel):
-    """The assistant's answer."""
+    """The assistant's answer: text, or a call."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = Field(default=None, exclude_if=is_absent)
 
 
 class ChatChoice(BaseModel):
@@ -381,7 +540,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 class ChatCompletion(Reply[ChatChoice]):
@@ -396,6 +555,7 @@ class ChatDelta(BaseModel):
 
     role: Literal["assistant"] | None = Field(default=None, exclude_if=is_absent)
     content: str | None = Field(default=None, exclude_if=is_absent)
+    tool_calls: list[ToolCall] | None = Field(default=None, exclude_if=is_absent)
 
 
 class ChatChunkChoice(BaseModel):
@@ -404,7 +564,7 @@ class ChatChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = Field(default=None, exclude_if=is_absent)
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: FinishReason | None = None
 
 
 class ChatChunk(Reply[ChatChunkChoice]):

@@ -6,17 +6,26 @@ encoded once, from the same models that describe the wire format, and only the t
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import shortuuid
 from pydantic import BaseModel
 from pydantic_core import to_json
 
 import protocol
 from encoder import Encoder
-from generation import FinishReason, Generation
+from generation import Delta, Generation
 from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
-from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, Usage
+from protocol import (
+    ChatCompletion,
+    ChatCompletionRequest,
+    Completion,
+    CompletionRequest,
+    FinishReason,
+    GenerationFields,
+    Usage,
+)
 
 MARK = "\x00text\x00"
 Frames = AsyncGenerator[bytes, None]
@@ -29,6 +38,8 @@ class Choice:
     text: str = ""
     log: list[Token] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    call: str | None = None
+    """The function that it calls; the text is its arguments."""
 
 
 async def completion(generation: Generation, request: CompletionRequest, encoder: Encoder) -> Completion:
@@ -50,7 +61,7 @@ async def chat_completion(generation: Generation, request: ChatCompletionRequest
     whole = [
         protocol.ChatChoice(
             index=index,
-            message=protocol.AssistantMessage(content=choice.text),
+            message=_to_message(choice),
             logprobs=to_chat_logprobs(choice.log) if request.logprobs else None,
             finish_reason=choice.finish_reason,
         )
@@ -63,43 +74,61 @@ def completion_chunks(generation: Generation, request: CompletionRequest, encode
     """The chunks of a streamed completion; with `echo` each choice begins with its prompt."""
     spellings = _spellings(generation, request, encoder)
 
-    def chunk(index: int, text: str, log: Sequence[Token], finish_reason: FinishReason | None) -> Completion:
-        choice = _completion_choice(index, text, log or None, finish_reason)
+    def chunk(delta: Delta, log: Sequence[Token]) -> Completion:
+        choice = _completion_choice(delta.index, delta.text, log or None, delta.finish_reason)
         return Completion(**_envelope(generation), choices=[choice])
 
     async def first() -> list[Completion]:
         begun = await _begun(generation, request, encoder, spellings) if request.echo else []
-        return [chunk(index, choice.text, choice.log, None) for index, choice in enumerate(begun)]
+        return [chunk(Delta(index, choice.text, ()), choice.log) for index, choice in enumerate(begun)]
 
     return _frames(generation, request, spellings, Chunks(first, chunk, joins_last=True))
 
 
 def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> Frames:
-    """The chunks of a streamed chat reply: the role, the text, then the finish reason, for each choice."""
+    """The chunks of a streamed chat reply: the role, the text or call, then the finish reason, for each choice."""
+    is_call = bool(request.callable_functions)
 
-    def chunk(
-        index: int, text: str, log: Sequence[Token], finish_reason: FinishReason | None, is_first: bool = False
+    def to_chunk(
+        index: int, delta: protocol.ChatDelta, log: Sequence[Token] = (), finish_reason: FinishReason | None = None
     ) -> protocol.ChatChunk:
-        delta = protocol.ChatDelta(role="assistant" if is_first else None, content=None if finish_reason else text)
         logprobs = to_chat_logprobs(log) if log else None
         choice = protocol.ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
         return protocol.ChatChunk(**_envelope(generation), choices=[choice])
 
+    def chunk(delta: Delta, log: Sequence[Token]) -> protocol.ChatChunk:
+        added = protocol.ChatDelta()
+        if is_call and not delta.finish_reason:
+            added.tool_calls = [_to_call(delta.call, delta.text, index=0)]
+        elif not delta.finish_reason:
+            added.content = delta.text
+        return to_chunk(delta.index, added, log, delta.finish_reason)
+
     async def first() -> list[protocol.ChatChunk]:
-        return [chunk(index, "", (), None, is_first=True) for index in range(generation.choices)]
+        role = protocol.ChatDelta(role="assistant", content=None if is_call else "")
+        return [to_chunk(index, role) for index in range(generation.choices)]
 
     return _frames(generation, request, _spellings(generation, request, encoder), Chunks(first, chunk))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Chunks:
     """How one endpoint spells a stream."""
 
     first: Callable[[], Awaitable[Sequence[BaseModel]]]
     """Sent before all else, once the engine has begun: a failure before that can still have its status."""
-    chunk: Callable[[int, str, Sequence[Token], FinishReason | None], BaseModel]
+    chunk: Callable[[Delta, Sequence[Token]], BaseModel]
     joins_last: bool = False
     """The last chunk of a choice carries its last text too."""
+    around: dict[int, list[bytes]] = field(default_factory=dict)
+    """What stands before and after the text in all frames of a choice."""
+
+    def text_frame(self, index: int, text: str) -> bytes:
+        """The hot path: `chunk` of a delta with nothing but text, encoded once for each choice."""
+        if index not in self.around:
+            self.around[index] = to_json(self.chunk(Delta(index, MARK, ()), ())).split(to_json(MARK))
+        before, after = self.around[index]
+        return b"%b%b%b" % (before, to_json(text), after)
 
 
 async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: Sequence[Choice]) -> Usage:
@@ -109,6 +138,7 @@ async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: 
         async for delta in deltas:
             choice = choices[delta.index]
             choice.text += delta.text
+            choice.call = delta.call or choice.call
             choice.log += spellings[delta.index].take(delta) if spellings else ()
             choice.finish_reason = delta.finish_reason or choice.finish_reason
             tokens += len(delta.token_ids)
@@ -118,8 +148,7 @@ async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: 
 async def _frames(
     generation: Generation, request: GenerationFields, spellings: Sequence[Spelling], chunks: Chunks
 ) -> Frames:
-    """The hot path: one frame for each delta with text, one for each finish, and the usage if asked for."""
-    around: dict[int, list[bytes]] = {}
+    """One frame for each delta with text, one for each finish, and the usage if asked for."""
     has_begun, tokens = False, 0
     options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
@@ -129,26 +158,37 @@ async def _frames(
             frames = [] if has_begun else [to_json(chunk) for chunk in await chunks.first()]
             has_begun = True
             log = spellings[delta.index].take(delta) if spellings else ()
-            if delta.text and not (chunks.joins_last and delta.finish_reason):
-                if log:
-                    frames.append(to_json(chunks.chunk(delta.index, delta.text, log, None)))
+            if (delta.text or delta.call) and not (chunks.joins_last and delta.finish_reason):
+                if log or delta.call:
+                    frames.append(to_json(chunks.chunk(replace(delta, finish_reason=None), log)))
                     log = ()
                 else:
-                    if delta.index not in around:
-                        around[delta.index] = to_json(chunks.chunk(delta.index, MARK, (), None)).split(to_json(MARK))
-                    before, after = around[delta.index]
-                    frames.append(b"%b%b%b" % (before, to_json(delta.text), after))
+                    frames.append(chunks.text_frame(delta.index, delta.text))
             if delta.finish_reason:
-                frames.append(to_json(chunks.chunk(delta.index, delta.text, log, delta.finish_reason)))
+                frames.append(to_json(chunks.chunk(delta, log)))
             for frame in frames:
                 yield _with_usage(frame, generation.usage(tokens)) if counts else frame
     if options is not None and options.include_usage:
         usage = {"choices": [], "usage": generation.usage(tokens)}
-        yield to_json(chunks.chunk(0, "", (), None).model_copy(update=usage))
+        yield to_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage))
 
 
 def _with_usage(frame: bytes, usage: Usage) -> bytes:
     return b'%b,"usage":%b}' % (frame[:-1], to_json(usage))
+
+
+def _to_message(choice: Choice) -> protocol.AssistantMessage:
+    if choice.call is None:
+        return protocol.AssistantMessage(content=choice.text)
+    return protocol.AssistantMessage(content=None, tool_calls=[_to_call(choice.call, choice.text)])
+
+
+def _to_call(name: str | None, arguments: str, index: int | None = None) -> protocol.ToolCall:
+    """A call, or with no name a piece of its arguments."""
+    function = protocol.CalledFunction(name=name, arguments=arguments)
+    if name is None:
+        return protocol.ToolCall(index=index, function=function)
+    return protocol.ToolCall(index=index, id=f"call_{shortuuid.random()}", type="function", function=function)
 
 
 def _envelope(generation: Generation) -> dict[str, Any]:

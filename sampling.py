@@ -1,10 +1,11 @@
 """Request fields -> vLLM's SamplingParams."""
 
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from beam_search import Rules
 from errors import bad_request
 from generation import Prompt
+from grammar import to_grammar
 from protocol import GenerationFields
 
 PENALISED_AHEAD = 16
@@ -25,6 +26,7 @@ def to_sampling_params(
     for name, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
         if any(token_id >= vocabulary_size for token_id in ids):
             raise bad_request(f"'{name}' has a token id outside the vocabulary of {vocabulary_size}.", name)
+    grammar = to_grammar(request, prompt.answer_lead)
     in_pieces = request.stream and not request.takes_best
     return SamplingParams(
         **request.model_dump(include=SAME_SAMPLING | SAME_TEXT),
@@ -38,6 +40,7 @@ def to_sampling_params(
         logprobs=0 if request.alternatives is None and request.takes_best else request.alternatives,
         flat_logprobs=True,
         logit_bias=dict(request.logit_bias) or None,
+        structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         output_kind=RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
     )
 

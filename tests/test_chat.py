@@ -86,7 +86,7 @@ def test_all_roles_are_read(client, engine, demo_encoder):
     assert client.post(PATH, json={"messages": messages}).status_code == 200
     text = demo_encoder.decode(engine.asked[0][0].ids)
     assert text.startswith("<s>[INST] <<SYS>>\n简短。\n<</SYS>>\n\n杭州\n天气？ [/INST] {")
-    assert '"name": "天气"' in text
+    assert '[/INST] {"name": "天气", "arguments": {}}</s>' in text
     assert text.endswith("</s><s>[INST] 晴 [/INST] </s><s>[INST]  [/INST]")
 
 
@@ -120,10 +120,3 @@ def test_a_continued_answer_keeps_its_space(client):
     messages = [*HELLO, {"role": "assistant", "content": "首都是"}]
     body = client.post(PATH, json={"messages": messages}).json()
     assert body["choices"][0]["message"]["content"] == " 北京。"
-
-
-def test_tools_that_the_model_may_leave_alone_are_accepted(client):
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    for choice in ("auto", "none", None):
-        fields = {"messages": HELLO, "tools": tools, "tool_choice": choice, "parallel_tool_calls": True}
-        assert client.post(PATH, json=fields).status_code == 200

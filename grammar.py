@@ -1,0 +1,136 @@
+"""What a reply must look like, as a grammar for constrained decoding, and whether a reply has kept it.
+
+Grammars are Lark's, in the dialect of llguidance (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md),
+because that compiles in milliseconds whatever the schema, has limits, and names what it does not support, where others
+leave it out. Knows nothing about requests' way or vLLM, which decodes by the same library.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import llguidance
+import llguidance.hf
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from errors import APIError, bad_request
+from protocol import Function, GenerationFields, to_call_text
+
+JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
+"""JSON as most texts have it, and no room for a weak model to write spaces for ever."""
+MAX_GRAMMAR = 200_000
+"""Characters of a whole grammar: below, it is compiled in tenths of a second."""
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+LITERAL_KEYS = {"const", "enum", "default", "examples"}
+REASON = re.compile(r"(?i)unimplemented keys: [^\n]*|unsatisfiable schema|(look-around|backref)[^\n]*|too (large|many)")
+"""What of llguidance's messages says nothing of the client's own words."""
+
+
+def to_grammar(request: GenerationFields, lead: str) -> str | None:
+    """What the fields of a request ask of its reply, which begins with `lead`; None: any text.
+
+    Raises APIError, though much that is wrong with a grammar only compiling it can tell.
+    """
+    outputs, response_format = request.structured_outputs, request.response_format
+    if request.callable_functions:
+        reply = _calls(request.callable_functions)
+    elif outputs is not None and outputs.choice:
+        reply = " | ".join(map(json.dumps, outputs.choice))
+    elif outputs is not None and outputs.regex is not None:
+        reply = f"/{llguidance.regex_to_lark(outputs.regex)}/"
+    elif outputs is not None and outputs.grammar is not None:
+        reply = f"%lark {{\n{_to_lark(outputs.grammar)}\n}}"
+    elif outputs is not None:
+        reply = _json(outputs.json_ or {"type": "object"})
+    elif response_format is not None and response_format.type != "text":
+        schema = response_format.json_schema
+        reply = _json(schema.schema_ if schema else {"type": "object"})
+    else:
+        return None
+    grammar = f"start: {json.dumps(lead)} reply\nreply: {reply}"
+    if len(grammar) > MAX_GRAMMAR:
+        raise _refused(request.constrained_by[0], "too large")
+    return grammar
+
+
+def _calls(functions: Sequence[Function]) -> str:
+    heads = [json.dumps(to_call_text(function.name, "")[:-1]) for function in functions]
+    calls = " | ".join(f'{head} arguments_{number} "}}"' for number, head in enumerate(heads))
+    rules = [f"arguments_{number}: {_json(each.parameters or NO_ARGUMENTS)}" for number, each in enumerate(functions)]
+    return "\n".join([calls, *rules])
+
+
+def _json(schema: dict[str, Any]) -> str:
+    closed = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
+    return f"%json {json.dumps({**closed, 'x-guidance': JSON_FORM})}"
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with no other properties than it names, where it leaves that open: a weak model invents on and on."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: value if key in LITERAL_KEYS else _closed(value) for key, value in schema.items()}
+    is_open = isinstance(schema.get("properties"), dict) and not schema.keys() & {"patternProperties", "$ref"}
+    return {"additionalProperties": False, **closed} if is_open else closed
+
+
+def _to_lark(grammar: str) -> str:
+    if re.search(r"(?m)^[ \t]*(%llguidance\b|start[ \t]*:[^:])", grammar):
+        return grammar
+    try:
+        return gbnf_to_lark(grammar)
+    except Exception as failure:  # llguidance's parser raises bare Exceptions, and RecursionError
+        raise bad_request("'structured_outputs.grammar' is neither Lark nor GBNF.", "structured_outputs") from failure
+
+
+class Vocabulary:
+    """How a tokenizer's ids are spelt, for reading grammars; takes some tenths of a second to make."""
+
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        try:
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, size)
+        except (ValueError, TypeError) as failure:
+            reason = "This model's tokenizer does not support structured output."
+            raise bad_request(reason, "structured_outputs") from failure
+
+    def follow(self, grammar: str, lead: str, param: str) -> "Follower":
+        """A follower of one reply; raises APIError for what the grammar's own rules and limits refuse."""
+        matcher = llguidance.LLMatcher(self._tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0)
+        first = matcher.deep_copy()
+        if first.consume_tokens(self._tokenizer.tokenize_str(lead)):
+            first.compute_bitmask()
+        if first.is_error():
+            known = REASON.search(first.get_error())
+            raise _refused(param, known[0] if known else "not valid")
+        return Follower(matcher, param)
+
+
+@dataclass
+class Follower:
+    """Follows the tokens of one reply."""
+
+    matcher: llguidance.LLMatcher
+    param: str
+
+    def fork(self) -> "Follower":
+        return Follower(self.matcher.deep_copy(), self.param)
+
+    def take(self, token_ids: Sequence[int], has_ended: bool) -> None:
+        """The next tokens, the last of which may be the end of the text; raises APIError where the grammar is broken.
+
+        Decoding gives up, and ends the text, where a step becomes too expensive.
+        """
+        is_kept = self.matcher.consume_tokens(list(token_ids[: len(token_ids) - has_ended]))
+        if not is_kept or (has_ended and not self.matcher.is_accepting()):
+            raise self.broken()
+
+    def broken(self) -> APIError:
+        return _refused(self.param, "too complex, as the reply showed on the way")
+
+
+def _refused(param: str, reason: str) -> APIError:
+    return bad_request(f"What '{param}' asks for cannot be kept: {reason}.", param)
