@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -28,7 +28,7 @@ import protocol
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, start_generation
-from middleware import CanonicalRequests
+from middleware import CanonicalRequests, CrossOrigin
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
@@ -39,7 +39,8 @@ from streaming import ClientLeftError, EventStream, while_connected
 VERSION = "0.1.0"
 CLIENT_LEFT = 499
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in (400, 404, 500, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
+STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 Started = Callable[[asyncio.Task[None]], None]
 
@@ -61,7 +62,9 @@ class Routes:
         prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         if body.stream:
-            return EventStream(completion_chunks(generation, body, self.template.encoder), ignored_parameters(body))
+            return EventStream(
+                completion_chunks(generation, body, self.template.encoder), ignored_parameters(body.ignored_fields)
+            )
         return await whole(body, request, completion(generation, body, self.template.encoder))
 
     async def create_chat_completion(self, body: ChatCompletionRequest, request: Request) -> Response:
@@ -73,7 +76,9 @@ class Routes:
         if body.callable_functions:
             generation.deltas = read_calls(generation.deltas, body.callable_functions)
         if body.stream:
-            return EventStream(chat_chunks(generation, body, self.template.encoder), ignored_parameters(body))
+            return EventStream(
+                chat_chunks(generation, body, self.template.encoder), ignored_parameters(body.ignored_fields)
+            )
         return await whole(body, request, chat_completion(generation, body, self.template.encoder))
 
     async def list_models(self) -> protocol.ModelList:
@@ -85,23 +90,34 @@ class Routes:
         name = model_id if model_id in self.settings.model_names else f"/{model_id}"
         return self._model(check_model(name, self.settings.model_names))
 
-    async def tokenize(self, body: protocol.TokenizeRequest) -> protocol.Tokens:
+    async def tokenize(self, body: protocol.TokenizeRequest, response: Response) -> protocol.Tokens:
         """The exact prompt that the same prompt or messages would be sent as."""
         check_model(body.model, self.settings.model_names)
         if (body.prompt is None) == (not body.messages):
             raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
-        if body.prompt is None:
+        if body.prompt is not None:
+            prompt = await self._completion_prompt(body.prompt, body.raw)
+        elif body.add_generation_prompt or body.messages[-1].role == "assistant":
             prompt = await self._chat_prompt(body.messages, body.callable_functions)
         else:
-            prompt = await self._completion_prompt(body.prompt, body.raw)
-        has_bos = prompt.ids[:1] == [self.template.encoder.bos_id]
-        ids = prompt.ids[1:] if has_bos and not body.add_special_tokens else prompt.ids
-        text = self.template.encoder.decode(ids)
-        return protocol.Tokens(count=len(ids), max_model_len=self.engine.max_model_len, tokens=ids, prompt=text)
+            raise bad_request("A prompt for an answer cannot be had without its beginning.", "add_generation_prompt")
+        encoder = self.template.encoder
+        is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [encoder.bos_id]
+        ids = prompt.ids[is_cut:]
+        texts = [spelling.decode(errors="replace") for spelling in encoder.spell(ids)]
+        response.headers.update(ignored_parameters(body.unknown_fields))
+        return protocol.Tokens(
+            count=len(ids),
+            max_model_len=self.engine.max_model_len,
+            tokens=ids,
+            token_strs=texts if body.return_token_strs else None,
+            prompt=encoder.decode(ids),
+        )
 
-    async def detokenize(self, body: protocol.DetokenizeRequest) -> protocol.Detokenized:
+    async def detokenize(self, body: protocol.DetokenizeRequest, response: Response) -> protocol.Detokenized:
         """The text of token ids, control tokens spelt out."""
         check_model(body.model, self.settings.model_names)
+        response.headers.update(ignored_parameters(body.unknown_fields))
         return protocol.Detokenized(prompt=self._decode(body.tokens, "tokens"))
 
     async def health(self) -> Response:
@@ -145,12 +161,12 @@ async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, 
         item = await while_connected(request.receive, reply)
     except ClientLeftError:
         return Response(status_code=CLIENT_LEFT)
-    return Response(to_json(item), headers=ignored_parameters(body), media_type="application/json")
+    return Response(to_json(item), headers=ignored_parameters(body.ignored_fields), media_type="application/json")
 
 
-def ignored_parameters(body: GenerationFields) -> dict[str, str]:
+def ignored_parameters(fields: Sequence[str]) -> dict[str, str]:
     """The header that names fields without effect, such as a typo."""
-    names = [quote(name[:MAX_NAME_CHARACTERS], errors="replace") for name in body.ignored_fields[:MAX_NAMES]]
+    names = [quote(name[:MAX_NAME_CHARACTERS], errors="replace") for name in fields[:MAX_NAMES]]
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
 
 
@@ -166,13 +182,15 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
         loading.cancel()
         await engine.stop()
 
-    app = FastAPI(title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPIOffline(
+        title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, redirect_slashes=False, redoc_url=None
+    )
     app.router.route_class = AnsweredRoute
     add_routes(app, Routes(engine, template, settings))
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(CanonicalRequests)
     app.add_middleware(
-        CORSMiddleware,
+        CrossOrigin,
         allow_origins=settings.allowed_origins,
         allow_methods=settings.allowed_methods,
         allow_headers=settings.allowed_headers,
@@ -184,13 +202,13 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
 
 def add_routes(app: FastAPI, routes: Routes) -> None:
     """Every path that this server answers."""
-    app.post("/v1/completions", response_model=Completion, responses=ERRORS)(routes.create_completion)
-    app.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)(routes.create_chat_completion)
+    app.post("/v1/completions", response_model=Completion, responses=STREAMS)(routes.create_completion)
+    app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMS)(routes.create_chat_completion)
     app.get("/v1/models", responses=ERRORS)(routes.list_models)
     app.get("/v1/models/{model_id:path}", responses=ERRORS)(routes.get_model)
     app.post("/tokenize", responses=ERRORS)(routes.tokenize)
     app.post("/detokenize", responses=ERRORS)(routes.detokenize)
-    app.get("/health", responses=ERRORS)(routes.health)
+    app.get("/health", responses=ERRORS, response_class=Response)(routes.health)
     app.head("/health", include_in_schema=False)(routes.health)
     app.get("/version")(routes.version)
 

@@ -18,10 +18,11 @@ UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
-SentPrompt = str | list[str] | list[int] | list[list[int]]
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
 FinishReason = Literal["stop", "length", "tool_calls"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+SentPrompt = str | list[str] | list[TokenId] | list[list[TokenId]]
+ToolMode = Literal["auto", "none", "required"]
 
 
 def _to_unicode(text: str) -> str:
@@ -179,7 +180,7 @@ class StructuredOutputs(SentBody):
 
     json_: Schema | None = Field(None, alias="json", description="A JSON schema.")
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
-    choice: list[Text] = Field([], min_length=1, max_length=1000, description="One of these texts.")
+    choice: list[Text] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
     regex: Text | None = Field(None, max_length=MAX_GRAMMAR, description="A regular expression, without look-around.")
     grammar: Text | None = Field(None, max_length=MAX_GRAMMAR, description="A grammar in Lark's syntax or as GBNF.")
 
@@ -229,9 +230,9 @@ class ToolFields(SentBody):
     """The fields of a conversation that say what may be called."""
 
     tools: list[Tool] = Field([], max_length=128, description="Functions; only used where tool_choice asks for one.")
-    tool_choice: Annotated[ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=str | ToolChoice)] = (
-        Field("auto", validate_default=True, description="'required' or a function: a call; 'auto' or 'none': text.")
-    )
+    tool_choice: Annotated[
+        ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice)
+    ] = Field("auto", validate_default=True, description="'required' or a function: a call; 'auto' or 'none': text.")
 
     @property
     def callable_functions(self) -> list[Function]:
@@ -431,18 +432,20 @@ class ChatCompletionRequest(ToolFields, GenerationFields):
 class TokenizeRequest(ToolFields):
     """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
 
-    model: str | None = None
-    prompt: Text | None = None
-    messages: Messages = []
-    raw: bool | None = None
-    add_special_tokens: bool = True
+    model: str | None = Field(None, description="The served model; absent: the same.")
+    prompt: Text | None = Field(None, description="As for a completion.")
+    messages: Messages = Field([], description="As for a chat completion.")
+    raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
+    add_special_tokens: bool = Field(True, description="false: a prompt without the token that begins a text.")
+    add_generation_prompt: bool = Field(True, description="false: only for a final assistant message to be continued.")
+    return_token_strs: bool = Field(False, description="The text of each token too.")
 
 
 class DetokenizeRequest(SentBody):
     """The body of `POST /detokenize`."""
 
-    model: str | None = None
-    tokens: Annotated[list[TokenId], FailFast()]
+    model: str | None = Field(None, description="The served model; absent: the same.")
+    tokens: Annotated[list[TokenId], FailFast()] = Field(description="Token ids.")
 
 
 class Usage(BaseModel):
@@ -596,6 +599,7 @@ class Tokens(BaseModel):
     count: int
     max_model_len: int
     tokens: list[int]
+    token_strs: list[str] | None = None
     prompt: str
 
 

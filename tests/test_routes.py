@@ -1,5 +1,8 @@
 """The other endpoints, CORS and paths, on a fake engine."""
 
+import re
+
+import openapi_spec_validator
 import pytest
 
 from openai_api_server_vllm import VERSION
@@ -70,6 +73,36 @@ def test_tokenize_without_the_beginning_of_a_text(client, demo_encoder):
     assert client.post("/tokenize", json=fields).json()["tokens"] == demo_encoder.encode(["你好"])
 
 
+def test_the_template_begins_a_chat_prompt_in_any_case(client):
+    fields = {"messages": [{"role": "user", "content": "你好"}]}
+    bare = client.post("/tokenize", json={**fields, "add_special_tokens": False}).json()
+    assert bare == client.post("/tokenize", json=fields).json()
+
+
+@pytest.mark.parametrize("fields", [{"prompt": "北京😀</s>"}, {"messages": "你好"}])
+def test_tokenize_can_spell_each_token(client, fields):
+    reply = client.post("/tokenize", json={**fields, "return_token_strs": True}).json()
+    assert len(reply["token_strs"]) == reply["count"]
+    assert reply["token_strs"][:2] == ["<s>", ""] or reply["token_strs"][0] == "<s>"
+    assert "".join(text for text in reply["token_strs"] if "\ufffd" not in text) == reply["prompt"].replace("😀", "")
+    assert client.post("/tokenize", json=fields).json()["token_strs"] is None
+
+
+def test_tokenize_cannot_leave_out_where_an_answer_begins(client):
+    question = {"role": "user", "content": "你好"}
+    reply = client.post("/tokenize", json={"messages": [question], "add_generation_prompt": False})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "add_generation_prompt")
+    begun = [question, {"role": "assistant", "content": "您"}]
+    reply = client.post("/tokenize", json={"messages": begun, "add_generation_prompt": False})
+    assert reply.json()["prompt"].endswith("[/INST] 您")
+
+
+def test_tokenize_and_detokenize_name_what_they_ignore(client):
+    for path, fields in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [5]})):
+        reply = client.post(path, json={**fields, "typo": 1})
+        assert (reply.status_code, reply.headers["X-Ignored-Parameters"]) == (200, "typo")
+
+
 @pytest.mark.parametrize("fields", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}])
 def test_tokenize_wants_one_of_both(client, fields):
     assert client.post("/tokenize", json=fields).status_code == 400
@@ -103,8 +136,41 @@ def test_only_allowed_origins_are_told_so(serve):
     assert "access-control-allow-origin" not in client.get("/health", headers={"Origin": "http://b.example"}).headers
 
 
+def test_a_refused_preflight_is_an_error_like_any(serve):
+    client = serve(allowed_origins=("http://a.example",))
+    headers = {"Origin": "http://b.example", "Access-Control-Request-Method": "POST"}
+    reply = client.options("/v1/chat/completions", headers=headers)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert reply.headers["vary"].startswith("Origin")
+
+
+REQUESTS = ("CompletionRequest", "ChatCompletionRequest", "TokenizeRequest", "DetokenizeRequest")
+
+
 def test_the_schema_describes_every_request_field(client):
+    """A sentence, a type, and a default unless the field is required."""
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
-    assert schemas["CompletionRequest"]["properties"]["temperature"]["default"] == 0.2
-    assert schemas["ChatCompletionRequest"]["properties"]["messages"]
-    assert client.get("/docs").status_code == 200
+    for name in REQUESTS:
+        for field, schema in schemas[name]["properties"].items():
+            assert schema["description"].endswith("."), field
+            assert "default" in schema or field in schemas[name].get("required", []) or is_optional(schema), field
+    assert schemas["CompletionRequest"]["properties"]["temperature"] == {
+        "type": "number", "minimum": 0, "maximum": 2, "default": 0.2, "title": "Temperature",
+        "description": "0 is greedy.",
+    }  # fmt: skip
+
+
+def is_optional(schema: dict) -> bool:
+    return {"type": "null"} in schema.get("anyOf", ()) or schema.keys() <= {"title", "description"}
+
+
+def test_the_schema_is_valid_openapi(client):
+    openapi_spec_validator.validate(client.get("/openapi.json").json())
+
+
+def test_the_docs_need_no_other_host(client):
+    page = client.get("/docs").text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(sources) >= 2
+    assert all(client.get(source).status_code == 200 for source in sources)
