@@ -146,6 +146,8 @@ class VLLMEngine:
     def admit(self, choices: int) -> None:
         self.check_ready()
         assert self._llm is not None
+        if choices > self._max_unfinished:
+            raise bad_request(f"The request has {choices} choices, and this server takes {self._max_unfinished}.", "n")
         if self._max_queued_tokens is not None and self._llm.get_num_queued_tokens() >= self._max_queued_tokens:
             raise _full()
         self._check_room(choices)

@@ -8,6 +8,7 @@ from fake_engine import FakeEngine
 from openai.types import Completion
 
 from generation import Delta
+from protocol import ChatCompletionRequest, CompletionRequest
 
 PATH = "/v1/completions"
 SCRIPTS = {
@@ -152,11 +153,62 @@ def test_other_defaults_for_sampling_fields(serve, engine):
     assert (other.temperature, other.top_k, other_limit) == (0.1, 5, 99)
 
 
-def test_null_means_absent(client, engine):
-    names = ("max_tokens", "temperature", "top_p", "n", "stop", "stream", "logit_bias", "seed", "logprobs", "model")
-    assert client.post(PATH, json={"prompt": "a", **dict.fromkeys(names)}).status_code == 200
-    assert engine.asked[0][1].temperature == 0.2
-    assert engine.asked[0][2] == 512
+@pytest.mark.parametrize(
+    ("path", "model", "ask"),
+    [
+        (PATH, CompletionRequest, {"prompt": "a"}),
+        ("/v1/chat/completions", ChatCompletionRequest, {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+def test_null_means_absent(client, engine, path, model, ask):
+    nulls = {name: None for name in model.model_fields if name not in ask}
+    assert client.post(path, json=ask).status_code == 200
+    assert client.post(path, json={**nulls, **ask}).status_code == 200
+    (_, absent, limit), (_, null, null_limit) = engine.asked
+    assert (null, null_limit) == (absent, limit)
+    assert null.model_fields_set == set(ask)
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ({"stream": "false"}, {"stream": False}),
+        ({"echo": 1}, {"echo": True}),
+        ({"max_tokens": 16.0, "top_k": 5.0, "n": 1.0}, {"max_tokens": 16, "top_k": 5, "n": 1}),
+        ({"max_tokens": "16", "temperature": "0.5"}, {"max_tokens": 16, "temperature": 0.5}),
+        ({"temperature": 1, "top_p": 1}, {"temperature": 1.0, "top_p": 1.0}),
+        ({"stop": "a", "stop_token_ids": [2.0]}, {"stop": ["a"], "stop_token_ids": [2]}),
+        ({"logprobs": False}, {"logprobs": None}),
+    ],
+)
+def test_values_are_read_as_clients_write_them(client, engine, sent, meant):
+    assert client.post(PATH, json={"prompt": "a", **sent}).status_code == 200
+    assert {name: getattr(engine.asked[0][1], name) for name in meant} == meant
+
+
+def test_a_stream_may_be_asked_for_in_words(client):
+    reply = client.post(PATH, json={"prompt": "a", "stream": "true"})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+
+
+OPENAI_FIELDS = {
+    "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "logit_bias": {}, "seed": 1,
+    "stream_options": None,
+}  # fmt: skip
+OPENAI_CHAT_FIELDS = {
+    **OPENAI_FIELDS, "parallel_tool_calls": False, "reasoning_effort": "low", "response_format": {"type": "text"},
+    "tools": [], "tool_choice": "none", "max_completion_tokens": 50, "top_logprobs": 0, "logprobs": False,
+}  # fmt: skip
+NEWER_FIELDS = {"modalities": ["text"], "verbosity": "low", "prompt_cache_key": "k", "safety_identifier": "s"}
+
+
+def test_a_kitchen_sink_of_openais_fields_is_accepted(client):
+    """What has no meaning here is OpenAI's and expected, or so new that it is named."""
+    assert "X-Ignored-Parameters" not in client.post(PATH, json={"prompt": "a", **OPENAI_FIELDS}).headers
+    ask = {"messages": [{"role": "user", "content": "a"}], **OPENAI_CHAT_FIELDS}
+    assert "X-Ignored-Parameters" not in client.post("/v1/chat/completions", json=ask).headers
+    reply = client.post("/v1/chat/completions", json={**ask, **NEWER_FIELDS})
+    assert (reply.status_code, reply.headers["X-Ignored-Parameters"]) == (200, ", ".join(NEWER_FIELDS))
 
 
 def test_fields_that_nobody_knows_are_named_in_a_header(client):

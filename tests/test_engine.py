@@ -412,12 +412,23 @@ def test_streamed_log_probabilities_are_those_of_the_plain_reply(http, limit):
     assert len(content) == limit
 
 
-def test_more_than_the_room_is_refused_at_once(http):
+def test_more_than_the_room_is_refused_at_once_and_for_good(http):
     began = time.monotonic()
     reply = http.post("/v1/completions", json={"prompt": ["a"] * (ROOM + 1)})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_overloaded")
-    assert reply.headers["retry-after"]
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "n")
+    assert "retry-after" not in reply.headers
     assert time.monotonic() - began < 1
+
+
+def test_a_full_server_says_when_to_come_back(http):
+    running = {"prompt": ["a"] * ROOM, "max_tokens": 500, "ignore_eos": True, "stream": True}
+    with http.stream("POST", "/v1/completions", json=running) as stream:
+        next(stream.iter_lines())
+        began = time.monotonic()
+        reply = http.post("/v1/completions", json={"prompt": "a"})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_overloaded")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert time.monotonic() - began < 1
 
 
 def test_the_committed_weights_have_the_score_that_readme_tells(server):
