@@ -20,6 +20,11 @@ QUEUED_DELTAS = 64
 """Deltas of a batch that wait for a slow reader before its generations wait too."""
 
 Request = CompletionRequest | ChatCompletionRequest
+SUCCESSORS = {
+    **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar"), "structured_outputs"),
+    **{"functions": "tools", "function_call": "tool_choice"},
+}
+"""Fields of former times that changed the answer, and what stands for them today."""
 
 
 @dataclass(slots=True)
@@ -114,6 +119,8 @@ class Generation:
 
 def check_fields(request: Request) -> None:
     """Raise for fields that this version cannot honour, and for fields that contradict each other."""
+    for name in SUCCESSORS.keys() & (request.model_extra or {}).keys():
+        raise bad_request(f"'{name}' is not supported: use '{SUCCESSORS[name]}'.", name)
     param = "num_beams" if request.num_beams > 1 else "best_of"
     _require(request.width >= request.n, param, f"must be at least 'n', which is {request.n}.")
     if request.is_beam_search:

@@ -364,7 +364,7 @@ def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in defaults}
 
 
-class CompletionRequest(GenerationFields):
+class CompletionRequest(GenerationFields, json_schema_extra={"example": {"prompt": "告诉我中国的首都在哪里"}}):
     """The body of `POST /v1/completions`."""
 
     prompt: Annotated[list[Text | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)] = Field(
@@ -407,7 +407,7 @@ Messages = Annotated[
 ]
 
 
-class ChatCompletionRequest(ToolFields, GenerationFields):
+class ChatCompletionRequest(ToolFields, GenerationFields, json_schema_extra={"example": {"messages": "你好"}}):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Messages = Field(min_length=1, description="Or one string, the user's. A final assistant's is continued.")

@@ -116,6 +116,21 @@ def test_a_wrong_field_is_named(client, engine, path, body, param):
     assert engine.asked == []
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "successor"),
+    [
+        (COMPLETIONS, {**ASK, "guided_choice": ["a"]}, "structured_outputs"),
+        (CHAT, {**TALK, "guided_json": {}}, "structured_outputs"),
+        (CHAT, {**TALK, "functions": [{"name": "f"}]}, "tools"),
+        (CHAT, {**TALK, "function_call": {"name": "f"}}, "tool_choice"),
+    ],
+)
+def test_a_field_of_former_times_names_its_successor(client, path, fields, successor):
+    fault = error(client.post(path, json=fields), 400)
+    assert fault.param == list(fields)[-1]
+    assert successor in fault.message
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_mistakes_are_told_before_the_first_byte_of_a_stream(client, stream):
     reply = client.post(COMPLETIONS, json={**ASK, "stream": stream, "num_beams": 4, "n": 8})

@@ -17,7 +17,7 @@ CURL_LINES = re.findall(r"```\n(curl .*?)```", README, flags=re.DOTALL)
 ROWS = {
     name: row
     for row in README.splitlines()
-    if row.startswith("| `")
+    if re.match(r"\| `(?!.*test_\w+\.py)", row)
     for name in re.findall(r"`([^`]+)`", row.split("|")[1])
 }
 NO_DEFAULTS = (None, "", [], {}, ())
@@ -72,6 +72,16 @@ def test_the_demo_models_figures_are_those_of_its_training():
 
 def test_every_module_stands_in_readme():
     assert {module.name for module in ROOT.glob("*.py")} <= set(ROWS)
+
+
+def test_every_row_of_the_features_is_seen_by_a_test_that_exists():
+    rows = [
+        row.split("|") for row in README.split("## Features")[1].split("## ")[0].splitlines() if row.startswith("| ")
+    ]
+    assert len(rows) > 20
+    for row in rows[1:]:
+        file, name = re.fullmatch(r" `(test_\w+\.py)::(test_\w+)` ", row[3]).groups()
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), row[1]
 
 
 @pytest.mark.engine
