@@ -80,7 +80,9 @@ def _choose_backend(config: StructuredOutputsConfig) -> None:
 
 
 def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:
-    """On the CPU: a small KV cache, and for the demo model no compilation, unless the user says otherwise."""
+    """On the CPU: a small KV cache, prompts read whole, no compilation of the demo model, unless the user says so."""
+    # vLLM 0.32 dies where a prompt with a seed is read in two parts on a CPU: "CPU Generator does not use offset".
+    args.enable_chunked_prefill = bool(args.enable_chunked_prefill)
     if args.kv_cache_memory_bytes is None and not envs.VLLM_CPU_KVCACHE_SPACE:
         args.kv_cache_memory_bytes = DEMO_CPU_KV_CACHE if settings.is_demo else CPU_KV_CACHE
     if settings.is_demo and "--no-enforce-eager" not in others:

@@ -228,7 +228,8 @@ def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int)
     if room < 1 and (limit or request.alternatives is not None):
         param = "messages" if isinstance(request, ChatCompletionRequest) else "prompt"
         message = (
-            f"This model's maximum context length is {max_model_len} tokens. However, your prompt has {used} tokens."
+            f"This model's maximum context length is {max_model_len} tokens. However, your prompt has {used} tokens. "
+            "The prompt is too long."  # the words that LangChain knows an overflow by
         )
         raise bad_request(message, param, "context_length_exceeded")
     _require(request.min_tokens <= limit, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")

@@ -6,8 +6,11 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from errors import APIError
+
+OFFER = re.compile(rb"(?i)(?<=\r\n)upgrade(?=:[ \t]*h2c[ \t]*\r\n)")
 
 
 class CanonicalRequests:
@@ -23,6 +26,16 @@ class CanonicalRequests:
             others = [header for header in scope["headers"] if header[0] != b"content-type"]
             scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
         await self.app(scope, receive, send)
+
+
+class Http1Connection(HttpToolsProtocol):
+    """uvicorn's, deaf to offers of HTTP/2: its parser takes what follows one for another protocol, not for the body.
+
+    Such offers come from `curl --http2` and from Java's own client.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(OFFER.sub(b"ignored", data, count=1))
 
 
 class CrossOrigin(CORSMiddleware):

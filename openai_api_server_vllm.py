@@ -28,7 +28,7 @@ import protocol
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, start_generation
-from middleware import CanonicalRequests, CrossOrigin
+from middleware import CanonicalRequests, CrossOrigin, Http1Connection
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
@@ -40,7 +40,7 @@ VERSION = "0.1.0"
 CLIENT_LEFT = 499
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
-STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
 
 Started = Callable[[asyncio.Task[None]], None]
 
@@ -259,6 +259,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         log_level=settings.log_level,
         access_log=False,
+        http=Http1Connection,
         timeout_keep_alive=settings.timeout_keep_alive,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_certfile=settings.ssl_certfile,

@@ -187,6 +187,15 @@ def test_the_same_seed_gives_the_same_text(http):
     assert len(set(texts[2:])) > 1
 
 
+def test_many_seeded_prompts_at_once_are_answered(http):
+    """More tokens than one step of the engine reads: a prompt of which it read a part once ended a CPU engine."""
+    prompts = [f"{number}：{'杭州西湖的故事' * 30}" for number in range(ROOM)]
+    ask = {"prompt": prompts, "raw": True, "seed": 5, "max_tokens": 2, "temperature": 1}
+    choices = http.post("/v1/completions", json=ask).json()["choices"]
+    assert len(choices) == ROOM
+    assert http.get("/health").status_code == 200
+
+
 def test_n_choices_differ_when_sampled_and_agree_when_greedy(http):
     sampled = complete(http, "从前", raw=True, n=4, temperature=2.0, top_p=1.0, top_k=-1, max_tokens=12)
     assert len(set(sampled)) > 1
