@@ -1,11 +1,14 @@
 # make serve   start the server (more flags: make serve ARGS="--port 8123")
 # make test    all tests
-# make clients what tests with clients in other languages need (Node)
+# make test-clients
+#              install the clients that tests use, each in a place of its own under tests/clients
 # make check   what a commit must pass: line budget, format, lint, types, the fast tests
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 MODULES := $(wildcard *.py)
+CLIENTS := tests/clients
+ENVIRONMENTS := $(patsubst $(CLIENTS)/requirements/%.txt,$(CLIENTS)/environments/%,$(wildcard $(CLIENTS)/requirements/*.txt))
 LINE_BUDGET := 2400
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -15,7 +18,7 @@ else
 REQUIREMENTS := requirements-cpu.txt
 endif
 
-.PHONY: serve test clients check budget format
+.PHONY: serve test test-clients check budget format
 
 serve: .venv/installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
@@ -23,10 +26,15 @@ serve: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
-clients: tests/clients/node_modules/.installed
+test-clients: $(CLIENTS)/node_modules/.installed $(ENVIRONMENTS:%=%/.installed)
 
-tests/clients/node_modules/.installed: tests/clients/package.json
-	npm install --prefix tests/clients --no-package-lock --no-audit --no-fund
+$(CLIENTS)/node_modules/.installed: $(CLIENTS)/package.json
+	npm install --prefix $(CLIENTS) --no-package-lock --no-audit --no-fund
+	@touch $@
+
+$(CLIENTS)/environments/%/.installed: $(CLIENTS)/requirements/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -r $<
 	@touch $@
 
 check: .venv/installed-dev budget
