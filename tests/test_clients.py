@@ -318,18 +318,7 @@ def test_langchain_reads_forced_calls_whole_and_streamed(ask, tool_choice):
     assert read["stream"]["response_metadata"]["finish_reason"] == "tool_calls"
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        "openai2",
-        pytest.param(
-            "openai3",
-            marks=pytest.mark.xfail(
-                strict=True, reason="LangChain looks for the code in the message, where openai 3 does not put it"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("environment", ["openai2", "openai3"])
 def test_langchain_knows_an_overflow_of_the_context(ask, environment):
     read = ask(environment, "with_langchain", "overflow", model=MODEL, prompt=TOO_LONG)
     assert read == {"invoke": True, "stream": True}
@@ -464,9 +453,6 @@ def test_lm_eval_reads_answers_to_questions_in_the_prompt_template(evaluate):
     assert all(sample["exact_match"] == 1 for sample in samples)
 
 
-LOST = "uvicorn's httptools loses the body of a request that offers an upgrade to HTTP/2"
-
-
 def curl(*arguments: str) -> str:
     if (program := shutil.which("curl")) is None:
         pytest.skip("curl is not installed")
@@ -478,7 +464,7 @@ def curl(*arguments: str) -> str:
     [
         [],
         ["--http1.0"],
-        pytest.param(["--http2"], marks=pytest.mark.xfail(strict=True, reason=LOST)),
+        ["--http2"],
         ["--compressed"],
         ["-H", "Expect: 100-continue"],
         ["-H", "Transfer-Encoding: chunked"],

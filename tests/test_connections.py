@@ -15,7 +15,7 @@ from fake_engine import FakeEngine
 
 from generation import Delta
 from layouts import ALPACA_2
-from openai_api_server_vllm import build_app
+from openai_api_server_vllm import build_app, uvicorn_config
 from prompt_template import PromptTemplate
 from settings import Settings, bind_sockets
 
@@ -48,7 +48,7 @@ def slow(demo_encoder) -> Iterator[tuple[SlowEngine, str]]:
     settings = Settings(host="127.0.0.1", port=0)
     sockets = bind_sockets(settings)
     app = build_app(engine, PromptTemplate(ALPACA_2, demo_encoder), settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn_config(app, settings))
     thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
     assert wait_for(lambda: server.started, 10)
@@ -103,6 +103,18 @@ def test_a_long_prompt_does_not_stall_other_streams(slow):
                 break
     gaps = [later - earlier for earlier, later in pairwise(arrivals)]
     assert max(gaps) < 0.2
+
+
+@pytest.mark.parametrize("offer", ["Upgrade: h2c", "upgrade:h2c", "UPGRADE:  h2c "])
+def test_an_offer_of_http_2_loses_no_body(slow, offer):
+    """As `curl --http2` and Java's own client make it."""
+    _, url = slow
+    body = b'{"tokens": [10, 11]}'
+    head = f"Connection: Upgrade, HTTP2-Settings\r\n{offer}\r\nHTTP2-Settings: AAMAAABk\r\nConnection: close\r\n"
+    request = f"POST /detokenize HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=10) as connection:
+        connection.sendall(request)
+        assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
 
 
 def test_idle_connections_are_kept(slow):

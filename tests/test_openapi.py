@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-SCHEMATHESIS = ROOT / "tests" / "clients" / ".venv" / "bin" / "st"
+SCHEMATHESIS = ROOT / "tests" / "clients" / "environments" / "schemathesis" / "bin" / "st"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 pytestmark = [
