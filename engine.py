@@ -34,7 +34,7 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer, SlowIncrementalDe
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from beam_search import Beam, BeamSearch, beam_search
-from errors import APIError, bad_request
+from errors import APIError, bad_request, unavailable
 from generation import Delta, Deltas, Prompt, TokenLogprob
 from grammar import Follower, Vocabulary
 from lookahead import Lookahead
@@ -47,7 +47,6 @@ DEMO_CPU_KV_CACHE = GIB // 4
 CPU_KV_CACHE = 4 * GIB
 FINISH_REASONS = (None, *get_args(FinishReason))
 NO_LIMIT = -1
-RETRY_AFTER = {"Retry-After": "1"}
 
 
 def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
@@ -141,9 +140,9 @@ class VLLMEngine:
 
     def check_ready(self) -> None:
         if self._llm is None:
-            raise APIError(503, "The model is still loading.", code="server_loading", headers=RETRY_AFTER)
+            raise unavailable("The model is still loading.", "server_loading")
         if self._llm.errored:
-            raise APIError(503, "The engine has died.", code="engine_dead", headers=RETRY_AFTER)
+            raise unavailable("The engine has died.", "engine_dead")
 
     def admit(self, choices: int) -> None:
         self.check_ready()
@@ -286,7 +285,7 @@ class VLLMEngine:
             async with aclosing(outputs):
                 yield outputs
         except EngineDeadError as failure:
-            raise APIError(503, "The engine has died.", code="engine_dead", headers=RETRY_AFTER) from failure
+            raise unavailable("The engine has died.", "engine_dead") from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
 
@@ -302,8 +301,7 @@ def _check(completion: CompletionOutput, followers: Sequence[Follower]) -> None:
 
 
 def _full() -> APIError:
-    message = "The server is at its limit of unfinished requests; try again."
-    return APIError(503, message, code="server_overloaded", headers=RETRY_AFTER)
+    return unavailable("The server is at its limit of unfinished requests; try again.", "server_overloaded")
 
 
 def _to_delta(completion: CompletionOutput, index: int, request: GenerationFields) -> Delta:

@@ -54,6 +54,11 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return APIError(400, message, param=param, code=code)
 
 
+def unavailable(message: str, code: str) -> APIError:
+    """A 503: the same request may succeed a second later."""
+    return APIError(503, message, code=code, headers={"Retry-After": "1"})
+
+
 def to_api_error(failure: BaseException) -> APIError:
     """Any exception as the client may see it; the unexpected is logged here and says nothing outside."""
     match failure:
