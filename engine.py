@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from operator import itemgetter
 from threading import Thread
@@ -102,7 +103,6 @@ class VLLMEngine:
         self._max_queued_tokens = args.max_num_queued_tokens
         self._unfinished = 0
         self._llm: AsyncLLMEngine | None = None
-        self._vocabulary: Vocabulary | None = None
 
     async def start(self) -> None:
         """Load the model in a thread, so that the app answers meanwhile; raises StartError."""
@@ -161,9 +161,8 @@ class VLLMEngine:
             if self._args.logprobs_mode != "raw_logprobs":
                 raise bad_request("Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams")
             return self._search(prompt, params, request_id, request)
-        if request.takes_best:
-            return self._best_of(prompt, params, request_id, request)
-        return self._sample(prompt, params, request_id, request)
+        completions = self._completions(prompt, params, request_id, request)
+        return _best(completions, request) if request.takes_best else _sampled(completions, request)
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
         """One log-probability for each token of the prompt; the first has none."""
@@ -180,35 +179,17 @@ class VLLMEngine:
             message = f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}."
             raise bad_request(message, "prompt")
 
-    async def _sample(
+    async def _completions(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
-    ) -> Deltas:
-        """vLLM's outputs as deltas, which greedy decoding has for all choices at once."""
-        copies = request.n if request.is_greedy else 1
+    ) -> AsyncGenerator[CompletionOutput, None]:
+        """What vLLM adds to each choice, as it comes; raises APIError where it breaks the request's grammar."""
         with self._room(params.n):
             followers = await self._follow(params, request, prompt.answer_lead)
             async with self._outputs(prompt.ids, params, request_id) as outputs:
                 async for output in outputs:
                     for completion in output.outputs:
                         _check(completion, followers)
-                        for offset in range(copies):
-                            yield _to_delta(completion, completion.index + offset, request)
-
-    async def _best_of(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
-    ) -> Deltas:
-        """The `n` of all choices with the highest cumulative log-probability, the best first."""
-        completions: list[CompletionOutput] = []
-        with self._room(params.n):
-            followers = await self._follow(params, request, prompt.answer_lead)
-            async with self._outputs(prompt.ids, params, request_id) as outputs:
-                async for output in outputs:
-                    completions += output.outputs
-        for completion in completions:
-            _check(completion, followers)
-        completions.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
-        for rank, completion in enumerate(completions[: request.n]):
-            yield _to_delta(completion, rank, request)
+                        yield completion
 
     async def _search(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
@@ -250,15 +231,14 @@ class VLLMEngine:
         """
         if params.structured_outputs is None:
             return []
-        grammar = cast(str, params.structured_outputs.grammar)
-        first = await asyncio.to_thread(self._to_follower, grammar, lead, request.constrained_by[0])
+        grammar, param = cast(str, params.structured_outputs.grammar), request.constrained_by[0]
+        first = await asyncio.to_thread(lambda: self._vocabulary.follow(grammar, lead, param))
         return [first.fork() for _ in range(params.n)]
 
-    def _to_follower(self, grammar: str, lead: str, param: str) -> Follower:
-        if self._vocabulary is None:
-            assert self._llm is not None
-            self._vocabulary = Vocabulary(self._llm.get_tokenizer(), self.vocabulary_size)
-        return self._vocabulary.follow(grammar, lead, param)
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        assert self._llm is not None
+        return Vocabulary(self._llm.get_tokenizer(), self.vocabulary_size)
 
     def _check_room(self, choices: int) -> None:
         if self._unfinished + choices > self._max_unfinished:
@@ -288,6 +268,24 @@ class VLLMEngine:
             raise unavailable("The engine has died.", "engine_dead") from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
+
+
+async def _sampled(completions: AsyncGenerator[CompletionOutput, None], request: GenerationFields) -> Deltas:
+    """Each completion as a delta; what greedy decoding has made is that of all choices at once."""
+    copies = request.n if request.is_greedy else 1
+    async with aclosing(completions):
+        async for completion in completions:
+            for offset in range(copies):
+                yield _to_delta(completion, completion.index + offset, request)
+
+
+async def _best(completions: AsyncGenerator[CompletionOutput, None], request: GenerationFields) -> Deltas:
+    """The `n` of all choices with the highest cumulative log-probability, the best first."""
+    async with aclosing(completions):
+        made = [completion async for completion in completions]
+    made.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
+    for rank, completion in enumerate(made[: request.n]):
+        yield _to_delta(completion, rank, request)
 
 
 def _check(completion: CompletionOutput, followers: Sequence[Follower]) -> None:
