@@ -6,6 +6,7 @@ Knows nothing about vLLM and imports quickly, so that a start that cannot work e
 import argparse
 import errno
 import json
+import os
 import re
 import socket
 import ssl
@@ -138,21 +139,14 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
     except socket.gaierror as failure:
         raise StartError(f"There is no address for --host {settings.host}.") from failure
     sockets: list[socket.socket] = []
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    for family, _, _, _, address in dict.fromkeys(found):
+        port = sockets[0].getsockname()[1] if sockets else settings.port
         try:
-            bound.bind((address[0], sockets[0].getsockname()[1], *address[2:]) if sockets else address)
-            bound.listen()
+            sockets.append(socket.create_server((address[0], port, *address[2:]), family=family))
         except OSError as failure:
-            bound.close()
             if failure.errno not in UNAVAILABLE_ADDRESS:
-                reason = f"Port {settings.port} on {settings.host} cannot be used: {failure.strerror}."
+                reason = f"Port {settings.port} on {settings.host} cannot be used: {os.strerror(failure.errno or 0)}."
                 raise StartError(reason) from failure
-        else:
-            sockets.append(bound)
     if not sockets:
         raise StartError(f"This machine has no address {settings.host}.")
     return sockets
