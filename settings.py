@@ -10,18 +10,23 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
+
+AN_OBJECT = TypeAdapter(dict[str, Any]).validate_json
+STRINGS = TypeAdapter(tuple[str, ...]).validate_json
+"""For argparse: JSON that is an object, or a list of strings, and nothing else."""
 
 
 class StartError(Exception):
@@ -31,18 +36,6 @@ class StartError(Exception):
 def flag(default: Any, meaning: str, **argument: Any) -> Any:
     """A field that is a flag; `argument` goes to argparse as it is."""
     return field(default_factory=lambda: default, metadata={"help": meaning, **argument})
-
-
-def _json(kind: type) -> Callable[[str], Any]:
-    """For argparse: JSON that is a list (here a tuple) or an object, and nothing else."""
-
-    def json_value(text: str) -> Any:
-        value: Any = json.loads(text)
-        if not isinstance(value, kind):
-            raise ValueError(text)
-        return tuple(value) if isinstance(value, list) else value
-
-    return json_value
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,10 @@ class Settings:
     prompt_template: str = flag("auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file")
     system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
     raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
-    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=_json(dict))
-    allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json(list))
-    allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json(list))
-    allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=_json(list))
+    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=AN_OBJECT)
+    allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
+    allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
+    allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
     max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused", type=int)
     timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed", type=int)
