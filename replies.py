@@ -17,15 +17,7 @@ import protocol
 from encoder import Encoder
 from generation import Delta, Generation
 from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
-from protocol import (
-    ChatCompletion,
-    ChatCompletionRequest,
-    Completion,
-    CompletionRequest,
-    FinishReason,
-    GenerationFields,
-    Usage,
-)
+from protocol import ChatCompletionRequest, CompletionRequest, FinishReason, GenerationFields, Usage
 
 MARK = "\x00text\x00"
 Frames = AsyncGenerator[bytes, None]
@@ -42,7 +34,7 @@ class Choice:
     """The function that it calls; the text is its arguments."""
 
 
-async def completion(generation: Generation, request: CompletionRequest, encoder: Encoder) -> Completion:
+async def completion(generation: Generation, request: CompletionRequest, encoder: Encoder) -> protocol.Completion:
     """The whole reply of `/v1/completions`."""
     spellings = _spellings(generation, request, encoder)
     choices = await _begun(generation, request, encoder, spellings)
@@ -51,10 +43,12 @@ async def completion(generation: Generation, request: CompletionRequest, encoder
         _completion_choice(index, choice.text, choice.log if spellings else None, choice.finish_reason)
         for index, choice in enumerate(choices)
     ]
-    return Completion(**_envelope(generation), choices=whole, usage=usage)
+    return protocol.Completion(**_envelope(generation), choices=whole, usage=usage)
 
 
-async def chat_completion(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> ChatCompletion:
+async def chat_completion(
+    generation: Generation, request: ChatCompletionRequest, encoder: Encoder
+) -> protocol.ChatCompletion:
     """The whole reply of `/v1/chat/completions`."""
     choices = [Choice() for _ in range(generation.choices)]
     usage = await _fold(generation, _spellings(generation, request, encoder), choices)
@@ -67,18 +61,18 @@ async def chat_completion(generation: Generation, request: ChatCompletionRequest
         )
         for index, choice in enumerate(choices)
     ]
-    return ChatCompletion(**_envelope(generation), choices=whole, usage=usage)
+    return protocol.ChatCompletion(**_envelope(generation), choices=whole, usage=usage)
 
 
 def completion_chunks(generation: Generation, request: CompletionRequest, encoder: Encoder) -> Frames:
     """The chunks of a streamed completion; with `echo` each choice begins with its prompt."""
     spellings = _spellings(generation, request, encoder)
 
-    def chunk(delta: Delta, log: Sequence[Token]) -> Completion:
+    def chunk(delta: Delta, log: Sequence[Token]) -> protocol.Completion:
         choice = _completion_choice(delta.index, delta.text, log or None, delta.finish_reason)
-        return Completion(**_envelope(generation), choices=[choice])
+        return protocol.Completion(**_envelope(generation), choices=[choice])
 
-    async def first() -> list[Completion]:
+    async def first() -> list[protocol.Completion]:
         begun = await _begun(generation, request, encoder, spellings) if request.echo else []
         return [chunk(Delta(index, choice.text, ()), choice.log) for index, choice in enumerate(begun)]
 
