@@ -50,7 +50,7 @@ class Routes:
 
     def __init__(self, engine: Engine, template: PromptTemplate, settings: Settings) -> None:
         self.engine = engine
-        self.template = template
+        self.template, self.encoder = template, template.encoder
         self.settings = settings
         self.created = int(time.time())
         self.defaults = to_defaults(settings.override_generation_config)
@@ -62,10 +62,8 @@ class Routes:
         prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         if body.stream:
-            return EventStream(
-                completion_chunks(generation, body, self.template.encoder), ignored_parameters(body.ignored_fields)
-            )
-        return await whole(body, request, completion(generation, body, self.template.encoder))
+            return EventStream(completion_chunks(generation, body, self.encoder), ignored_header(body.ignored_fields))
+        return await whole(body, request, completion(generation, body, self.encoder))
 
     async def create_chat_completion(self, body: ChatCompletionRequest, request: Request) -> Response:
         """The assistant's answer to a conversation."""
@@ -76,10 +74,8 @@ class Routes:
         if body.callable_functions:
             generation.deltas = read_calls(generation.deltas, body.callable_functions)
         if body.stream:
-            return EventStream(
-                chat_chunks(generation, body, self.template.encoder), ignored_parameters(body.ignored_fields)
-            )
-        return await whole(body, request, chat_completion(generation, body, self.template.encoder))
+            return EventStream(chat_chunks(generation, body, self.encoder), ignored_header(body.ignored_fields))
+        return await whole(body, request, chat_completion(generation, body, self.encoder))
 
     async def list_models(self) -> protocol.ModelList:
         """The served models: one, under all its names."""
@@ -101,23 +97,22 @@ class Routes:
             prompt = await self._chat_prompt(body.messages, body.callable_functions)
         else:
             raise bad_request("A prompt for an answer cannot be had without its beginning.", "add_generation_prompt")
-        encoder = self.template.encoder
-        is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [encoder.bos_id]
+        is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [self.encoder.bos_id]
         ids = prompt.ids[is_cut:]
-        texts = [spelling.decode(errors="replace") for spelling in encoder.spell(ids)]
-        response.headers.update(ignored_parameters(body.unknown_fields))
+        texts = [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]
+        response.headers.update(ignored_header(body.unknown_fields))
         return protocol.Tokens(
             count=len(ids),
             max_model_len=self.engine.max_model_len,
             tokens=ids,
             token_strs=texts if body.return_token_strs else None,
-            prompt=encoder.decode(ids),
+            prompt=self.encoder.decode(ids),
         )
 
     async def detokenize(self, body: protocol.DetokenizeRequest, response: Response) -> protocol.Detokenized:
         """The text of token ids, control tokens spelt out."""
         check_model(body.model, self.settings.model_names)
-        response.headers.update(ignored_parameters(body.unknown_fields))
+        response.headers.update(ignored_header(body.unknown_fields))
         return protocol.Detokenized(prompt=self._decode(body.tokens, "tokens"))
 
     async def health(self) -> Response:
@@ -147,7 +142,7 @@ class Routes:
 
     def _decode(self, ids: Sequence[int], param: str) -> str:
         try:
-            return self.template.encoder.decode(ids)
+            return self.encoder.decode(ids)
         except ValueError as failure:
             raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 
@@ -161,10 +156,10 @@ async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, 
         item = await while_connected(request.receive, reply)
     except ClientLeftError:
         return Response(status_code=CLIENT_LEFT)
-    return Response(to_json(item), headers=ignored_parameters(body.ignored_fields), media_type="application/json")
+    return Response(to_json(item), headers=ignored_header(body.ignored_fields), media_type="application/json")
 
 
-def ignored_parameters(fields: Sequence[str]) -> dict[str, str]:
+def ignored_header(fields: Sequence[str]) -> dict[str, str]:
     """The header that names fields without effect, such as a typo."""
     names = [quote(name[:MAX_NAME_CHARACTERS], errors="replace") for name in fields[:MAX_NAMES]]
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
