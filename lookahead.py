@@ -8,7 +8,6 @@ the engine a few long requests, not one for each beam and step. Knows nothing ab
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
 from beam_search import Beam, Likeliest
 from generation import TokenLogprob
@@ -17,12 +16,21 @@ Start = Callable[[list[int]], AsyncGenerator[TokenLogprob, None]]
 """Begins to generate greedily after these tokens: yields each token with the likeliest ones that it was taken from."""
 
 
-@dataclass(slots=True, eq=False)
 class Run:
-    """One greedy generation, as far as it has come."""
+    """One greedy generation, as far as it has come; `news` is set when it goes on or ends."""
 
-    steps: list[TokenLogprob] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
+    def __init__(self, generated: AsyncGenerator[TokenLogprob, None], news: asyncio.Event) -> None:
+        self.steps: list[TokenLogprob] = []
+        self.task = asyncio.create_task(self._follow(generated, news))
+
+    async def _follow(self, generated: AsyncGenerator[TokenLogprob, None], news: asyncio.Event) -> None:
+        try:
+            async with aclosing(generated):
+                async for step in generated:
+                    self.steps.append(step)
+                    news.set()
+        finally:
+            news.set()
 
 
 class Lookahead:
@@ -39,7 +47,7 @@ class Lookahead:
         followed = {beam: place for beam in beams if (place := self._place_after(beam))}
         kept = {run for run, _ in followed.values()}
         for run, _ in self._places.values():
-            if run not in kept and run.task is not None:
+            if run not in kept:
                 run.task.cancel()
         self._places = {beam: followed.get(beam) or self._launch(beam) for beam in beams}
         return [await self._arrival(beam) for beam in beams]
@@ -57,24 +65,13 @@ class Lookahead:
         return run, position + 1
 
     def _launch(self, beam: Beam) -> tuple[Run, int]:
-        run = Run()
-        run.task = asyncio.create_task(self._follow(run, beam.token_ids()))
+        run = Run(self._start(beam.token_ids()), self._news)
         self._tasks.add(run.task)
         return run, 0
-
-    async def _follow(self, run: Run, token_ids: list[int]) -> None:
-        try:
-            async with aclosing(self._start(token_ids)) as steps:
-                async for step in steps:
-                    run.steps.append(step)
-                    self._news.set()
-        finally:
-            self._news.set()
 
     async def _arrival(self, beam: Beam) -> Likeliest:
         run, position = self._places[beam]
         while len(run.steps) <= position:
-            assert run.task is not None
             if run.task.done():
                 run.task.result()
                 if not run.steps:
