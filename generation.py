@@ -6,10 +6,10 @@ nothing about HTTP, vLLM or templates. An `Engine` is whatever yields deltas for
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import shortuuid
 
@@ -151,16 +151,14 @@ def start_generation(engine: Engine, request: Request, prompts: list[Prompt], mo
     merged = streams[0] if len(streams) == 1 else merge(streams, request.n)
 
     async def scores() -> list[list[TokenLogprob]]:
-        jobs = [
-            engine.score(prompt, request.alternatives or 0, f"{request_id}-{number}-prompt")
+        tasks = [
+            asyncio.create_task(engine.score(prompt, request.alternatives or 0, f"{request_id}-{number}-prompt"))
             for number, prompt in enumerate(prompts)
         ]
-        tasks = [asyncio.create_task(job) for job in jobs]
         try:
             return await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
+            await end(tasks)
 
     return Generation(request_id, model, prompts, request.n, merged, scores)
 
@@ -200,9 +198,14 @@ async def merge(streams: Sequence[Deltas], n: int) -> Deltas:
             else:
                 yield item
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
+
+
+async def end(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel tasks, and wait until each is over, however it ends."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _without_lead(deltas: Deltas, lead: str) -> Deltas:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from beam_search import Beam, Likeliest
-from generation import TokenLogprob
+from generation import TokenLogprob, end
 
 Start = Callable[[list[int]], AsyncGenerator[TokenLogprob, None]]
 """Begins to generate greedily after these tokens: yields each token with the likeliest ones that it was taken from."""
@@ -53,9 +53,7 @@ class Lookahead:
         return [await self._arrival(beam) for beam in beams]
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     def _place_after(self, beam: Beam) -> tuple[Run, int] | None:
         """Where the parent's run has what follows the beam, if that run took the same token."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from errors import to_api_error
+from generation import end
 
 Result = TypeVar("Result")
 
@@ -34,9 +35,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -
             raise ClientLeftError
         return task.result()
     finally:
-        task.cancel()
-        listener.cancel()
-        await asyncio.gather(task, listener, return_exceptions=True)
+        await end((task, listener))
 
 
 async def _disconnect(receive: Receive) -> None:
