@@ -86,20 +86,16 @@ class Spelling:
 
 
 def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
-    return ChatLogprobs(
-        content=[
-            ChatTokenLogprob(
-                token=token.name.decode(errors="replace"),
-                logprob=LEAST if token.logprob is None else token.logprob,
-                bytes=list(token.spelling),
-                top_logprobs=[
-                    TopLogprob(token=name.decode(errors="replace"), logprob=logprob, bytes=list(name))
-                    for name, logprob in token.top
-                ],
-            )
-            for token in tokens
-        ]
-    )
+    content = []
+    for token in tokens:
+        top = [TopLogprob(token=_to_text(name), logprob=logprob, bytes=list(name)) for name, logprob in token.top]
+        text, logprob = _to_text(token.name), LEAST if token.logprob is None else token.logprob
+        content.append(ChatTokenLogprob(token=text, logprob=logprob, bytes=list(token.spelling), top_logprobs=top))
+    return ChatLogprobs(content=content)
+
+
+def _to_text(name: bytes) -> str:
+    return name.decode(errors="replace")
 
 
 def to_completion_logprobs(tokens: Sequence[Token]) -> CompletionLogprobs:
