@@ -13,7 +13,8 @@ PENALISED_AHEAD = 16
 
 SAME_SAMPLING = {"top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"}
 SAME_TEXT = {"ignore_eos", "include_stop_str_in_output", "skip_special_tokens"}
-"""Fields that vLLM has under the same names, with the same meaning."""
+SAME_SEARCH = {"n", "length_penalty", "early_stopping", "logit_bias"}
+"""Fields that vLLM, or a beam search, has under the same names, with the same meaning."""
 
 
 def to_sampling_params(
@@ -50,15 +51,12 @@ def to_rules(request: GenerationFields, params: SamplingParams, prompt: Prompt) 
     penalty = request.beam_repetition_penalty
     ends = [*(params.stop_token_ids or ()), *([] if params.eos_token_id is None else [params.eos_token_id])]
     return Rules(
+        **request.model_dump(include=SAME_SEARCH),
         width=request.width,
-        n=request.n,
         max_tokens=params.max_tokens,
         min_tokens=params.min_tokens,
-        length_penalty=request.length_penalty,
-        early_stopping=request.early_stopping,
         stop_token_ids=frozenset(ends),
         repetition_penalty=penalty,
-        logit_bias=request.logit_bias,
         prompt_ids=frozenset(prompt.ids if penalty != 1 else ()),
         logprobs=request.alternatives,
         has_stop_strings=bool(params.stop),
