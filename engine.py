@@ -39,7 +39,7 @@ from errors import APIError, bad_request, unavailable
 from generation import Delta, Deltas, Prompt, TokenLogprob
 from grammar import Follower, Vocabulary
 from lookahead import Lookahead
-from protocol import FinishReason, GenerationFields
+from protocol import FinishReason, Request
 from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from settings import Settings, StartError
 
@@ -153,7 +153,7 @@ class VLLMEngine:
             raise _full()
         self._check_room(choices)
 
-    def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Deltas:
+    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Deltas:
         """Deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
         params = to_sampling_params(request, prompt, max_tokens, self.vocabulary_size)
@@ -180,7 +180,7 @@ class VLLMEngine:
             raise bad_request(message, "prompt")
 
     async def _completions(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request
     ) -> AsyncGenerator[CompletionOutput, None]:
         """What vLLM adds to each choice, as it comes; raises APIError where it breaks the request's grammar."""
         with self._room(params.n):
@@ -191,9 +191,7 @@ class VLLMEngine:
                         _check(completion, followers)
                         yield completion
 
-    async def _search(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: GenerationFields
-    ) -> Deltas:
+    async def _search(self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request) -> Deltas:
         """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
         assert self._llm is not None
         input_processor = self._llm.input_processor
@@ -224,7 +222,7 @@ class VLLMEngine:
             finally:
                 await lookahead.close()
 
-    async def _follow(self, params: SamplingParams, request: GenerationFields, lead: str) -> list[Follower]:
+    async def _follow(self, params: SamplingParams, request: Request, lead: str) -> list[Follower]:
         """One for each choice, if the request has a grammar; raises APIError for one that cannot be kept.
 
         It is compiled in a thread, which leaves the loop to others.
@@ -270,7 +268,7 @@ class VLLMEngine:
             raise bad_request(str(failure)) from failure
 
 
-async def _sampled(completions: AsyncGenerator[CompletionOutput, None], request: GenerationFields) -> Deltas:
+async def _sampled(completions: AsyncGenerator[CompletionOutput, None], request: Request) -> Deltas:
     """Each completion as a delta; what greedy decoding has made is that of all choices at once."""
     copies = request.n if request.is_greedy else 1
     async with aclosing(completions):
@@ -279,7 +277,7 @@ async def _sampled(completions: AsyncGenerator[CompletionOutput, None], request:
                 yield _to_delta(completion, completion.index + offset, request)
 
 
-async def _best(completions: AsyncGenerator[CompletionOutput, None], request: GenerationFields) -> Deltas:
+async def _best(completions: AsyncGenerator[CompletionOutput, None], request: Request) -> Deltas:
     """The `n` of all choices with the highest cumulative log-probability, the best first."""
     async with aclosing(completions):
         made = [completion async for completion in completions]
@@ -302,7 +300,7 @@ def _full() -> APIError:
     return unavailable("The server is at its limit of unfinished requests; try again.", "server_overloaded")
 
 
-def _to_delta(completion: CompletionOutput, index: int, request: GenerationFields) -> Delta:
+def _to_delta(completion: CompletionOutput, index: int, request: Request) -> Delta:
     delta = Delta(index, completion.text, completion.token_ids, _to_finish_reason(completion.finish_reason))
     if request.alternatives is not None and completion.logprobs is not None:
         delta.logprobs = list(_to_logprobs(completion.logprobs, request.alternatives))

@@ -14,12 +14,11 @@ from typing import Any, Protocol
 import shortuuid
 
 from errors import APIError, bad_request
-from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, GenerationFields, Usage
+from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
 
 QUEUED_DELTAS = 64
 """Deltas of a batch that wait for a slow reader before its generations wait too."""
 
-Request = CompletionRequest | ChatCompletionRequest
 SUCCESSORS = {
     **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar"), "structured_outputs"),
     **{"functions": "tools", "function_call": "tool_choice"},
@@ -84,7 +83,7 @@ class Engine(Protocol):
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
 
-    def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Deltas:
+    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Deltas:
         """Deltas of `request.n` choices, in one piece each unless `request.stream`; closing it frees the engine.
 
         Raises APIError at once, not at the first delta, for fields that it cannot honour.
@@ -224,7 +223,7 @@ async def _nothing(n: int) -> Deltas:
         yield Delta(index, "", (), "length")
 
 
-def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int) -> int:
+def _token_budget(prompt: Prompt, request: Request, max_model_len: int) -> int:
     """Tokens that may be generated: what was asked for, clamped to the room that the prompt leaves."""
     used, limit = len(prompt.ids), request.token_limit
     room = max_model_len - used
@@ -239,7 +238,7 @@ def _token_budget(prompt: Prompt, request: GenerationFields, max_model_len: int)
     return min(limit, room)
 
 
-def _check_beams(request: GenerationFields) -> None:
+def _check_beams(request: Request) -> None:
     """What transformers' beam search has, and what log-probabilities of the likeliest tokens are enough for."""
     if request.width > MAX_BEAMS:
         param = "best_of" if request.best_of == request.width else "n"
@@ -253,7 +252,7 @@ def _check_beams(request: GenerationFields) -> None:
         raise bad_request("With beam search no 'logit_bias' may be above 0.", "logit_bias")
 
 
-def _check_constraint(request: GenerationFields) -> None:
+def _check_constraint(request: Request) -> None:
     """What the reply must look like can be said once, and ends it: nothing can be asked to come after."""
     param, *others = request.constrained_by
     _require(not others, param, f"cannot be combined with {' and '.join(map(repr, others))}.")

@@ -16,7 +16,7 @@ import llguidance.hf
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from errors import APIError, bad_request
-from protocol import Function, GenerationFields, to_call_text
+from protocol import Function, Request, to_call_text
 
 JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 """JSON as most texts have it, and no room for a weak model to write spaces for ever."""
@@ -28,7 +28,7 @@ REASON = re.compile(r"(?i)unimplemented keys: [^\n]*|unsatisfiable schema|(look-
 """What of llguidance's messages says nothing of the client's own words."""
 
 
-def to_grammar(request: GenerationFields, lead: str) -> str | None:
+def to_grammar(request: Request, lead: str) -> str | None:
     """What the fields of a request ask of its reply, which begins with `lead`; None: any text.
 
     Raises APIError, though much that is wrong with a grammar only compiling it can tell.

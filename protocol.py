@@ -27,11 +27,10 @@ ToolMode = Literal["auto", "none", "required"]
 
 def _to_unicode(text: str) -> str:
     """JSON can spell half of a surrogate pair, which no encoder can read."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as failure:
-            raise ValueError("it holds a lone surrogate, which is no character") from failure
+    try:
+        text.encode()
+    except UnicodeEncodeError as failure:
+        raise ValueError("it holds a lone surrogate, which is no character") from failure
     return text
 
 
@@ -306,11 +305,6 @@ class GenerationFields(SentBody):
         return self.temperature == 0 or not self.do_sample
 
     @property
-    def alternatives(self) -> int | None:
-        """How many of the likeliest tokens are reported beside each; None: no log-probabilities."""
-        return None
-
-    @property
     def callable_functions(self) -> list[Function]:
         """None: a completion is text."""
         return []
@@ -379,6 +373,7 @@ class CompletionRequest(GenerationFields, json_schema_extra={"example": {"prompt
 
     @property
     def alternatives(self) -> int | None:
+        """How many of the likeliest tokens are reported beside each; None: no log-probabilities."""
         return self.logprobs
 
 
@@ -427,6 +422,9 @@ class ChatCompletionRequest(ToolFields, GenerationFields, json_schema_extra={"ex
     @property
     def ignored_fields(self) -> list[str]:
         return super().ignored_fields + ["tools"] * bool(self.tools and not self.callable_functions)
+
+
+Request = CompletionRequest | ChatCompletionRequest
 
 
 class TokenizeRequest(ToolFields):

@@ -17,7 +17,7 @@ import protocol
 from encoder import Encoder
 from generation import Delta, Generation
 from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
-from protocol import ChatCompletionRequest, CompletionRequest, FinishReason, GenerationFields, Usage
+from protocol import ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
 
 MARK = "\x00text\x00"
 Frames = AsyncGenerator[bytes, None]
@@ -139,9 +139,7 @@ async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: 
     return generation.usage(tokens)
 
 
-async def _frames(
-    generation: Generation, request: GenerationFields, spellings: Sequence[Spelling], chunks: Chunks
-) -> Frames:
+async def _frames(generation: Generation, request: Request, spellings: Sequence[Spelling], chunks: Chunks) -> Frames:
     """One frame for each delta with text, one for each finish, and the usage if asked for."""
     has_begun, tokens = False, 0
     options = request.stream_options
@@ -189,7 +187,7 @@ def _envelope(generation: Generation) -> dict[str, Any]:
     return {"id": generation.id, "created": generation.created, "model": generation.model}
 
 
-def _spellings(generation: Generation, request: GenerationFields, encoder: Encoder) -> list[Spelling]:
+def _spellings(generation: Generation, request: Request, encoder: Encoder) -> list[Spelling]:
     """One for each choice, if log-probabilities are asked for."""
     if request.alternatives is None:
         return []

@@ -6,7 +6,7 @@ from beam_search import Rules
 from errors import bad_request
 from generation import Prompt
 from grammar import to_grammar
-from protocol import GenerationFields
+from protocol import Request
 
 PENALISED_AHEAD = 16
 """Tokens of a run whose beams are penalised: each may lower one more, so the engine must send one more."""
@@ -17,9 +17,7 @@ SAME_SEARCH = {"n", "length_penalty", "early_stopping", "logit_bias"}
 """Fields that vLLM, or a beam search, has under the same names, with the same meaning."""
 
 
-def to_sampling_params(
-    request: GenerationFields, prompt: Prompt, max_tokens: int, vocabulary_size: int
-) -> SamplingParams:
+def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabulary_size: int) -> SamplingParams:
     """vLLM's parameters for one prompt; raises APIError for a value that vLLM would refuse later.
 
     vLLM refuses n > 1 with greedy sampling, where all choices are equal: such a request is generated once.
@@ -46,7 +44,7 @@ def to_sampling_params(
     )
 
 
-def to_rules(request: GenerationFields, params: SamplingParams, prompt: Prompt) -> Rules:
+def to_rules(request: Request, params: SamplingParams, prompt: Prompt) -> Rules:
     """For a beam search; `params` are the same request's, with the model's own end of text."""
     penalty = request.beam_repetition_penalty
     ends = [*(params.stop_token_ids or ()), *([] if params.eos_token_id is None else [params.eos_token_id])]
