@@ -21,10 +21,9 @@ class CanonicalRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"}
-        if scope["type"] == "http" and scope["method"] == "POST":
+            path = re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"
             others = [header for header in scope["headers"] if header[0] != b"content-type"]
-            scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+            scope = {**scope, "path": path, "headers": [*others, (b"content-type", b"application/json")]}
         await self.app(scope, receive, send)
 
 
@@ -46,6 +45,5 @@ class CrossOrigin(CORSMiddleware):
         if allowed.status_code < 400:
             return allowed
         kept = {name: value for name, value in allowed.headers.items() if not name.startswith("content-")}
-        return APIError(
-            allowed.status_code, "This origin, method or header is not allowed.", headers=kept
-        ).to_response()
+        refusal = "This origin, method or header is not allowed."
+        return APIError(allowed.status_code, refusal, headers=kept).to_response()
