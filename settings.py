@@ -100,8 +100,8 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
     parser.add_argument("--config", metavar="FILE", help="YAML file of flags; the command line wins")
     defaults = Settings()
     for setting in fields(Settings):
-        name = setting.name.replace("_", "-")
-        parser.add_argument(f"--{name}", default=getattr(defaults, setting.name), **setting.metadata)
+        name = _with_dashes(f"--{setting.name}")
+        parser.add_argument(name, default=getattr(defaults, setting.name), **setting.metadata)
     spelt = [_with_dashes(argument) for argument in arguments]
     if config_file := parser.parse_known_args(spelt)[0].config:
         spelt = [*_config_arguments(Path(config_file)), *spelt]
@@ -158,20 +158,16 @@ def _config_arguments(file: Path) -> list[str]:
         raise StartError(f"--config {file} cannot be read as YAML.") from failure
     if not isinstance(flags, dict):
         raise StartError(f"--config {file} must map flags to values.")
-    ours = {setting.name: setting.metadata for setting in fields(Settings)}
+    ours = {_with_dashes(f"--{setting.name}"): setting.metadata for setting in fields(Settings)}
     arguments: list[str] = []
     for key, value in flags.items():
-        name = str(key).replace("-", "_")
-        flag_name = _with_dashes(f"--{key}")
-        is_json = "type" in ours.get(name, {}) and isinstance(value, list)
+        name = _with_dashes(f"--{key}")
         if isinstance(value, bool):
-            arguments += [flag_name] if value else [] if name in ours else [flag_name.replace("--", "--no-", 1)]
-        elif isinstance(value, dict) or is_json:
-            arguments.append(f"{flag_name}={json.dumps(value)}")
-        elif isinstance(value, list):
-            arguments += [flag_name, *map(str, value)] if value else []
+            arguments += [name] if value else [] if name in ours else [name.replace("--", "--no-", 1)]
+        elif isinstance(value, list) and "type" not in ours.get(name, {}):
+            arguments += [name, *map(str, value)] if value else []
         elif value is not None:
-            arguments.append(f"{flag_name}={value}")
+            arguments.append(f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
     return arguments
 
 
