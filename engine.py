@@ -176,8 +176,7 @@ class VLLMEngine:
 
     def _check_prompt(self, prompt: Prompt) -> None:
         if not 0 <= min(prompt.ids, default=0) <= max(prompt.ids, default=0) < self.vocabulary_size:
-            message = f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}."
-            raise bad_request(message, "prompt")
+            raise bad_request(f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}.", "prompt")
 
     async def _completions(
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request
@@ -194,10 +193,8 @@ class VLLMEngine:
     async def _search(self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request) -> Deltas:
         """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
         assert self._llm is not None
-        input_processor = self._llm.input_processor
-        params.update_from_generation_config(
-            input_processor.generation_config_fields, input_processor.renderer.get_eos_token_id()
-        )
+        inputs = self._llm.input_processor
+        params.update_from_generation_config(inputs.generation_config_fields, inputs.renderer.get_eos_token_id())
         rules = to_rules(request, params, prompt)
         numbers = count()
 
@@ -339,25 +336,22 @@ class _StopStrings:
     """Whether a stop string ends with the last token of a beam, by vLLM's detokenizer, forked where beams part."""
 
     def __init__(self, tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> None:
-        self._stops = params.stop
-        self._min_tokens = params.min_tokens
-        self._kept = max(map(len, params.stop)) - 1
         self._begun = _to_detokenizer(tokenizer, prompt_ids, params)
-        self._read: dict[Beam | None, tuple[IncrementalDetokenizer, str]] = {}
-        """For each beam its detokenizer, and the last characters that came out of it."""
+        self._length = 0
+        self._parents: dict[Beam | None, IncrementalDetokenizer] = {}
+        self._read: dict[Beam | None, IncrementalDetokenizer] = {}
 
     def __call__(self, beam: Beam) -> bool:
-        parent, before = self._read.get(beam.parent, (self._begun, ""))
-        fork = copy(parent)
+        if beam.length > self._length:  # a new step, whose beams go on from those of the last one
+            self._length, self._parents, self._read = beam.length, self._read, {}
+        parent = self._parents.get(beam.parent, self._begun)
+        fork = self._read[beam] = copy(parent)
+        fork.token_ids = [*parent.token_ids]
         if isinstance(fork, SlowIncrementalDetokenizer):
-            fork.token_ids, fork.tokens = [*parent.token_ids, beam.token.token_id], [*parent.tokens]
+            fork.tokens = [*parent.tokens]
         else:
             fork.stream = copy(parent.stream)
-        text = before + fork.decode_next(beam.token.token_id)
-        self._read[beam] = fork, text[-self._kept :] if self._kept else ""
-        if beam.length <= self._min_tokens or len(text) == len(before):
-            return False
-        return any(text.find(stop, max(len(before) - len(stop) + 1, 0)) >= 0 for stop in self._stops)
+        return fork.update([beam.token.token_id], False) is not None
 
 
 def _to_detokenizer(tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> IncrementalDetokenizer:
