@@ -240,16 +240,14 @@ def _token_budget(prompt: Prompt, request: Request, max_model_len: int) -> int:
 
 def _check_beams(request: Request) -> None:
     """What transformers' beam search has, and what log-probabilities of the likeliest tokens are enough for."""
-    if request.width > MAX_BEAMS:
-        param = "best_of" if request.best_of == request.width else "n"
-        raise bad_request(f"A beam search has at most {MAX_BEAMS} beams.", param)
+    param = "best_of" if request.best_of == request.width else "n"
+    _require(request.width <= MAX_BEAMS, param, f"must be at most {MAX_BEAMS} with beam search.")
     for name in ("presence_penalty", "frequency_penalty"):
         is_unset = name not in request.model_fields_set or not getattr(request, name)
         _require(is_unset, name, "is not supported with beam search; 'repetition_penalty' is.")
-    if request.beam_repetition_penalty < 1:
-        raise bad_request("With beam search 'repetition_penalty' must be at least 1.", "repetition_penalty")
-    if max(request.logit_bias.values(), default=0) > 0:
-        raise bad_request("With beam search no 'logit_bias' may be above 0.", "logit_bias")
+    _require(request.beam_repetition_penalty >= 1, "repetition_penalty", "must be at least 1 with beam search.")
+    is_lowering = max(request.logit_bias.values(), default=0) <= 0
+    _require(is_lowering, "logit_bias", "must not be above 0 for any token with beam search.")
 
 
 def _check_constraint(request: Request) -> None:
