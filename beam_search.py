@@ -173,12 +173,10 @@ class Text(Protocol):
         """What the text gains; what may still become a stop string waits for more, unless these are the last."""
 
 
-async def beam_search(
-    search: BeamSearch,
-    next_tokens: Callable[[Sequence[Beam]], Awaitable[Sequence[Likeliest]]],
-    texts: Sequence[Text],
-    stream: bool,
-) -> Deltas:
+NextTokens = Callable[[Sequence[Beam]], Awaitable[Sequence[Likeliest]]]
+
+
+async def beam_search(search: BeamSearch, next_tokens: NextTokens, texts: Sequence[Text], stream: bool) -> Deltas:
     """Deltas of the `n` best, choice by rank: of each what is settled if it is a stream, and the rest at the end."""
     choices = _Choices(search, texts)
     while not search.is_over:

@@ -50,17 +50,15 @@ PROBE = Conversation(None, (("user", "?"),))
 """What every template must be able to render."""
 
 
-def to_conversation(
-    messages: Sequence[Message], default_system: str | None = None, more_system: str = ""
-) -> Conversation:
+def to_conversation(messages: Sequence[Message], default: str | None = None, more: str = "") -> Conversation:
     """Join system texts, merge neighbours of one role; whoever is neither system nor assistant speaks as the user.
 
-    `more_system` comes after the messages' system text, or the default.
+    `default` stands in for a system text that is not sent, and `more` comes after either.
     """
     sent = [text for role, text in messages if role in SYSTEM_ROLES]
-    system = "\n".join(sent) if sent else default_system
-    if more_system:
-        system = f"{system}\n\n{more_system}" if system else more_system
+    system = "\n".join(sent) if sent else default
+    if more:
+        system = f"{system}\n\n{more}" if system else more
     spoken = [message for message in messages if message[0] not in SYSTEM_ROLES]
     turns = groupby(spoken, key=lambda message: "assistant" if message[0] == "assistant" else "user")
     merged = [(speaker, "\n".join(text for _, text in turn)) for speaker, turn in turns]

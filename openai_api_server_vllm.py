@@ -69,7 +69,7 @@ class Routes:
         """The assistant's answer to a conversation."""
         body = body.with_defaults(self.defaults)
         check_fields(body)
-        prompt = await self._chat_prompt(body.messages, body.callable_functions)
+        prompt = await self._chat_prompt(body)
         generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
         if body.callable_functions:
             generation.deltas = read_calls(generation.deltas, body.callable_functions)
@@ -94,7 +94,7 @@ class Routes:
         if body.prompt is not None:
             prompt = await self._completion_prompt(body.prompt, body.raw)
         elif body.add_generation_prompt or body.messages[-1].role == "assistant":
-            prompt = await self._chat_prompt(body.messages, body.callable_functions)
+            prompt = await self._chat_prompt(body)
         else:
             raise bad_request("A prompt for an answer cannot be had without its beginning.", "add_generation_prompt")
         is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [self.encoder.bos_id]
@@ -124,11 +124,9 @@ class Routes:
         """This server's version."""
         return {"version": VERSION}
 
-    async def _chat_prompt(
-        self, messages: Sequence[protocol.ChatMessage], functions: Sequence[protocol.Function]
-    ) -> Prompt:
-        texts = [(message.role, message.text) for message in messages]
-        described = describe(functions) if functions else ""
+    async def _chat_prompt(self, body: ChatCompletionRequest | protocol.TokenizeRequest) -> Prompt:
+        texts = [(message.role, message.text) for message in body.messages]
+        described = describe(body.callable_functions) if body.callable_functions else ""
         render = partial(self.template.render_chat, functions=described)
         return await self.template.aside(render, texts, len(described) + sum(len(text) for _, text in texts))
 

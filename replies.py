@@ -17,7 +17,7 @@ import protocol
 from encoder import Encoder
 from generation import Delta, Generation
 from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
-from protocol import ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
+from protocol import ChatCompletion, ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
 
 MARK = "\x00text\x00"
 Frames = AsyncGenerator[bytes, None]
@@ -46,9 +46,7 @@ async def completion(generation: Generation, request: CompletionRequest, encoder
     return protocol.Completion(**_envelope(generation), choices=whole, usage=usage)
 
 
-async def chat_completion(
-    generation: Generation, request: ChatCompletionRequest, encoder: Encoder
-) -> protocol.ChatCompletion:
+async def chat_completion(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> ChatCompletion:
     """The whole reply of `/v1/chat/completions`."""
     choices = [Choice() for _ in range(generation.choices)]
     usage = await _fold(generation, _spellings(generation, request, encoder), choices)
@@ -61,7 +59,7 @@ async def chat_completion(
         )
         for index, choice in enumerate(choices)
     ]
-    return protocol.ChatCompletion(**_envelope(generation), choices=whole, usage=usage)
+    return ChatCompletion(**_envelope(generation), choices=whole, usage=usage)
 
 
 def completion_chunks(generation: Generation, request: CompletionRequest, encoder: Encoder) -> Frames:
@@ -83,11 +81,9 @@ def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder:
     """The chunks of a streamed chat reply: the role, the text or call, then the finish reason, for each choice."""
     is_call = bool(request.callable_functions)
 
-    def to_chunk(
-        index: int, delta: protocol.ChatDelta, log: Sequence[Token] = (), finish_reason: FinishReason | None = None
-    ) -> protocol.ChatChunk:
-        logprobs = to_chat_logprobs(log) if log else None
-        choice = protocol.ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+    def to_chunk(delta: Delta, added: protocol.ChatDelta, log: Sequence[Token] = ()) -> protocol.ChatChunk:
+        logprobs, reason = to_chat_logprobs(log) if log else None, delta.finish_reason
+        choice = protocol.ChatChunkChoice(index=delta.index, delta=added, logprobs=logprobs, finish_reason=reason)
         return protocol.ChatChunk(**_envelope(generation), choices=[choice])
 
     def chunk(delta: Delta, log: Sequence[Token]) -> protocol.ChatChunk:
@@ -96,11 +92,11 @@ def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder:
             added.tool_calls = [_to_call(delta.call, delta.text, index=0)]
         elif not delta.finish_reason:
             added.content = delta.text
-        return to_chunk(delta.index, added, log, delta.finish_reason)
+        return to_chunk(delta, added, log)
 
     async def first() -> list[protocol.ChatChunk]:
         role = protocol.ChatDelta(role="assistant", content=None if is_call else "")
-        return [to_chunk(index, role) for index in range(generation.choices)]
+        return [to_chunk(Delta(index, "", ()), role) for index in range(generation.choices)]
 
     return _frames(generation, request, _spellings(generation, request, encoder), Chunks(first, chunk))
 
