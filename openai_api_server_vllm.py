@@ -39,6 +39,7 @@ from streaming import ClientLeftError, EventStream, while_connected
 VERSION = "0.1.0"
 CLIENT_LEFT = 499
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
+SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
 STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
 
@@ -248,16 +249,8 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_level=settings.log_level,
-        access_log=False,
-        http=Http1Connection,
-        timeout_keep_alive=settings.timeout_keep_alive,
-        ssl_keyfile=settings.ssl_keyfile,
-        ssl_certfile=settings.ssl_certfile,
-        root_path=settings.root_path.rstrip("/"),
-    )
+    same = {name: getattr(settings, name) for name in SAME_IN_UVICORN}
+    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=settings.root_path.rstrip("/"), **same)
 
 
 def main() -> int:
