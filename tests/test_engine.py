@@ -432,7 +432,8 @@ def test_more_than_the_room_is_refused_at_once_and_for_good(http):
 def test_a_full_server_says_when_to_come_back(http):
     running = {"prompt": ["a"] * ROOM, "max_tokens": 500, "ignore_eos": True, "stream": True}
     with http.stream("POST", "/v1/completions", json=running) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()
+        next(lines)  # httpx closes the connection of an iterator that nobody holds
         began = time.monotonic()
         reply = http.post("/v1/completions", json={"prompt": "a"})
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_overloaded")
