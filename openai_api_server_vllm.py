@@ -34,7 +34,7 @@ from protocol import ChatCompletion, ChatCompletionRequest, Completion, Completi
 from replies import chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
 from startup import QUIET, Progress, banner, quieten_vllm, show
-from streaming import ClientLeftError, EventStream, while_connected
+from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
 CLIENT_LEFT = 499
@@ -151,9 +151,8 @@ class Routes:
 
 async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, Any, BaseModel]) -> Response:
     """The reply as one body, unless the client leaves before it is there: that frees the engine."""
-    try:
-        item = await while_connected(request.receive, reply)
-    except ClientLeftError:
+    item = await while_connected(request.receive, reply)
+    if item is None:
         return Response(status_code=CLIENT_LEFT)
     return Response(to_json(item), headers=ignored_header(body.ignored_fields), media_type="application/json")
 

@@ -6,7 +6,7 @@ the work: a framework's response object alone would find out at the next write, 
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -21,19 +21,13 @@ DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-class ClientLeftError(Exception):
-    """The client closed the connection; nobody waits for an answer."""
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client leaves: then raises ClientLeftError."""
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """The result of `work`, which is cancelled when the client leaves: then None, for nobody waits for an answer."""
     task = asyncio.ensure_future(work)
     listener = asyncio.ensure_future(_disconnect(receive))
     try:
         await asyncio.wait({task, listener}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeftError
-        return task.result()
+        return task.result() if task.done() else None
     finally:
         await end((task, listener))
 
@@ -54,8 +48,7 @@ class EventStream(Response):
         self._payloads = payloads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientLeftError):
-            await while_connected(receive, self._send_all(scope, receive, send))
+        await while_connected(receive, self._send_all(scope, receive, send))
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._payloads) as payloads:
