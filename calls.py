@@ -17,8 +17,7 @@ def describe(functions: Sequence[Function]) -> str:
     """What a system text says of functions, one of which the answer has to call."""
     described = [function.model_dump(include={"name", "description", "parameters"}) for function in functions]
     lines = [json.dumps(each, ensure_ascii=False) for each in described]
-    text = "\n".join(["你可以调用以下函数：", *lines, f"只用 JSON 回答：{to_call_text('函数名', '{参数}')}"])
-    return text.encode(errors="replace").decode()
+    return "\n".join(["你可以调用以下函数：", *lines, f"只用 JSON 回答：{to_call_text('函数名', '{参数}')}"])
 
 
 async def read_calls(deltas: Deltas, functions: Sequence[Function]) -> Deltas:
