@@ -144,9 +144,9 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def control_pattern(control_ids: Mapping[str, int]) -> re.Pattern[str]:
-    """Matches any control token's text, the longest first; with no control tokens, nothing."""
+    """One group that matches any control token's text, the longest first; with no control tokens, nothing."""
     texts = sorted(filter(None, control_ids), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+    return re.compile(f"({'|'.join(map(re.escape, texts)) or '(?!)'})")
 
 
 def load_encoder(settings: Settings) -> Encoder:

@@ -118,12 +118,9 @@ def rendered_runs(render: Callable[[Conversation], str], conversation: Conversat
     hide = partial(controls.sub, lambda found: marks[found[0]])
     system = None if conversation.system is None else hide(conversation.system)
     rendered = render(Conversation(system, tuple((role, hide(text)) for role, text in conversation.messages)))
-    runs: list[Run] = []
-    end = 0
-    for control in controls.finditer(rendered):
-        runs += [rendered[end : control.start()].translate(shown), encoder.control_ids[control[0]]]
-        end = control.end()
-    return [run for run in (*runs, rendered[end:].translate(shown)) if run != ""]
+    pieces = enumerate(controls.split(rendered))  # text and control tokens in turns
+    runs = [encoder.control_ids[piece] if at % 2 else piece.translate(shown) for at, piece in pieces]
+    return [run for run in runs if run != ""]
 
 
 def fastchat_layout(name: str) -> Layout:
