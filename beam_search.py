@@ -75,8 +75,7 @@ class Beam:
         while beam is not since and beam.parent is not None:
             tokens.append(beam.token)
             beam = beam.parent
-        tokens.reverse()
-        return tokens
+        return tokens[::-1]
 
     def token_ids(self) -> list[int]:
         return [token.token_id for token in self.tokens()]

@@ -70,7 +70,6 @@ class Engine(Protocol):
     """What generates."""
 
     max_model_len: int
-    vocabulary_size: int
 
     async def start(self) -> None:
         """Load; raises StartError."""

@@ -17,7 +17,6 @@ class FakeEngine:
 
     script: Script = (Delta(0, " 北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop"))
     max_model_len: int = 2048
-    vocabulary_size: int = 55296
     delay: float = 0.0
     room: int = 512
     is_ready: bool = True
