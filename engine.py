@@ -19,7 +19,6 @@ from typing import cast, get_args
 
 from pydantic import ValidationError
 from vllm import envs
-from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.exceptions import VLLMClientError
@@ -64,19 +63,16 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
     args.max_num_queued_reqs = settings.max_num_queued_reqs
     if args.max_logprobs == AsyncEngineArgs.max_logprobs:
         args.max_logprobs = NO_LIMIT
-    _choose_backend(args.structured_outputs_config)
+    # vLLM would take whichever backend the first request fits, for all that follow; our grammars are llguidance's.
+    structured = args.structured_outputs_config
+    if structured.backend not in ("auto", "guidance"):
+        raise StartError(f"Structured output is decoded by guidance here, not by {structured.backend}.")
+    structured.backend = "guidance"
     args.log_level = settings.vllm_log_level
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
         _start_small(args, settings, others)
     return args
-
-
-def _choose_backend(config: StructuredOutputsConfig) -> None:
-    """vLLM would take whichever the first request fits, for all that follow; ours write llguidance's grammars."""
-    if config.backend not in ("auto", "guidance"):
-        raise StartError(f"Structured output is decoded by guidance here, not by {config.backend}.")
-    config.backend = "guidance"
 
 
 def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:
