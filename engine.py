@@ -164,10 +164,11 @@ class VLLMEngine:
         """One log-probability for each token of the prompt; the first has none."""
         self._check_prompt(prompt)
         rows: list[TokenLogprob] = []
-        async with self._outputs(prompt.ids, to_score_params(alternatives), request_id) as outputs:
-            async for output in outputs:
-                # vLLM's first row is empty: nothing comes before the first token.
-                rows += _to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1)
+        with self._room(1):
+            async with self._outputs(prompt.ids, to_score_params(alternatives), request_id) as outputs:
+                async for output in outputs:
+                    # vLLM's first row is empty: nothing comes before the first token.
+                    rows += _to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1)
         return [TokenLogprob(prompt.ids[0], None), *rows]
 
     def _check_prompt(self, prompt: Prompt) -> None:

@@ -441,6 +441,20 @@ def test_a_full_server_says_when_to_come_back(http):
         assert time.monotonic() - began < 1
 
 
+def test_scores_of_prompts_take_room_too(http):
+    running = {"prompt": ["a"] * ROOM, "max_tokens": 500, "ignore_eos": True, "stream": True}
+    with http.stream("POST", "/v1/completions", json=running) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        reply = http.post("/v1/completions", json={"prompt": "a", "echo": True, "logprobs": 1, "max_tokens": 0})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_overloaded")
+    all_room = {"prompt": ["中国"] * ROOM, "raw": True, "echo": True, "logprobs": 1, "max_tokens": 2}
+    deadline = time.monotonic() + 2
+    while (status := http.post("/v1/completions", json=all_room).status_code) == 503 and time.monotonic() < deadline:
+        pass
+    assert status == 200
+
+
 def test_the_committed_weights_have_the_score_that_readme_tells(server):
     """The held-out questions, asked over HTTP of vLLM at temperature 0 without penalties."""
 

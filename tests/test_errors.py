@@ -142,6 +142,32 @@ def test_a_body_that_is_no_json_object(client, content):
     assert error(client.post(COMPLETIONS, content=content), 400).code is None
 
 
+@pytest.mark.parametrize("depth", [200, 900, 970, 995, 5_000])
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"messages": [{"role": "assistant", "tool_calls": [%s]}, {"role": "user"}]}',
+        '{"messages": "a", "tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": %s}}}], '
+        '"tool_choice": "required"}',
+        '{"messages": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"a": %s}}}}',
+        '{"messages": "a", "metadata": %s, "unknown": 1}',
+        '{"messages": [{"role": "user", "content": %s}]}',
+    ],
+)
+def test_deep_nesting_is_read_or_refused_anywhere(client, body, opens, closes, depth):
+    reply = client.post(CHAT, content=body % (opens * depth + "1" + closes * depth))
+    assert reply.status_code == 200 or error(reply, 400)
+
+
+@pytest.mark.parametrize(
+    "schema", [rb'{"title": "\ud800"}', b'{"minimum": NaN}', b'{"enum": ["' + b"x" * 70_000 + b'"]}']
+)
+def test_a_schema_that_is_no_json_or_endless_is_a_bad_request(client, schema):
+    content = b'{"messages": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": %b}}}' % schema
+    assert error(client.post(CHAT, content=content), 400).param == "response_format.json_schema.schema"
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("field", ["temperature", "max_tokens", "seed", "presence_penalty"])
 def test_numbers_that_are_none(client, field, number):
