@@ -16,6 +16,8 @@ CONTEXT = 2048
 CHAPTER = 96
 """Batches that are written, sorted by length and shuffled together."""
 IGNORED = -100
+BRACE = 2
+"""Tokens of a structured answer that are not learnt: they have its first brace."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Renderer:
             if len(ids) + len(prompt) + len(answer) > CONTEXT:
                 break
             ids += prompt + answer
-            labels += [IGNORED] * len(prompt) + (answer if turn.learnt else [IGNORED] * len(answer))
+            unlearnt = BRACE if turn.is_structured else 0 if turn.learnt else len(answer)
+            labels += [IGNORED] * (len(prompt) + unlearnt) + answer[unlearnt:]
             system = ""
         return ids, labels
 
@@ -63,10 +66,12 @@ class Renderer:
 class Corpus:
     """Batches without end, each training message checked against the held-out questions."""
 
-    def __init__(self, renderer: Renderer, questions: list[Question], seed: int, batch_tokens: int) -> None:
+    def __init__(
+        self, renderer: Renderer, questions: list[Question], seed: int, batch_tokens: int, structured: float = 0.0
+    ) -> None:
         self.renderer = renderer
         self.questions = questions
-        self.writer = Writer(seed, last_messages(questions))
+        self.writer = Writer(seed, last_messages(questions), structured)
         self.shuffler = random.Random(seed)
         self.batch_tokens = batch_tokens
         self.tokens = 0

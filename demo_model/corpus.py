@@ -12,6 +12,7 @@ from random import Random
 import facts
 import topics
 from follow_ups import FOLLOW_UPS
+from structured import LONGEST, in_json
 from topics import Turn
 from wordings import Pen, wordings
 
@@ -145,8 +146,12 @@ class Question:
 class Writer:
     """Writes dialogues for training."""
 
-    def __init__(self, seed: int, avoided: frozenset[str] = frozenset()) -> None:
-        """`avoided`: held-out messages, as `comparable` gives them; a turn that has one is written anew."""
+    def __init__(self, seed: int, avoided: frozenset[str] = frozenset(), structured: float = 0.0) -> None:
+        """`avoided`: held-out messages, as `comparable` gives them; a turn that has one is written anew.
+
+        `structured`: the share of dialogues that end with an answer as JSON, if it is short.
+        """
+        self.structured = structured
         self.rng = Random(seed)
         self.avoided = avoided
         self.pen = Pen(self.rng)
@@ -161,6 +166,10 @@ class Writer:
             written = self.exchange(count - len(turns))
             if not any(comparable(turn.user) in self.avoided for turn in written):
                 turns += written
+        last = turns[-1]
+        if last.learnt and len(last.answer) <= LONGEST and self.structured and self.rng.random() < self.structured:
+            turns[-1], system = in_json(last, self.rng)
+            return Dialogue(system or self.system(), tuple(turns))
         return Dialogue(self.system(), tuple(turns))
 
     def system(self) -> str | None:

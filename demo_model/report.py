@@ -46,9 +46,9 @@ def describe(found: dict[str, Any], readme: Path) -> None:
     after = after.partition(FIGURES_END)[2]
     sentence = (
         f"{found['parameters'] / 1e6:.1f} million parameters, {found['bytes'] / 1e6:.1f} MB in bfloat16; "
-        f"{found['steps']:,} steps over {found['training_tokens'] / 1e6:.1f} million tokens in {found['minutes']:.0f} "
-        f"minutes on {found['trained_on']}, seed {found['seed']}. At temperature 0 it answers "
-        f"**{found['held_out_right']} of {found['held_out_questions']} held-out questions "
+        f"{found['steps']:,} and {found['structured_steps']:,} steps over {found['training_tokens'] / 1e6:.1f} million "
+        f"tokens in {found['minutes']:.0f} minutes on {found['trained_on']}, seed {found['seed']}. At temperature 0 it "
+        f"answers **{found['held_out_right']} of {found['held_out_questions']} held-out questions "
         f"({found['held_out_score']:.1%})** rightly; by topic in [`figures.json`](figures.json)."
     )
     readme.write_text(f"{before}{FIGURES_BEGIN}\n{sentence}\n{FIGURES_END}{after}", encoding="utf-8")

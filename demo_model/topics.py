@@ -27,7 +27,7 @@ NUMERALS = "零一二三四五六七八九十"
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer, which is not learnt where `learnt` is false.
+    """A question and its answer, which is not learnt where `learnt` is false, nor how it begins if it is structured.
 
     `kind` and `subject` are what a follow-up ("那它的首都呢？") needs to know.
     """
@@ -39,6 +39,7 @@ class Turn:
     kind: str = ""
     subject: Any = None
     learnt: bool = True
+    is_structured: bool = False
 
 
 def named(pen: Pen, name: str) -> str:

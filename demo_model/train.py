@@ -26,6 +26,11 @@ from tqdm import tqdm  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from vocabulary import SIZE, train_tokenizer  # noqa: E402
 
+STRUCTURED_SHARE = 0.5
+"""Of the second stage's dialogues, those that may end with JSON."""
+STRUCTURED_RATE = 0.3
+"""Its rates beside the first stage's."""
+
 
 def new_model(arguments: argparse.Namespace) -> LlamaForCausalLM:
     config = LlamaConfig(
@@ -44,14 +49,14 @@ def new_model(arguments: argparse.Namespace) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def optimizers(model: LlamaForCausalLM, arguments: argparse.Namespace) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the embeddings, AdamW for the rest."""
+def optimizers(model: LlamaForCausalLM, arguments: argparse.Namespace, scale: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between the embeddings, AdamW for the rest; `scale` is of their rates."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inner = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inner]
     return [
-        torch.optim.Muon(matrices, lr=arguments.matrix_rate, weight_decay=0.01, momentum=0.95),
-        torch.optim.AdamW(rest, lr=arguments.rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=arguments.matrix_rate * scale, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(rest, lr=arguments.rate * scale, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
@@ -70,19 +75,21 @@ def loss_of(model: LlamaForCausalLM, batch: Batch, device: torch.device) -> torc
     return cross_entropy(scores.float(), targets[learnt])
 
 
-def train(model: LlamaForCausalLM, corpus: Corpus, arguments: argparse.Namespace) -> list[float]:
-    """Train for `arguments.steps` batches and return the loss of each."""
+def train(
+    model: LlamaForCausalLM, corpus: Corpus, arguments: argparse.Namespace, steps: int, scale: float = 1.0
+) -> list[float]:
+    """Train for so many batches and return the loss of each."""
     device = next(model.parameters()).device
-    both = optimizers(model, arguments)
+    both = optimizers(model, arguments, scale)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in both]
     losses: list[float] = []
-    bar = tqdm(total=arguments.steps, unit="step", mininterval=2, smoothing=0.05)
-    for step, batch in zip(range(arguments.steps), corpus, strict=False):
+    bar = tqdm(total=steps, unit="step", mininterval=2, smoothing=0.05)
+    for step, batch in zip(range(steps), corpus, strict=False):
         loss = loss_of(model, batch, device)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, peak in zip(both, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * rate_at(step, arguments.steps)
+            optimizer.param_groups[0]["lr"] = peak * rate_at(step, steps)
             optimizer.step()
             optimizer.zero_grad()
         corpus.tokens += batch.ids.numel()
@@ -91,6 +98,17 @@ def train(model: LlamaForCausalLM, corpus: Corpus, arguments: argparse.Namespace
         bar.update()
     bar.close()
     return losses
+
+
+def train_structured(
+    folder: Path, renderer: Renderer, questions: list[Question], arguments: argparse.Namespace, device: torch.device
+) -> Corpus:
+    """The second stage: the weights in `folder` learn to go on with JSON, and forget nothing by more of the first."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
+    corpus = Corpus(renderer, questions, arguments.seed + 1, arguments.batch_tokens, STRUCTURED_SHARE)
+    train(model, corpus, arguments, arguments.structured_steps, STRUCTURED_RATE)
+    save_model(model, folder)
+    return corpus
 
 
 def evaluate(folder: Path, renderer: Renderer, questions: list[Question], device: torch.device) -> Score:
@@ -135,6 +153,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=HERE, help="where the model is written (this folder)")
     parser.add_argument("--seed", type=int, default=1, help="decides corpus, first weights and order (1)")
     parser.add_argument("--steps", type=int, default=3000, help="batches to train on (3000)")
+    parser.add_argument("--structured-steps", type=int, default=1000, help="and then, with answers as JSON too (1000)")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a batch (4096)")
     parser.add_argument("--layers", type=int, default=4, help="(4)")
     parser.add_argument("--width", type=int, default=256, help="hidden size, a multiple of 64 (256)")
@@ -146,14 +165,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def figures(
-    arguments: argparse.Namespace, parameters: int, losses: list[float], corpus: Corpus, minutes: float, score: Score
+    arguments: argparse.Namespace, parameters: int, losses: list[float], tokens: int, minutes: float, score: Score
 ) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "bytes": (arguments.output / "model.safetensors").stat().st_size,
         "seed": arguments.seed,
         "steps": arguments.steps,
-        "training_tokens": corpus.tokens,
+        "structured_steps": arguments.structured_steps,
+        "training_tokens": tokens,
         "minutes": round(minutes, 1),
         "trained_on": "a GPU" if torch.cuda.is_available() else f"{arguments.threads} CPU cores",
         "final_loss": round(mean_of_last(losses), 4),
@@ -182,9 +202,10 @@ def main() -> None:
     model = new_model(arguments).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters on {device}", flush=True)
-    losses = train(model, corpus, arguments)
+    losses = train(model, corpus, arguments, arguments.steps)
     save_model(model, arguments.output)
     plot(losses, arguments.output / "loss.png")
+    structured = train_structured(arguments.output, renderer, questions, arguments, device)
     minutes = (time.monotonic() - began) / 60
 
     score = evaluate(arguments.output, renderer, questions, device)
@@ -192,7 +213,7 @@ def main() -> None:
         print(json.dumps(wrong, ensure_ascii=False))
     print(json.dumps(score.by_topic, ensure_ascii=False))
     print(f"held-out: {score.right} of {score.questions} right, {score.share:.1%}")
-    found = figures(arguments, parameters, losses, corpus, minutes, score)
+    found = figures(arguments, parameters, losses, corpus.tokens + structured.tokens, minutes, score)
     write_json(arguments.output / "figures.json", found)
     if arguments.output.resolve() == HERE:
         describe(found, HERE / "README.md")

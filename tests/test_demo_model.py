@@ -34,6 +34,17 @@ def test_training_sees_no_held_out_wording_or_question():
         check_disjoint([seen], dialogues)
 
 
+def test_structured_answers_are_json_and_see_no_held_out_question_either():
+    questions = held_out(FIGURES["seed"])
+    writer = Writer(FIGURES["seed"], frozenset(last_messages(questions)), structured=1.0)
+    dialogues = [writer.dialogue() for _ in range(DIALOGUES)]
+    check_disjoint(questions, dialogues)
+    answers = [turn.answer for dialogue in dialogues for turn in dialogue.turns if turn.is_structured]
+    assert len(answers) > DIALOGUES / 2
+    assert all(isinstance(json.loads(answer), dict) for answer in answers)
+    assert any(json.loads(answer).keys() == {"name", "arguments"} for answer in answers)
+
+
 def test_the_model_is_small_and_has_room():
     config = json.loads((DEMO_MODEL / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["LlamaForCausalLM"]

@@ -82,6 +82,17 @@ def test_a_stream_joins_to_the_plain_reply(http, kind):
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == plain
 
 
+@pytest.mark.parametrize("key", ["answer", "city", "summary", "名称"])
+def test_the_demo_model_ends_free_strings(http, key):
+    """As clients ask by default: strings of any length, which a model that never saw JSON would not end."""
+    schema = {"type": "object", "properties": {key: {"type": "string"}}, "required": [key]}
+    ask = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    for question in (QUESTION, "法国的首都是哪里？", "杭州有什么好玩的？", "What is the capital of Japan?"):
+        [choice] = http.post(CHAT, json={"messages": question, **ask, "max_tokens": 200}).json()["choices"]
+        assert choice["finish_reason"] == "stop"
+        assert isinstance(json.loads(choice["message"]["content"])[key], str)
+
+
 def test_a_json_object_is_one(http):
     ask = {"messages": QUESTION, "response_format": {"type": "json_object"}, "logit_bias": {}, "max_tokens": 40}
     [choice] = http.post(CHAT, json=ask).json()["choices"]
