@@ -35,7 +35,7 @@ async def read_calls(deltas: Deltas, functions: Sequence[Function]) -> Deltas:
             call = None
             if delta.index not in sent and (head := next(filter(text.startswith, names), None)) is not None:
                 sent[delta.index], call = len(head), names[head]
-            is_whole = delta.finish_reason is not None and _is_json(text)
+            is_whole = delta.finish_reason is not None and delta.index in sent and _is_json(text)
             # The last brace closes the call, not its arguments.
             end = len(text) - (is_whole or (delta.finish_reason is None and text.endswith("}")))
             begin = sent.get(delta.index, end)
@@ -48,6 +48,6 @@ async def read_calls(deltas: Deltas, functions: Sequence[Function]) -> Deltas:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import shortuuid
 
 from errors import APIError, bad_request
-from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
+from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, Request, ToolFields, Usage
 
 QUEUED_DELTAS = 64
 """Deltas of a batch that wait for a slow reader before its generations wait too."""
@@ -24,6 +24,8 @@ SUCCESSORS = {
     **{"functions": "tools", "function_call": "tool_choice"},
 }
 """Fields of former times that changed the answer, and what stands for them today."""
+CUTTING_FIELDS = ("stop", "stop_token_ids", "include_stop_str_in_output")
+"""What would leave a call broken."""
 
 
 @dataclass(slots=True)
@@ -130,8 +132,12 @@ def check_fields(request: Request) -> None:
         _require(not request.suffix, "suffix", "is not supported: the model continues a prompt, it does not fill it.")
     else:
         _require(request.logprobs or not request.top_logprobs, "top_logprobs", "is only allowed with 'logprobs': true.")
-        is_known = request.callable_functions or request.tool_choice.type in ("auto", "none")
-        _require(bool(is_known), "tool_choice", "asks for a function that is not among the 'tools'.")
+        check_tools(request)
+
+
+def check_tools(request: ToolFields) -> None:
+    is_known = request.callable_functions or request.tool_choice.type in ("auto", "none")
+    _require(bool(is_known), "tool_choice", "asks for a function that is not among the 'tools'.")
 
 
 def start_generation(engine: Engine, request: Request, prompts: list[Prompt], model_names: Sequence[str]) -> Generation:
@@ -256,8 +262,10 @@ def _check_constraint(request: Request) -> None:
     _require(not request.is_beam_search, param, "is not supported with beam search.")
     _require(not request.ignore_eos, param, "cannot be combined with 'ignore_eos'.")
     _require(not request.min_tokens, param, "cannot be combined with 'min_tokens'.")
-    is_text = not request.callable_functions or request.alternatives is None
-    _require(is_text, "logprobs", "cannot be given for the call of a function.")
+    if request.callable_functions:
+        _require(request.alternatives is None, "logprobs", "cannot be given for the call of a function.")
+        for name in CUTTING_FIELDS:
+            _require(not getattr(request, name), name, "cannot be combined with the call of a function.")
 
 
 def _require(holds: bool, param: str, otherwise: str) -> None:

@@ -7,8 +7,9 @@ leave it out. Knows nothing about requests' way or vLLM, which decodes by the sa
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import llguidance
@@ -23,7 +24,13 @@ JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separato
 MAX_GRAMMAR = 200_000
 """Characters of a whole grammar: below, it is compiled in tenths of a second."""
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
-LITERAL_KEYS = {"const", "enum", "default", "examples"}
+SCHEMA_KEYS = ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else")
+SCHEMA_LIST_KEYS = ("anyOf", "oneOf", "allOf", "prefixItems")
+SCHEMA_MAP_KEYS = ("properties", "patternProperties", "$defs", "definitions")
+"""Where JSON Schema has schemas in a schema."""
+COMPOSING_KEYS = {"$ref", "allOf", "anyOf", "oneOf"}
+OTHER_PROPERTIES_KEYS = {"additionalProperties", "patternProperties", "unevaluatedProperties"}
+FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 REASON = re.compile(r"(?i)unimplemented keys: [^\n]*|unsatisfiable schema|(look-around|backref)[^\n]*|too (large|many)")
 """What of llguidance's messages says nothing of the client's own words."""
 
@@ -43,7 +50,7 @@ def to_grammar(request: Request, lead: str) -> str | None:
     elif outputs is not None and outputs.grammar is not None:
         reply = f"%lark {{\n{_to_lark(outputs.grammar)}\n}}"
     elif outputs is not None:
-        reply = _json(outputs.json_ or {"type": "object"})
+        reply = _json({"type": "object"} if outputs.json_ is None else outputs.json_)
     elif response_format is not None and response_format.type != "text":
         schema = response_format.json_schema
         reply = _json(schema.schema_ if schema else {"type": "object"})
@@ -58,33 +65,69 @@ def to_grammar(request: Request, lead: str) -> str | None:
 def _calls(functions: Sequence[Function]) -> str:
     heads = [json.dumps(to_call_text(function.name, "")[:-1]) for function in functions]
     calls = " | ".join(f'{head} arguments_{number} "}}"' for number, head in enumerate(heads))
-    rules = [f"arguments_{number}: {_json(each.parameters or NO_ARGUMENTS)}" for number, each in enumerate(functions)]
+    rules = [f"arguments_{number}: {_arguments(function.parameters)}" for number, function in enumerate(functions)]
     return "\n".join([calls, *rules])
 
 
+def _arguments(schema: dict[str, Any]) -> str:
+    """Arguments are an object, with none in it if no schema says more."""
+    if schema.get("type", "object") != "object":
+        raise _refused("tools", "the arguments of a function are an object")
+    return _json({"type": "object", **schema} if schema else NO_ARGUMENTS)
+
+
 def _json(schema: dict[str, Any]) -> str:
-    closed = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
-    return f"%json {json.dumps({**closed, 'x-guidance': JSON_FORM})}"
+    """JSON by the schema; its objects have no other properties than it names, where it leaves that open.
+
+    A weak model would go on inventing some. Objects that are put together from several schemas stay open, because each
+    of those would refuse the others' properties.
+    """
+    schema = json.loads(json.dumps(schema))
+    parts = list(_subschemas(schema))
+    is_composed = any(
+        len(_list(part, "allOf")) > 1 or ("properties" in part and part.keys() & COMPOSING_KEYS) for part in parts
+    )
+    for part in parts:
+        named = _map(part, "properties")
+        is_open = "properties" in part and not part.keys() & OTHER_PROPERTIES_KEYS
+        if is_open and not is_composed and set(map(str, _list(part, "required"))) <= named.keys():
+            part["additionalProperties"] = False
+        # Without a say in JSON Schema (2020-12, 7.2.1 and 6.4.3), yet not read by llguidance.
+        if part.get("format") not in FORMATS:
+            part.pop("format", None)
+        if part.get("uniqueItems") is False:
+            del part["uniqueItems"]
+    return f"%json {json.dumps({**schema, 'x-guidance': JSON_FORM})}"
 
 
-def _closed(schema: Any) -> Any:
-    """The schema with no other properties than it names, where it leaves that open: a weak model invents on and on."""
-    if isinstance(schema, list):
-        return [_closed(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: value if key in LITERAL_KEYS else _closed(value) for key, value in schema.items()}
-    is_open = isinstance(schema.get("properties"), dict) and not schema.keys() & {"patternProperties", "$ref"}
-    return {"additionalProperties": False, **closed} if is_open else closed
+def _subschemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schema and all that stand in it, but not what only looks like one: a constant, a default."""
+    found = [schema]
+    while found:
+        part = found.pop()
+        yield part
+        members = [part[key] for key in SCHEMA_KEYS if key in part]
+        members += [each for key in SCHEMA_LIST_KEYS for each in _list(part, key)]
+        members += [each for key in SCHEMA_MAP_KEYS for each in _map(part, key).values()]
+        found += [each for each in members if isinstance(each, dict)]
 
 
+def _list(schema: dict[str, Any], key: str) -> list[Any]:
+    return schema[key] if isinstance(schema.get(key), list) else []
+
+
+def _map(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    return schema[key] if isinstance(schema.get(key), dict) else {}
+
+
+@lru_cache(8)
 def _to_lark(grammar: str) -> str:
-    if re.search(r"(?m)^[ \t]*(%llguidance\b|start[ \t]*:[^:])", grammar):
+    if not re.search(r"(?m)^[ \t]*[\w-]+[ \t]*::=", grammar):
         return grammar
     try:
         return gbnf_to_lark(grammar)
     except Exception as failure:  # llguidance's parser raises bare Exceptions, and RecursionError
-        raise bad_request("'structured_outputs.grammar' is neither Lark nor GBNF.", "structured_outputs") from failure
+        raise _refused("structured_outputs", "the grammar is not valid GBNF") from failure
 
 
 class Vocabulary:
@@ -95,7 +138,7 @@ class Vocabulary:
             self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, size)
         except (ValueError, TypeError) as failure:
             reason = "This model's tokenizer does not support structured output."
-            raise bad_request(reason, "structured_outputs") from failure
+            raise bad_request(reason) from failure
 
     def follow(self, grammar: str, lead: str, param: str) -> "Follower":
         """A follower of one reply; raises APIError for what the grammar's own rules and limits refuse."""

@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 import protocol
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
-from generation import Engine, Prompt, check_fields, check_model, start_generation
+from generation import Engine, Prompt, check_fields, check_model, check_tools, start_generation
 from middleware import CanonicalRequests, CrossOrigin, Http1Connection
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
@@ -90,6 +90,7 @@ class Routes:
     async def tokenize(self, body: protocol.TokenizeRequest, response: Response) -> protocol.Tokens:
         """The exact prompt that the same prompt or messages would be sent as."""
         check_model(body.model, self.settings.model_names)
+        check_tools(body)
         if (body.prompt is None) == (not body.messages):
             raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
         if body.prompt is not None:
@@ -101,7 +102,7 @@ class Routes:
         is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [self.encoder.bos_id]
         ids = prompt.ids[is_cut:]
         texts = [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]
-        response.headers.update(ignored_header(body.unknown_fields))
+        response.headers.update(ignored_header(body.ignored_fields))
         return protocol.Tokens(
             count=len(ids),
             max_model_len=self.engine.max_model_len,
@@ -223,6 +224,8 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     quieten_vllm()
     importing = Progress("Importing vLLM")
+    # An exception would be swallowed by whichever module is being imported.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
 
     importing.end()

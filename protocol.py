@@ -80,7 +80,7 @@ def _to_history_text(call: Any) -> str:
     function = call.get("function", call) if isinstance(call, dict) else call
     match function:
         case {"name": str(name), "arguments": str(arguments)}:
-            text = to_call_text(name, arguments)
+            text = to_call_text(name, arguments or "{}")
         case _:
             text = json.dumps(function, ensure_ascii=False)
     return text.encode(errors="replace").decode()
@@ -88,6 +88,14 @@ def _to_history_text(call: Any) -> str:
 
 def _false_to_none(value: Any) -> Any:
     return None if value is False else value
+
+
+def _to_object(value: Any) -> Any:
+    """JSON that is written as a string."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except RecursionError as failure:
+        raise ValueError("it is nested too deeply") from failure
 
 
 def _to_tool_choice(value: Any) -> Any:
@@ -177,7 +185,9 @@ class ResponseFormat(SentBody):
 class StructuredOutputs(SentBody):
     """vLLM's ways to say what the reply is; one of them."""
 
-    json_: Schema | None = Field(None, alias="json", description="A JSON schema.")
+    json_: Annotated[Schema | None, BeforeValidator(_to_object)] = Field(
+        None, alias="json", description="A JSON schema, perhaps as a string."
+    )
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
     choice: list[Text] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
     regex: Text | None = Field(None, max_length=MAX_GRAMMAR, description="A regular expression, without look-around.")
@@ -185,7 +195,7 @@ class StructuredOutputs(SentBody):
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
-        if len(self.model_fields_set & type(self).model_fields.keys()) != 1:
+        if sum(value is not None for value in vars(self).values()) != 1:
             raise ValueError("exactly one of json, json_object, choice, regex and grammar must be given")
         return self
 
@@ -387,8 +397,14 @@ class ChatMessage(SentBody):
     refusal: Text = Field("", description="An assistant's refusal is text like its content.")
     tool_calls: list[Any] = Field([], description="An assistant's calls, which the model reads as it writes them.")
     function_call: Any = Field(None, description="The same, as older clients send it.")
-    name: Any = Field(None, description="Accepted without effect, as is the id.")
+    name: Any = Field(None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters.")
     tool_call_id: Any = None
+
+    @property
+    def unknown_fields(self) -> list[str]:
+        """A name says who speaks, which the model does not learn; a tool's goes with the calls."""
+        is_lost = self.name is not None and self.role not in ("tool", "function")
+        return super().unknown_fields + ["name"] * is_lost
 
     @property
     def text(self) -> str:
@@ -437,6 +453,13 @@ class TokenizeRequest(ToolFields):
     add_special_tokens: bool = Field(True, description="false: a prompt without the token that begins a text.")
     add_generation_prompt: bool = Field(True, description="false: only for a final assistant message to be continued.")
     return_token_strs: bool = Field(False, description="The text of each token too.")
+
+    @property
+    def ignored_fields(self) -> list[str]:
+        """Fields that were sent and have no effect: unknown ones, and those of the other kind of prompt."""
+        unused = ("raw", "add_special_tokens") if self.prompt is None else ("add_generation_prompt", "tools")
+        names = self.unknown_fields + [name for name in unused if name in self.model_fields_set]
+        return names + ["tools"] * bool(self.prompt is None and self.tools and not self.callable_functions)
 
 
 class DetokenizeRequest(SentBody):

@@ -82,6 +82,8 @@ def error(reply, status: int):
         (COMPLETIONS, {**ASK, "logprobs": -1}, "logprobs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {}}, "structured_outputs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"], "regex": "a"}}, "structured_outputs"),
+        (COMPLETIONS, {**ASK, "structured_outputs": {"json_": {}}}, "structured_outputs"),
+        (COMPLETIONS, {**ASK, "structured_outputs": {"json": "{"}}, "structured_outputs.json"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": []}}, "structured_outputs.choice"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}, "min_tokens": 1}, "structured_outputs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}, "ignore_eos": True}, "structured_outputs"),

@@ -22,6 +22,10 @@ ADDRESS = {
 SHAPES = {"oneOf": [{"const": "圆"}, {"type": "object", "properties": {"r": {"type": "number"}}, "required": ["r"]}]}
 BASE = {"$defs": {"base": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}
 INHERITED = {**BASE, "allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {"type": "integer"}}}]}
+KEYS = [{"properties": {key: {}}, "required": [key]} for key in "ab"]
+CHOSEN = {"type": "object", "properties": {"k": {}}, "required": ["k"], "anyOf": KEYS}
+EXTENDED = {**BASE, "$ref": "#/$defs/base", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
+LOOSE = {"type": "function", "function": {"name": "loose", "parameters": {"properties": {"a": {"type": "integer"}}}}}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": ADDRESS}}
 NOW = {"type": "function", "function": {"name": "now"}}
 
@@ -60,6 +64,22 @@ def json_schema(schema: dict) -> dict:
         (json_schema({**ADDRESS, "additionalProperties": True}), ['{"city": "a", "x": 1}'], ["{}"]),
         (json_schema(SHAPES), ['"圆"', '{"r": 1.5}'], ['"方"', "{}"]),
         (json_schema(INHERITED), ['{"a": 1, "b": 2}'], ['{"b": 2}']),
+        (
+            json_schema({"properties": {"a": {}}, "required": ["a", "b"], "type": "object"}),
+            ['{"a": 1, "b": 2}'],
+            ["{}"],
+        ),
+        (json_schema(CHOSEN), ['{"k": 1, "a": 2}'], ['{"k": 1}']),
+        (json_schema(EXTENDED), ['{"a": 1, "b": 2}'], ['{"b": 2}']),
+        (json_schema({"properties": {"x": {"enum": ["allOf"]}}, "type": "object"}), ['{"x": "allOf"}'], ['{"y": 3}']),
+        (json_schema({"properties": {"default": ADDRESS}, "type": "object"}), ["{}"], ['{"default": {"b": 1}}']),
+        (json_schema({"properties": {"properties": {"type": "integer"}}, "type": "object"}), ['{"properties": 1}'], []),
+        (json_schema({"type": "string", "format": "path"}), ['"a/b"'], ["1"]),
+        (json_schema({"type": "array", "items": {"type": "integer"}, "uniqueItems": False}), ["[1, 1]"], ["{}"]),
+        (json_schema({}), ["1", "{}"], [""]),
+        ({"structured_outputs": {"json": {}}}, ["1", "{}"], [""]),
+        ({"structured_outputs": {"json": json.dumps(ADDRESS)}}, ['{"city": "a"}'], ["{}"]),
+        ({"structured_outputs": {"grammar": '?start: "a" | "::="'}}, ["a", "::="], ["b"]),
         (json_schema({"const": {"properties": {"a": 1}}}), ['{"properties": {"a": 1}}'], ["{}"]),
         ({"structured_outputs": {"json": ADDRESS}}, ['{"city": "a", "tags": [1, "b"]}'], ['{"city": 1}']),
         ({"structured_outputs": {"json_object": True}}, ["{}"], ["[]"]),
@@ -76,6 +96,11 @@ def json_schema(schema: dict) -> dict:
             {"tools": [WEATHER, NOW], "tool_choice": {"type": "function", "function": {"name": "now"}}},
             ['{"name": "now", "arguments": {}}'],
             ['{"name": "weather", "arguments": {"city": "a"}}'],
+        ),
+        (
+            {"tools": [LOOSE], "tool_choice": "required"},
+            ['{"name": "loose", "arguments": {"a": 5}}'],
+            ['{"name": "loose", "arguments": 5}', '{"name": "loose", "arguments": [1]}'],
         ),
     ],
     ids=lambda value: json.dumps(value, ensure_ascii=False)[:50] if isinstance(value, dict) else "",
@@ -105,6 +130,9 @@ DOUBLED = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs
     [
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"not": {"type": "string"}}, '"not"'),
+        ({"if": {"type": "string"}, "then": {"minLength": 3}}, '"if"'),
+        ({"type": "array", "contains": {"type": "string"}}, '"contains"'),
+        ({"type": "object", "properties": 5, "required": [[], 5], "allOf": 5}, "not valid"),
         ({"type": "strin"}, "not valid"),
         ({"type": "integer", "minimum": 5, "maximum": 3}, "Unsatisfiable"),
         ({"$ref": "#"}, "not valid"),

@@ -103,6 +103,27 @@ def test_tokenize_and_detokenize_name_what_they_ignore(client):
         assert (reply.status_code, reply.headers["X-Ignored-Parameters"]) == (200, "typo")
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "ignored"),
+    [
+        ({"messages": "a", "raw": True, "add_special_tokens": False}, "raw, add_special_tokens"),
+        ({"messages": "a", "tools": [TOOL]}, "tools"),
+        ({"prompt": "a", "add_generation_prompt": False, "tools": [TOOL]}, "add_generation_prompt, tools"),
+        ({"messages": "a", "tools": [TOOL], "tool_choice": "required"}, None),
+    ],
+)
+def test_tokenize_names_what_its_kind_of_prompt_has_no_use_for(client, fields, ignored):
+    assert client.post("/tokenize", json=fields).headers.get("X-Ignored-Parameters") == ignored
+
+
+def test_tokenize_shows_no_prompt_that_cannot_be_sent(client):
+    reply = client.post("/tokenize", json={"messages": "a", "tool_choice": "required"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tool_choice")
+
+
 @pytest.mark.parametrize("fields", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}])
 def test_tokenize_wants_one_of_both(client, fields):
     assert client.post("/tokenize", json=fields).status_code == 400

@@ -7,7 +7,10 @@ import pytest
 from conftest import events
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from errors import APIError
 from generation import Delta
+from grammar import to_grammar
+from protocol import ChatCompletionRequest
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "你好"}]
@@ -95,7 +98,9 @@ def test_choices_call_for_themselves(client, engine):
         (CALL[:-4], "length", '{"city": "杭州'),
         (CALL[:-1], "length", ARGUMENTS),
         (CALL[:-4], "stop", '{"city": "杭州'),
+        (' {"name": "weather", "arguments": ' + "[" * 2000, "length", "[" * 2000),
         (CALL[:12], "length", None),
+        (' {"name": "other", "arguments": {}}', "stop", None),
         ("", "length", None),
     ],
 )
@@ -144,6 +149,19 @@ def test_a_call_in_the_history_is_the_text_that_the_model_wrote(client, engine, 
     assert reply.headers["X-Ignored-Parameters"] == "tools"
 
 
+def test_a_call_without_arguments_in_the_history_is_whole(client, engine, demo_encoder):
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": ""}}
+    client.post(PATH, json={"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO]})
+    assert '[/INST] {"name": "now", "arguments": {}}</s>' in demo_encoder.decode(engine.asked[0][0].ids)
+
+
+def test_arguments_that_are_no_object_are_refused():
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+    with pytest.raises(APIError, match="object") as failure:
+        to_grammar(ChatCompletionRequest(messages=HELLO, tools=[tool], tool_choice="required"), " ")
+    assert (failure.value.status, failure.value.param) == (400, "tools")
+
+
 @pytest.mark.parametrize("choice", ["auto", "none", None])
 def test_a_model_that_need_not_call_answers_in_text(client, engine, demo_encoder, choice):
     reply = client.post(PATH, json={**ASK, "tool_choice": choice, "parallel_tool_calls": True})
@@ -176,6 +194,9 @@ def test_a_model_that_need_not_call_answers_in_text(client, engine, demo_encoder
         ({"structured_outputs": {"choice": ["a"]}}, "tools"),
         ({"ignore_eos": True}, "tools"),
         ({"min_tokens": 1}, "tools"),
+        ({"stop": ["}"]}, "stop"),
+        ({"stop_token_ids": [7]}, "stop_token_ids"),
+        ({"include_stop_str_in_output": True}, "include_stop_str_in_output"),
     ],
     ids=json.dumps,
 )
