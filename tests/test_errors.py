@@ -94,6 +94,8 @@ def error(reply, status: int):
         (CHAT, {"messages": [{"role": "king", "content": "a"}]}, "messages[0].role"),
         (CHAT, {"messages": [*TALK["messages"], {"role": "user", "content": 5}]}, "messages[1].content"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content"),
         (CHAT, {**TALK, "logprobs": 5}, "logprobs"),
         (CHAT, {**TALK, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         (CHAT, {**TALK, "top_logprobs": 3}, "top_logprobs"),
@@ -243,7 +245,17 @@ def test_an_unknown_model_is_not_found(client, path, ask):
     assert (fault.param, fault.code) == ("model", "model_not_found")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/nothing"), ("POST", "/"), ("GET", "/v1/models/gpt-4")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/nothing"),
+        ("POST", "/"),
+        ("GET", "/v1/models/gpt-4"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v1/responses"),
+        ("GET", "/v1/files"),
+    ],
+)
 def test_unknown_paths_are_not_found(client, method, path):
     assert error(client.request(method, path), 404).code in ("not_found", "model_not_found")
 
