@@ -24,10 +24,10 @@ JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separato
 MAX_GRAMMAR = 200_000
 """Characters of a whole grammar: below, it is compiled in tenths of a second."""
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
-SCHEMA_KEYS = ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else")
+SCHEMA_KEYS = ("items", "additionalProperties")
 SCHEMA_LIST_KEYS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SCHEMA_MAP_KEYS = ("properties", "patternProperties", "$defs", "definitions")
-"""Where JSON Schema has schemas in a schema."""
+"""Where JSON Schema has schemas in a schema, as far as llguidance reads them."""
 COMPOSING_KEYS = {"$ref", "allOf", "anyOf", "oneOf"}
 OTHER_PROPERTIES_KEYS = {"additionalProperties", "patternProperties", "unevaluatedProperties"}
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -77,12 +77,17 @@ def _arguments(schema: dict[str, Any]) -> str:
 
 
 def _json(schema: dict[str, Any]) -> str:
+    return _json_rule(json.dumps(schema))
+
+
+@lru_cache(8)  # a request has one schema for all its prompts
+def _json_rule(spelt: str) -> str:
     """JSON by the schema; its objects have no other properties than it names, where it leaves that open.
 
     A weak model would go on inventing some. Objects that are put together from several schemas stay open, because each
     of those would refuse the others' properties.
     """
-    schema = json.loads(json.dumps(schema))
+    schema = json.loads(spelt)
     parts = list(_subschemas(schema))
     is_composed = any(
         len(_list(part, "allOf")) > 1 or ("properties" in part and part.keys() & COMPOSING_KEYS) for part in parts
