@@ -101,13 +101,13 @@ class Routes:
             raise bad_request("A prompt for an answer cannot be had without its beginning.", "add_generation_prompt")
         is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [self.encoder.bos_id]
         ids = prompt.ids[is_cut:]
-        texts = [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]
+        spelt = self.encoder.spell(ids) if body.return_token_strs else None
         response.headers.update(ignored_header(body.ignored_fields))
         return protocol.Tokens(
             count=len(ids),
             max_model_len=self.engine.max_model_len,
             tokens=ids,
-            token_strs=texts if body.return_token_strs else None,
+            token_strs=None if spelt is None else [spelling.decode(errors="replace") for spelling in spelt],
             prompt=self.encoder.decode(ids),
         )
 

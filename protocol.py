@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field
 MAX_CHOICES = 128
 MAX_BEAMS = 16
 MAX_STOP_STRINGS = 16
-MAX_SCHEMA, MAX_GRAMMAR = 65_536, 16_384
+MAX_SCHEMA, MAX_EXPRESSION = 65_536, 16_384
 UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
@@ -190,8 +190,10 @@ class StructuredOutputs(SentBody):
     )
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
     choice: list[Text] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
-    regex: Text | None = Field(None, max_length=MAX_GRAMMAR, description="A regular expression, without look-around.")
-    grammar: Text | None = Field(None, max_length=MAX_GRAMMAR, description="A grammar in Lark's syntax or as GBNF.")
+    regex: Text | None = Field(
+        None, max_length=MAX_EXPRESSION, description="A regular expression, without look-around."
+    )
+    grammar: Text | None = Field(None, max_length=MAX_EXPRESSION, description="A grammar in Lark's syntax or as GBNF.")
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
