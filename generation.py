@@ -145,7 +145,7 @@ def start_generation(engine: Engine, request: Request, prompts: list[Prompt], mo
     engine.check_ready()
     model = check_model(request.model, model_names)
     kind = "cmpl" if isinstance(request, CompletionRequest) else "chatcmpl"
-    request_id = f"{kind}-{shortuuid.random()}"
+    request_id = f"{kind}-{shortuuid.uuid()}"
     limits = [_token_budget(prompt, request, engine.max_model_len) for prompt in prompts]
     engine.admit(len(prompts) * request.width)
     streams = []

@@ -13,17 +13,15 @@ from errors import APIError
 OFFER = re.compile(rb"(?i)(?<=\r\n)upgrade(?=:[ \t]*h2c[ \t]*\r\n)")
 
 
-class CanonicalRequests:
-    """Slashes too many are left out, and a body is JSON whatever its Content-Type says (curl's -d says a form)."""
+class CanonicalPaths:
+    """Slashes too many are left out."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path = re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"
-            others = [header for header in scope["headers"] if header[0] != b"content-type"]
-            scope = {**scope, "path": path, "headers": [*others, (b"content-type", b"application/json")]}
+            scope["path"] = re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"
         await self.app(scope, receive, send)
 
 

@@ -28,7 +28,7 @@ import protocol
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, check_tools, start_generation
-from middleware import CanonicalRequests, CrossOrigin, Http1Connection
+from middleware import CanonicalPaths, CrossOrigin, Http1Connection
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
@@ -87,7 +87,7 @@ class Routes:
         name = model_id if model_id in self.settings.model_names else f"/{model_id}"
         return self._model(check_model(name, self.settings.model_names))
 
-    async def tokenize(self, body: protocol.TokenizeRequest, response: Response) -> protocol.Tokens:
+    async def tokenize(self, body: protocol.TokenizeRequest, _: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
         check_model(body.model, self.settings.model_names)
         check_tools(body)
@@ -102,20 +102,19 @@ class Routes:
         is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [self.encoder.bos_id]
         ids = prompt.ids[is_cut:]
         spelt = self.encoder.spell(ids) if body.return_token_strs else None
-        response.headers.update(ignored_header(body.ignored_fields))
-        return protocol.Tokens(
+        tokens = protocol.Tokens(
             count=len(ids),
             max_model_len=self.engine.max_model_len,
             tokens=ids,
             token_strs=None if spelt is None else [spelling.decode(errors="replace") for spelling in spelt],
             prompt=self.encoder.decode(ids),
         )
+        return to_response(tokens, body.ignored_fields)
 
-    async def detokenize(self, body: protocol.DetokenizeRequest, response: Response) -> protocol.Detokenized:
+    async def detokenize(self, body: protocol.DetokenizeRequest, _: Request) -> Response:
         """The text of token ids, control tokens spelt out."""
         check_model(body.model, self.settings.model_names)
-        response.headers.update(ignored_header(body.unknown_fields))
-        return protocol.Detokenized(prompt=self._decode(body.tokens, "tokens"))
+        return to_response(protocol.Detokenized(prompt=self._decode(body.tokens, "tokens")), body.unknown_fields)
 
     async def health(self) -> Response:
         """200 when requests will be answered, 503 while the model loads or after the engine died."""
@@ -155,12 +154,16 @@ async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, 
     item = await while_connected(request.receive, reply)
     if item is None:
         return Response(status_code=CLIENT_LEFT)
-    return Response(to_json(item), headers=ignored_header(body.ignored_fields), media_type="application/json")
+    return to_response(item, body.ignored_fields)
+
+
+def to_response(item: BaseModel, ignored: Sequence[str]) -> Response:
+    return Response(to_json(item), headers=ignored_header(ignored), media_type="application/json")
 
 
 def ignored_header(fields: Sequence[str]) -> dict[str, str]:
     """The header that names fields without effect, such as a typo."""
-    names = [quote(name[:MAX_NAME_CHARACTERS], errors="replace") for name in fields[:MAX_NAMES]]
+    names = [quote(name[:MAX_NAME_CHARACTERS]) for name in fields[:MAX_NAMES]]
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
 
 
@@ -182,7 +185,7 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
     app.router.route_class = AnsweredRoute
     add_routes(app, Routes(engine, template, settings))
     app.add_exception_handler(HTTPException, answer_failure)
-    app.add_middleware(CanonicalRequests)
+    app.add_middleware(CanonicalPaths)
     app.add_middleware(
         CrossOrigin,
         allow_origins=settings.allowed_origins,
@@ -200,8 +203,8 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMS)(routes.create_chat_completion)
     app.get("/v1/models", responses=ERRORS)(routes.list_models)
     app.get("/v1/models/{model_id:path}", responses=ERRORS)(routes.get_model)
-    app.post("/tokenize", responses=ERRORS)(routes.tokenize)
-    app.post("/detokenize", responses=ERRORS)(routes.detokenize)
+    app.post("/tokenize", response_model=protocol.Tokens, responses=ERRORS)(routes.tokenize)
+    app.post("/detokenize", response_model=protocol.Detokenized, responses=ERRORS)(routes.detokenize)
     app.get("/health", responses=ERRORS, response_class=Response)(routes.health)
     app.head("/health", include_in_schema=False)(routes.health)
     app.get("/version")(routes.version)

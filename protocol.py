@@ -25,18 +25,6 @@ SentPrompt = str | list[str] | list[TokenId] | list[list[TokenId]]
 ToolMode = Literal["auto", "none", "required"]
 
 
-def _to_unicode(text: str) -> str:
-    """JSON can spell half of a surrogate pair, which no encoder can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as failure:
-        raise ValueError("it holds a lone surrogate, which is no character") from failure
-    return text
-
-
-Text = Annotated[str, AfterValidator(_to_unicode)]
-
-
 def _to_strings(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -83,7 +71,7 @@ def _to_history_text(call: Any) -> str:
             text = to_call_text(name, arguments or "{}")
         case _:
             text = json.dumps(function, ensure_ascii=False)
-    return text.encode(errors="replace").decode()
+    return text
 
 
 def _false_to_none(value: Any) -> Any:
@@ -143,13 +131,13 @@ class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
     def unknown_fields(self) -> list[str]:
         """Names that nobody knows, with their paths."""
         names = list(self.model_extra or ())
-        for name in sorted(self.model_fields_set & type(self).model_fields.keys()):
-            value = getattr(self, name)
+        for name in sorted(self.model_fields_set):
+            value: Any = self.__dict__.get(name)
             is_list = isinstance(value, list)
-            for at, member in enumerate(value if is_list else [value]):
-                if isinstance(member, SentBody):
+            for at, member in enumerate(value if is_list else (value,)):
+                if isinstance(member, SentBody) and (unknown := member.unknown_fields):
                     path = f"{name}[{at}]" if is_list else name
-                    names += [f"{path}.{inner}" for inner in member.unknown_fields]
+                    names += [f"{path}.{inner}" for inner in unknown]
         return names
 
 
@@ -189,11 +177,9 @@ class StructuredOutputs(SentBody):
         None, alias="json", description="A JSON schema, perhaps as a string."
     )
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
-    choice: list[Text] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
-    regex: Text | None = Field(
-        None, max_length=MAX_EXPRESSION, description="A regular expression, without look-around."
-    )
-    grammar: Text | None = Field(None, max_length=MAX_EXPRESSION, description="A grammar in Lark's syntax or as GBNF.")
+    choice: list[str] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
+    regex: str | None = Field(None, max_length=MAX_EXPRESSION, description="A regular expression, without look-around.")
+    grammar: str | None = Field(None, max_length=MAX_EXPRESSION, description="A grammar in Lark's syntax or as GBNF.")
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -206,7 +192,7 @@ class Function(SentBody):
     """A function that the client would run."""
 
     name: str = Field(pattern="^[a-zA-Z0-9_.-]{1,64}$", description="Letters, digits and _.- up to 64.")
-    description: Text = Field("", description="What it does; the model reads this.")
+    description: str = Field("", description="What it does; the model reads this.")
     parameters: Schema = Field({}, description="A JSON schema of the arguments; absent: there are none.")
     strict: Any = Field(None, description="Accepted without effect: the schema is always kept.")
 
@@ -276,7 +262,7 @@ class GenerationFields(SentBody):
     early_stopping: Literal[True, False, "never"] = Field(
         False, description="Beams: end once num_beams have finished (true), when no better one is likely, or possible."
     )
-    stop: Annotated[list[Text], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = (
+    stop: Annotated[list[str], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = (
         Field([], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it.")
     )
     stop_token_ids: Annotated[list[TokenId], FailFast()] = Field([], description="Token ids that end the reply.")
@@ -373,7 +359,7 @@ def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
 class CompletionRequest(GenerationFields, json_schema_extra={"example": {"prompt": "告诉我中国的首都在哪里"}}):
     """The body of `POST /v1/completions`."""
 
-    prompt: Annotated[list[Text | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)] = Field(
+    prompt: Annotated[list[str | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)] = Field(
         description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
     )
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
@@ -393,10 +379,10 @@ class ChatMessage(SentBody):
     """One message of a conversation, as text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[Text, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)] = Field(
+    content: Annotated[str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)] = Field(
         "", description="A string, null, or text parts."
     )
-    refusal: Text = Field("", description="An assistant's refusal is text like its content.")
+    refusal: str = Field("", description="An assistant's refusal is text like its content.")
     tool_calls: list[Any] = Field([], description="An assistant's calls, which the model reads as it writes them.")
     function_call: Any = Field(None, description="The same, as older clients send it.")
     name: Any = Field(None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters.")
@@ -449,7 +435,7 @@ class TokenizeRequest(ToolFields):
     """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
 
     model: str | None = Field(None, description="The served model; absent: the same.")
-    prompt: Text | None = Field(None, description="As for a completion.")
+    prompt: str | None = Field(None, description="As for a completion.")
     messages: Messages = Field([], description="As for a chat completion.")
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
     add_special_tokens: bool = Field(True, description="false: a prompt without the token that begins a text.")

@@ -176,7 +176,7 @@ def _to_call(name: str | None, arguments: str, index: int | None = None) -> prot
     function = protocol.CalledFunction(name=name, arguments=arguments)
     if name is None:
         return protocol.ToolCall(index=index, function=function)
-    return protocol.ToolCall(index=index, id=f"call_{shortuuid.random()}", type="function", function=function)
+    return protocol.ToolCall(index=index, id=f"call_{shortuuid.uuid()}", type="function", function=function)
 
 
 def _envelope(generation: Generation) -> dict[str, Any]:

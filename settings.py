@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Settings:
     def tokenizer_path(self) -> str:
         return self.tokenizer or self.model
 
-    @property
+    @cached_property
     def model_names(self) -> tuple[str, ...]:
         """The names that requests may use; the first stands for a request that names none."""
         return tuple(self.served_model_name) or ((DEMO_MODEL_NAME,) if self.is_demo else (self.model,))

@@ -21,6 +21,11 @@ OURS = ("openai_api_server_vllm.py",)
 PEER = ("-m", "vllm.entrypoints.openai.api_server")
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process with all its threads, in nanoseconds' precision: clock_getcpuclockid(3), Linux."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
 @contextmanager
 def server(command: Sequence[str], model: Path = MODEL, flags: Sequence[str] = ENGINE_FLAGS) -> Iterator[str]:
     """The URL of a server process that is ready."""

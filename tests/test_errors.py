@@ -1,6 +1,7 @@
 """Every failure in OpenAI's shape, on a fake engine."""
 
 import json
+import re
 import time
 
 import pytest
@@ -164,9 +165,7 @@ def test_deep_nesting_is_read_or_refused_anywhere(client, body, opens, closes, d
     assert reply.status_code == 200 or error(reply, 400)
 
 
-@pytest.mark.parametrize(
-    "schema", [rb'{"title": "\ud800"}', b'{"minimum": NaN}', b'{"enum": ["' + b"x" * 70_000 + b'"]}']
-)
+@pytest.mark.parametrize("schema", [b'{"minimum": NaN}', b'{"enum": ["' + b"x" * 70_000 + b'"]}'])
 def test_a_schema_that_is_no_json_or_endless_is_a_bad_request(client, schema):
     content = b'{"messages": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": %b}}}' % schema
     assert error(client.post(CHAT, content=content), 400).param == "response_format.json_schema.schema"
@@ -180,16 +179,18 @@ def test_numbers_that_are_none(client, field, number):
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "param"),
+    ("path", "content"),
     [
-        (CHAT, rb'{"messages": [{"role": "user", "content": "a\ud800b"}]}', "messages[0].content"),
-        (CHAT, rb'{"messages": "\udfff"}', "messages[0].content"),
-        (COMPLETIONS, rb'{"prompt": "a", "stop": "\ud83d"}', "stop[0]"),
-        (COMPLETIONS, rb'{"prompt": "a\ud800b"}', "prompt"),
+        (CHAT, rb'{"messages": [{"role": "user", "content": "a\ud800b"}]}'),
+        (CHAT, rb'{"messages": "\udfff"}'),
+        (COMPLETIONS, rb'{"prompt": "a", "stop": "\ud83d"}'),
+        (COMPLETIONS, rb'{"prompt": "a\ud800b", "metadata": 1}'),
+        (CHAT, rb'{"messages": "a", "metadata": {"\ud800": 1}}'),
     ],
 )
-def test_a_lone_surrogate_is_a_bad_request(client, path, content, param):
-    assert error(client.post(path, content=content), 400).param.startswith(param)
+def test_a_lone_surrogate_is_a_bad_request_that_says_where(client, path, content):
+    message = error(client.post(path, content=content), 400).message
+    assert re.fullmatch(r"The request body is not valid JSON: .* hex escape at line 1 column \d+\.", message)
 
 
 def test_a_surrogate_pair_is_a_character(client, engine, demo_encoder):

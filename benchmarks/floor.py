@@ -1,0 +1,80 @@
+"""The engine without HTTP: the same load inside the process of AsyncLLMEngine, its deltas thrown away.
+
+Reads loads from stdin, one JSON object a line, and answers each with one: what no server around this engine can be
+below. `compare.py` starts it.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict
+
+import uvloop
+from load import Load, Timings
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.async_llm_engine import AsyncLLMEngine
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+
+import os
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+class Null(PrometheusStatLogger):
+    def record(self, *a, **k): pass
+EXTRA = {"stat_loggers":[Null]} if os.environ.get("NULLSTAT") else {}
+if os.environ.get("CACHE"):
+    import vllm.envs; vllm.envs.enable_envs_cache()
+
+async def ask(llm: AsyncLLMEngine, prompt: list[int], load: Load, request_id: str, timings: Timings) -> None:
+    kind = RequestOutputKind.DELTA if load.is_streamed else RequestOutputKind.FINAL_ONLY
+    params = SamplingParams(temperature=0, max_tokens=load.tokens, ignore_eos=True, output_kind=kind)
+    asked = arrived = time.perf_counter()
+    tokens = 0
+    async for output in llm.generate(tokens_input(prompt), params, request_id):
+        now = time.perf_counter()
+        if tokens:
+            timings.gaps.append(now - arrived)
+        else:
+            timings.first_tokens.append(now - asked)
+        tokens += len(output.outputs[0].token_ids)
+        arrived = now
+    assert tokens == load.tokens, tokens
+
+
+async def run(llm: AsyncLLMEngine, load: Load, prompts: list[list[int]]) -> Timings:
+    timings = Timings()
+
+    async def ask_all(number: int) -> None:
+        for turn in range(load.requests):
+            at = number * load.requests + turn
+            await ask(llm, prompts[at % len(prompts)], load, f"{time.perf_counter()}-{at}", timings)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(ask_all(number) for number in range(load.connections)))
+    timings.seconds = time.perf_counter() - began
+    return timings
+
+
+async def answer(llm: AsyncLLMEngine) -> None:
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader(limit=2**24)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    prompts = json.loads(await lines.readline())
+    print("ready", flush=True)
+    while line := await lines.readline():
+        timings = await run(llm, Load(**json.loads(line)), prompts)
+        print(json.dumps(asdict(timings)), flush=True)
+
+
+def main() -> None:
+    parser = FlexibleArgumentParser()
+    AsyncEngineArgs.add_cli_args(parser)
+    llm = AsyncLLMEngine.from_engine_args(AsyncEngineArgs.from_cli_args(parser.parse_args()), **EXTRA)
+    uvloop.run(answer(llm))
+    llm.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""From delta to wire without vLLM: what one chunk, and one plain request, cost this server's process, hop by hop.
+
+python benchmarks/hot_path.py [--check]
+
+A fake engine hands out ready deltas, one of each stream in each turn of the event loop, as vLLM does. Each hop is
+measured with all hops before it, in CPU time; its own share is the difference. The last hop is the whole server, a
+process of its own, asked over loopback. The yardstick is `json.dumps` of the same chunks in the same run, so that a
+slow or busy machine changes both; `--check` fails at more than twice the ratios recorded here.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import uvicorn
+import uvloop
+from load import Load, run
+from servers import NAME, ROOT, cpu_seconds
+
+sys.path.insert(0, str(ROOT))
+
+from pydantic_core import to_json
+
+from encoder import SentencePieceEncoder
+from generation import Delta, Deltas, Generation, Prompt, start_generation
+from layouts import ALPACA_2
+from openai_api_server_vllm import build_app, uvicorn_config
+from prompt_template import PromptTemplate
+from protocol import ChatCompletionRequest, Request
+from replies import chat_chunks, chat_completion
+from settings import DEMO_MODEL, Settings, bind_sockets
+from streaming import EventStream
+
+QUESTION = "请介绍一下北京的历史和文化。"
+WORDS = ("北京", "是中国", "的", "首都", "，", "有", "三千", "多年", "的", "历史", "。", "\n", " the", "“Great”", "长城", "🙂")
+STREAM = Load("a chunk of a stream", 32, 256)
+PLAIN = Load("a plain request", 32, 16, 16, is_streamed=False)
+SHAPES = ((32, 128), (32, 2000), (256, 128))
+ROUNDS = 5
+RECORDED = {STREAM.name: 8.0, PLAIN.name: 80.0}
+"""The whole server's cost, in times of `json.dumps` of one chunk."""
+
+Work = Callable[[], Awaitable[object]]
+
+
+class ReadyEngine:
+    """Speaks `max_tokens` deltas, and lets all other streams have one between two of its own."""
+
+    max_model_len = 4096
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def check_ready(self) -> None: ...
+
+    def admit(self, choices: int) -> None: ...
+
+    async def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Deltas:
+        if not request.stream:
+            yield Delta(0, "".join(WORDS), range(max_tokens), "length")
+            return
+        for at in range(max_tokens - 1):
+            await asyncio.sleep(0)
+            yield Delta(0, WORDS[at % len(WORDS)], (at,))
+        yield Delta(0, "", (2,), "length")
+
+
+class Hops:
+    """The way of one request, from its beginning to one hop further each."""
+
+    def __init__(self, load: Load) -> None:
+        self.body = load.body(QUESTION, NAME)
+        self.engine = ReadyEngine()
+        self.template = PromptTemplate(ALPACA_2, SentencePieceEncoder(DEMO_MODEL / "tokenizer.model"))
+
+    def read(self) -> ChatCompletionRequest:
+        return ChatCompletionRequest.model_validate_json(self.body)
+
+    def accept(self) -> tuple[Generation, ChatCompletionRequest]:
+        body = self.read()
+        prompt = self.template.render_chat([(message.role, message.text) for message in body.messages])
+        return start_generation(self.engine, body, [prompt], [NAME]), body
+
+    async def to_body(self) -> None:
+        self.read()
+
+    async def to_generation(self) -> None:
+        await self.accept()[0].deltas.aclose()
+
+    async def to_script(self) -> None:
+        generation, body = self.accept()
+        await empty(self.engine.generate(generation.prompts[0], body, body.token_limit, ""))
+        await generation.deltas.aclose()
+
+    async def to_deltas(self) -> None:
+        await empty(self.accept()[0].deltas)
+
+    async def to_chunks(self) -> None:
+        await empty(chat_chunks(*self.accept(), self.template.encoder))
+
+    async def to_events(self) -> None:
+        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {})({}, hold, discard)
+
+    async def to_reply(self) -> None:
+        to_json(await chat_completion(*self.accept(), self.template.encoder))
+
+
+async def empty(items: AsyncIterator[object]) -> None:
+    async for _ in items:
+        pass
+
+
+async def hold() -> dict[str, Any]:
+    """A client that stays."""
+    return await asyncio.get_running_loop().create_future()
+
+
+async def discard(_: object) -> None: ...
+
+
+def here(work: Work, load: Load) -> float:
+    """Seconds of CPU that this process takes for the load."""
+
+    async def all_at_once() -> None:
+        for _ in range(load.requests):
+            await asyncio.gather(*(work() for _ in range(load.connections)))
+
+    began = time.process_time()
+    uvloop.run(all_at_once())
+    return time.process_time() - began
+
+
+def there(load: Load, url: str, pid: int) -> float:
+    """Seconds of CPU that the server takes for the load."""
+    began = cpu_seconds(pid)
+    uvloop.run(run(url, load, [QUESTION], NAME))
+    return cpu_seconds(pid) - began
+
+
+def dumps() -> float:
+    """Seconds of CPU of the yardstick: one chunk by `json.dumps`."""
+    choice: dict[str, Any] = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}
+    chunk = {"id": "chatcmpl-SQg9qhXDhGP5hkqMiqHLhe", "object": "chat.completion.chunk", "created": 1795401746}
+    chunk |= {"model": NAME, "choices": [choice]}
+    began = time.process_time()
+    for at in range(STREAM.all_tokens):
+        choice["delta"]["content"] = WORDS[at % len(WORDS)]
+        b"data: %b\n\n" % json.dumps(chunk, ensure_ascii=False).encode()
+    return (time.process_time() - began) / STREAM.all_tokens
+
+
+@contextmanager
+def served() -> Iterator[tuple[str, int]]:
+    """The URL and process of a server on the fake engine."""
+    process = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip(), process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def serve() -> None:
+    sockets = bind_sockets(Settings(port=0))
+    settings = Settings(port=sockets[0].getsockname()[1])
+    template = PromptTemplate(ALPACA_2, SentencePieceEncoder(DEMO_MODEL / "tokenizer.model"))
+    print(settings.url, flush=True)
+    uvicorn.Server(uvicorn_config(build_app(ReadyEngine(), template, settings), settings)).run(sockets)
+
+
+def measure(load: Load, hops: list[tuple[str, Work]], url: str, pid: int) -> float:
+    """Print the hops of a load; how many times the yardstick the whole costs."""
+    pieces = load.all_tokens if load.is_streamed else load.all_requests
+    ways: list[tuple[str, Callable[[], float]]] = [
+        *((name, lambda work=work: here(work, load) / pieces) for name, work in hops),
+        ("HTTP over loopback", lambda: there(load, url, pid) / pieces),
+        ("json.dumps of one chunk", dumps),
+    ]
+    seconds: dict[str, list[float]] = {name: [] for name, _ in ways}
+    for _ in range(ROUNDS + 1):
+        for name, way in ways:
+            seconds[name].append(way())
+    costs = {name: median(rounds[1:]) for name, rounds in seconds.items()}
+    yardstick = costs.pop("json.dumps of one chunk")
+    print(f"| {load.name}, up to | µs | own share, µs |\n|---|---|---|")
+    before = 0.0
+    for name, cost in costs.items():
+        print(f"| {name} | {cost * 1e6:.2f} | {(cost - before) * 1e6:.2f} |")
+        before = cost
+    print(f"\n{before / yardstick:.1f} times json.dumps of one chunk ({yardstick * 1e6:.2f} µs)\n", flush=True)
+    return before / yardstick
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="fail at more than twice the recorded ratios")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        serve()
+        return 0
+    stream, plain = Hops(STREAM), Hops(PLAIN)
+    with served() as (url, pid):
+        ratios = {
+            STREAM.name: measure(
+                STREAM,
+                [("the engine's script", stream.to_script), ("deltas", stream.to_deltas)]
+                + [("chunks", stream.to_chunks), ("events", stream.to_events)],
+                *(url, pid),
+            ),
+            PLAIN.name: measure(
+                PLAIN,
+                [("its body", plain.to_body), ("its generation", plain.to_generation), ("its reply", plain.to_reply)],
+                *(url, pid),
+            ),
+        }
+        for connections, tokens in SHAPES:
+            load = replace(STREAM, connections=connections, tokens=tokens)
+            cost = median(there(load, url, pid) for _ in range(ROUNDS)) / load.all_tokens
+            print(f"{connections} streams of {tokens} tokens: {cost * 1e6:.2f} µs a chunk", flush=True)
+    slow = [name for name, ratio in ratios.items() if ratio > 2 * RECORDED[name]]
+    for name in slow:
+        print(f"{name} costs {ratios[name]:.1f} times json.dumps, and {RECORDED[name]} are recorded", file=sys.stderr)
+    return 1 if asked.check and slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""A lean load: connections that count events and note when they came, and read nothing else of a reply.
+
+`vllm bench serve` parses every event, which costs about a core at 32 streams; on a small machine that core is the
+server's. Here one event costs the client a few microseconds.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+from urllib.parse import urlsplit
+
+END_OF_CHUNKS = b"\r\n0\r\n\r\n"
+EVENT = b"data: "
+LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+TIMEOUT = 600
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many connections, each with so many requests, one after the other, of exactly so many tokens."""
+
+    name: str
+    connections: int
+    tokens: int
+    requests: int = 1
+    is_streamed: bool = True
+
+    @property
+    def all_requests(self) -> int:
+        return self.connections * self.requests
+
+    @property
+    def all_tokens(self) -> int:
+        return self.all_requests * self.tokens
+
+    def body(self, question: str, model: str) -> bytes:
+        """The same bytes for every server: greedy, and all sampling defaults said, so that all do the same work."""
+        fields = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": self.tokens}
+        sampling = {"temperature": 0, "top_p": 1, "top_k": 0, "repetition_penalty": 1, "ignore_eos": True}
+        stream = {"stream": True, "stream_options": {"include_usage": True}} if self.is_streamed else {}
+        return json.dumps({**fields, **sampling, **stream}).encode()
+
+
+@dataclass
+class Timings:
+    """What the clients of one run saw, in seconds."""
+
+    seconds: float = 0.0
+    first_tokens: list[float] = field(default_factory=list)
+    """From the sending of a request to its first text, or to the end of a plain reply."""
+    gaps: list[float] = field(default_factory=list)
+    """Between two arrivals of events in one stream, as `vllm bench serve` counts them."""
+
+
+class Connection(asyncio.Protocol):
+    """One HTTP connection, which asks one request after the other."""
+
+    def __init__(self, timings: Timings) -> None:
+        self._timings = timings
+        self._transport: asyncio.Transport | None = None
+        self._ended: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    async def ask(self, request: bytes, tokens: int) -> None:
+        assert self._transport is not None
+        self._ended = asyncio.get_running_loop().create_future()
+        self._received, self._head, self._events, self._length = 0, b"", 0, 0
+        self._usage = re.compile(rb'"completion_tokens": ?%d\b' % tokens)
+        self._tail, self._has_usage = b"", False
+        self._asked = self._arrived = time.perf_counter()
+        self._transport.write(request)
+        await self._ended
+        if not self._has_usage:
+            raise SystemExit(f"a reply has not its {tokens} tokens: {self._head[:400]!r}")
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        self._received += len(data)
+        if not self._length and b"\r\n\r\n" not in self._head:
+            self._head += data
+            self._read_head()
+        joined = self._tail + data
+        self._has_usage = self._has_usage or self._usage.search(joined) is not None
+        self._tail = joined[-40:]
+        if self._length < 0:
+            self._take_events(data.count(EVENT), now)
+            is_over = joined.endswith(END_OF_CHUNKS)
+        else:
+            is_over = 0 < self._length == self._received
+        if is_over and self._ended is not None:
+            if self._length > 0:
+                self._timings.first_tokens.append(now - self._asked)
+            self._ended.set_result(None)
+
+    def _read_head(self) -> None:
+        """`_length` becomes that of the reply, or -1 for one in chunks."""
+        head, end, _ = self._head.partition(b"\r\n\r\n")
+        if not end:
+            return
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(f"the server answered {self._head[:400]!r}")
+        length = LENGTH.search(head)
+        self._length = len(head) + 4 + int(length[1]) if length else -1
+
+    def _take_events(self, events: int, now: float) -> None:
+        if not events:
+            return
+        if self._events < 2 <= self._events + events:  # the first event is the role alone
+            self._timings.first_tokens.append(now - self._asked)
+        elif self._events >= 2:
+            self._timings.gaps.append(now - self._arrived)
+        self._events += events
+        self._arrived = now
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(exc or ConnectionError("the server closed the connection"))
+
+    def close(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+
+
+def to_request(url: str, body: bytes) -> bytes:
+    host = urlsplit(url).netloc.encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (host, len(body)) + body
+
+
+async def run(url: str, load: Load, questions: Sequence[str], model: str) -> Timings:
+    """Ask, until all is answered; raises SystemExit for a reply that is not a 200 with all its tokens."""
+    timings = Timings()
+    loop, address = asyncio.get_running_loop(), urlsplit(url)
+    made = [
+        await loop.create_connection(lambda: Connection(timings), address.hostname, address.port)
+        for _ in range(load.connections)
+    ]
+    requests = [to_request(url, load.body(question, model)) for question in questions]
+
+    async def ask_all(number: int, connection: Connection) -> None:
+        for turn in range(load.requests):
+            await connection.ask(requests[(number * load.requests + turn) % len(requests)], load.tokens)
+        connection.close()
+
+    began = time.perf_counter()
+    async with asyncio.timeout(TIMEOUT):
+        await asyncio.gather(*(ask_all(number, connection) for number, (_, connection) in enumerate(made)))
+    return replace(timings, seconds=time.perf_counter() - began)
