@@ -20,7 +20,7 @@ from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
 from protocol import ChatCompletion, ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
 
 MARK = "\x00text\x00"
-Frames = AsyncGenerator[bytes, None]
+Frames = AsyncGenerator[list[bytes], None]
 
 
 @dataclass(slots=True)
@@ -136,8 +136,8 @@ async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: 
 
 
 async def _frames(generation: Generation, request: Request, spellings: Sequence[Spelling], chunks: Chunks) -> Frames:
-    """One frame for each delta with text, one for each finish, and the usage if asked for."""
-    has_begun, tokens = False, 0
+    """One frame for each delta with text, one for each finish, and the usage if asked for; together what is at once."""
+    has_begun, tokens, running = False, 0, generation.choices
     options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
     async with aclosing(generation.deltas) as deltas:
@@ -154,11 +154,14 @@ async def _frames(generation: Generation, request: Request, spellings: Sequence[
                     frames.append(chunks.text_frame(delta.index, delta.text))
             if delta.finish_reason:
                 frames.append(to_json(chunks.chunk(delta, log)))
-            for frame in frames:
-                yield _with_usage(frame, generation.usage(tokens)) if counts else frame
-    if options is not None and options.include_usage:
-        usage = {"choices": [], "usage": generation.usage(tokens)}
-        yield to_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage))
+                running -= 1
+            if counts:
+                frames = [_with_usage(frame, generation.usage(tokens)) for frame in frames]
+            if not running and options is not None and options.include_usage:
+                usage = {"choices": [], "usage": generation.usage(tokens)}
+                frames.append(to_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage)))
+            if frames:
+                yield frames
 
 
 def _with_usage(frame: bytes, usage: Usage) -> bytes:

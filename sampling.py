@@ -1,5 +1,8 @@
 """Request fields -> vLLM's SamplingParams."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from beam_search import Rules
@@ -11,9 +14,9 @@ from protocol import Request
 PENALISED_AHEAD = 16
 """Tokens of a run whose beams are penalised: each may lower one more, so the engine must send one more."""
 
-SAME_SAMPLING = {"top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"}
-SAME_TEXT = {"ignore_eos", "include_stop_str_in_output", "skip_special_tokens"}
-SAME_SEARCH = {"n", "length_penalty", "early_stopping", "logit_bias"}
+SAME_SAMPLING = ("top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty")
+SAME_TEXT = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
+SAME_SEARCH = ("n", "length_penalty", "early_stopping", "logit_bias")
 """Fields that vLLM, or a beam search, has under the same names, with the same meaning."""
 
 
@@ -28,7 +31,7 @@ def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabu
     grammar = to_grammar(request, prompt.answer_lead)
     in_pieces = request.stream and not request.takes_best
     return SamplingParams(
-        **request.model_dump(include=SAME_SAMPLING | SAME_TEXT),
+        **_same(request, (*SAME_SAMPLING, *SAME_TEXT)),
         n=1 if request.is_greedy else request.width,
         temperature=0.0 if request.is_greedy else request.temperature,
         stop=[*filter(None, request.stop), *prompt.stop],
@@ -41,6 +44,7 @@ def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabu
         logit_bias=dict(request.logit_bias) or None,
         structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         output_kind=RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,  # for this request alone; a deep copy costs as much as all of this
     )
 
 
@@ -49,7 +53,7 @@ def to_rules(request: Request, params: SamplingParams, prompt: Prompt) -> Rules:
     penalty = request.beam_repetition_penalty
     ends = [*(params.stop_token_ids or ()), *([] if params.eos_token_id is None else [params.eos_token_id])]
     return Rules(
-        **request.model_dump(include=SAME_SEARCH),
+        **_same(request, SAME_SEARCH),
         width=request.width,
         max_tokens=params.max_tokens,
         min_tokens=params.min_tokens,
@@ -89,4 +93,9 @@ def to_run_params(rules: Rules, begun: int, vocabulary_size: int) -> SamplingPar
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
     )
+
+
+def _same(request: Request, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(request, name) for name in names}

@@ -5,7 +5,7 @@ the work: a framework's response object alone would find out at the next write, 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -38,11 +38,14 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """A `text/event-stream` of JSON payloads, ended by `[DONE]`; a failure on the way is an event too."""
+    """A `text/event-stream` of JSON payloads, ended by `[DONE]`; a failure on the way is an event too.
+
+    Payloads that come together are sent together: a write costs more than all that goes before it.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, payloads: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+    def __init__(self, payloads: AsyncGenerator[list[bytes], None], headers: Mapping[str, str]) -> None:
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
         self._payloads = payloads
@@ -53,16 +56,20 @@ class EventStream(Response):
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._payloads) as payloads:
             try:
-                event = b"data: %b\n\n" % await anext(payloads)
+                events = _to_events(await anext(payloads))
             except Exception as failure:  # noqa: BLE001 - nothing is sent yet: the client gets a real status
                 await to_api_error(failure).to_response()(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": events, "more_body": True})
             try:
-                async for payload in payloads:
-                    await send({"type": "http.response.body", "body": b"data: %b\n\n" % payload, "more_body": True})
+                async for at_once in payloads:
+                    await send({"type": "http.response.body", "body": _to_events(at_once), "more_body": True})
             except Exception as failure:  # noqa: BLE001 - the status is sent: the client learns of it as an event
-                error = b"data: %b\n\n" % to_api_error(failure).to_json()
-                await send({"type": "http.response.body", "body": error, "more_body": True})
+                events = _to_events([to_api_error(failure).to_json()])
+                await send({"type": "http.response.body", "body": events, "more_body": True})
             await send({"type": "http.response.body", "body": DONE})
+
+
+def _to_events(payloads: Sequence[bytes]) -> bytes:
+    return b"".join([b"data: %b\n\n" % payload for payload in payloads])

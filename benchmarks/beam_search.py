@@ -89,8 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    with server(OURS) as ours_url, server(PEER) as peer_url:
-        asyncio.run(compare(ours_url, peer_url, rounds))
+    with server(OURS) as ours, server(PEER) as peer:
+        asyncio.run(compare(ours.url, peer.url, rounds))
 
 
 if __name__ == "__main__":

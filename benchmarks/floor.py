@@ -19,17 +19,11 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 
-import os
-from vllm.v1.metrics.loggers import PrometheusStatLogger
-class Null(PrometheusStatLogger):
-    def record(self, *a, **k): pass
-EXTRA = {"stat_loggers":[Null]} if os.environ.get("NULLSTAT") else {}
-if os.environ.get("CACHE"):
-    import vllm.envs; vllm.envs.enable_envs_cache()
-
 async def ask(llm: AsyncLLMEngine, prompt: list[int], load: Load, request_id: str, timings: Timings) -> None:
     kind = RequestOutputKind.DELTA if load.is_streamed else RequestOutputKind.FINAL_ONLY
-    params = SamplingParams(temperature=0, max_tokens=load.tokens, ignore_eos=True, output_kind=kind)
+    params = SamplingParams(
+        temperature=0, max_tokens=load.tokens, min_tokens=load.tokens, output_kind=kind, skip_clone=True
+    )
     asked = arrived = time.perf_counter()
     tokens = 0
     async for output in llm.generate(tokens_input(prompt), params, request_id):
@@ -71,7 +65,7 @@ async def answer(llm: AsyncLLMEngine) -> None:
 def main() -> None:
     parser = FlexibleArgumentParser()
     AsyncEngineArgs.add_cli_args(parser)
-    llm = AsyncLLMEngine.from_engine_args(AsyncEngineArgs.from_cli_args(parser.parse_args()), **EXTRA)
+    llm = AsyncLLMEngine.from_engine_args(AsyncEngineArgs.from_cli_args(parser.parse_args()))
     uvloop.run(answer(llm))
     llm.shutdown()
 

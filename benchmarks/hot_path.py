@@ -40,7 +40,24 @@ from settings import DEMO_MODEL, Settings, bind_sockets
 from streaming import EventStream
 
 QUESTION = "请介绍一下北京的历史和文化。"
-WORDS = ("北京", "是中国", "的", "首都", "，", "有", "三千", "多年", "的", "历史", "。", "\n", " the", "“Great”", "长城", "🙂")
+WORDS = (
+    "北京",
+    "是中国",
+    "的",
+    "首都",
+    "，",
+    "有",
+    "三千",
+    "多年",
+    "的",
+    "历史",
+    "。",
+    "\n",
+    " the",
+    "“Great”",
+    "长城",
+    "🙂",
+)
 STREAM = Load("a chunk of a stream", 32, 256)
 PLAIN = Load("a plain request", 32, 16, 16, is_streamed=False)
 SHAPES = ((32, 128), (32, 2000), (256, 128))

@@ -40,7 +40,7 @@ class Load:
     def body(self, question: str, model: str) -> bytes:
         """The same bytes for every server: greedy, and all sampling defaults said, so that all do the same work."""
         fields = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": self.tokens}
-        sampling = {"temperature": 0, "top_p": 1, "top_k": 0, "repetition_penalty": 1, "ignore_eos": True}
+        sampling = {"temperature": 0, "top_p": 1, "top_k": 0, "repetition_penalty": 1, "min_tokens": self.tokens}
         stream = {"stream": True, "stream_options": {"include_usage": True}} if self.is_streamed else {}
         return json.dumps({**fields, **sampling, **stream}).encode()
 

