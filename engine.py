@@ -4,7 +4,6 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 """
 
 import asyncio
-import gc
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
@@ -128,9 +127,6 @@ class VLLMEngine:
         async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
             pass
         self._llm = llm
-        # What is loaded stays: no collection of garbage has to look through it again.
-        gc.collect()
-        gc.freeze()
 
     async def stop(self) -> None:
         if self._llm is not None:

@@ -33,7 +33,16 @@ from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
-from startup import QUIET, Progress, banner, quieten_vllm, show
+from startup import (
+    ENVIRONMENT,
+    Progress,
+    banner,
+    hold_garbage,
+    lighten_engine_processes,
+    quieten_vllm,
+    show,
+    watch_garbage,
+)
 from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
@@ -224,8 +233,11 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
     sockets, template = prepare(settings)
     settings = replace(settings, port=sockets[0].getsockname()[1])
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     quieten_vllm()
+    hold_garbage()
+    lighten_engine_processes()
     importing = Progress("Importing vLLM")
     # An exception would be swallowed by whichever module is being imported.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
@@ -237,6 +249,7 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
     failures: list[BaseException] = []
 
     def started(task: asyncio.Task[None]) -> None:
+        watch_garbage()
         loading.end()
         if not task.cancelled() and (failure := task.exception()):
             failures.append(failure)
@@ -268,9 +281,6 @@ def main() -> int:
         return 128 + signal.SIGINT
     return 0
 
-
-if __name__ == "__mp_main__":
-    quieten_vllm()
 
 if __name__ == "__main__":
     sys.exit(main())

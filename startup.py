@@ -1,5 +1,6 @@
 """What the terminal shows while the server starts, and the banner when it answers."""
 
+import gc
 import logging
 import sys
 import threading
@@ -12,13 +13,38 @@ SHOWN_DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_to
 SECONDS_BETWEEN_LINES = 10
 
 
-QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
-"""Environment of the engine's processes that keeps their libraries' chatter out of the terminal."""
+ENVIRONMENT = {
+    # Their libraries' chatter stays out of the terminal.
+    **{"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"},
+    # A fork would copy the event loop and whatever lock a thread holds; `vllm serve` spawns too.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+"""Of the engine's processes, unless the user says otherwise."""
+
+YOUNG_OBJECTS = 50_000
+"""Objects that may be made before garbage is looked for; Python's 700 are made for a dozen tokens."""
 
 
 def quieten_vllm() -> None:
     """vLLM warns while it is imported, before it has configured its log as asked; this holds until then."""
     logging.getLogger("vllm").setLevel(logging.ERROR)
+
+
+def hold_garbage() -> None:
+    """No search for garbage while modules and the model are loaded, whose objects all stay: that took a fifth of it."""
+    gc.disable()
+
+
+def watch_garbage() -> None:
+    """From now on, but never again among what is loaded."""
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
+    gc.enable()
+
+
+def lighten_engine_processes() -> None:
+    """Each of the engine's processes imports the main file first: let it be this one, without the web server."""
+    sys.modules["__main__"].__file__ = __file__
 
 
 def show(line: str) -> None:
@@ -64,3 +90,8 @@ def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
   try        curl {settings.url}/v1/completions -H "Content-Type: application/json" \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'
 """
+
+
+if __name__ == "__mp_main__":
+    quieten_vllm()
+    gc.set_threshold(YOUNG_OBJECTS)
