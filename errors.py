@@ -4,6 +4,7 @@ The shape is OpenAI's `{"error": {"message", "type", "param", "code"}}`, at most
 client did not need to know: no stack, no path, no echo of its input.
 """
 
+import asyncio
 import codecs
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARACTERS = 240
 MAX_PARAM_CHARACTERS = 60
+LONG_BODY = 64 * 1024
+"""Bytes from which a body is read in a thread, so that other streams do not wait."""
 
 
 @dataclass(eq=False)
@@ -98,9 +101,10 @@ class AnsweredRoute(APIRoute):
         return answer
 
     async def _handle_body(self, request: Request) -> Response:
-        sent = await request.body()
+        sent = (await request.body()).removeprefix(codecs.BOM_UTF8)
+        read = self._body.model_validate_json
         try:
-            body = self._body.model_validate_json(sent.removeprefix(codecs.BOM_UTF8))
+            body = read(sent) if len(sent) < LONG_BODY else await asyncio.to_thread(read, sent)
         except ValidationError as failure:
             raise _to_bad_request(failure.errors(include_url=False, include_input=False)[0]) from failure
         reply: Response = await self.endpoint(body, request)

@@ -110,20 +110,20 @@ class Routes:
             raise bad_request("A prompt for an answer cannot be had without its beginning.", "add_generation_prompt")
         is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [self.encoder.bos_id]
         ids = prompt.ids[is_cut:]
-        spelt = self.encoder.spell(ids) if body.return_token_strs else None
         tokens = protocol.Tokens(
             count=len(ids),
             max_model_len=self.engine.max_model_len,
             tokens=ids,
-            token_strs=None if spelt is None else [spelling.decode(errors="replace") for spelling in spelt],
-            prompt=self.encoder.decode(ids),
+            token_strs=await self.template.aside(self._spell, ids, len(ids)) if body.return_token_strs else None,
+            prompt=await self._decode(ids, "prompt"),
         )
         return to_response(tokens, body.ignored_fields)
 
     async def detokenize(self, body: protocol.DetokenizeRequest, _: Request) -> Response:
         """The text of token ids, control tokens spelt out."""
         check_model(body.model, self.settings.model_names)
-        return to_response(protocol.Detokenized(prompt=self._decode(body.tokens, "tokens")), body.unknown_fields)
+        text = await self._decode(body.tokens, "tokens")
+        return to_response(protocol.Detokenized(prompt=text), body.unknown_fields)
 
     async def health(self) -> Response:
         """200 when requests will be answered, 503 while the model loads or after the engine died."""
@@ -143,14 +143,17 @@ class Routes:
     async def _completion_prompt(self, prompt: str | list[int], raw: bool | None, echo: bool = False) -> Prompt:
         """Token ids are used as they are; so is text, if it is to be raw."""
         if isinstance(prompt, list):
-            return Prompt(prompt, self._decode(prompt, "prompt") if echo else "")
+            return Prompt(prompt, await self._decode(prompt, "prompt") if echo else "")
         is_raw = self.settings.raw_completions if raw is None else raw
         render = self.template.render_raw if is_raw else self.template.render_instruction
         return await self.template.aside(render, prompt, len(prompt))
 
-    def _decode(self, ids: Sequence[int], param: str) -> str:
+    def _spell(self, ids: Sequence[int]) -> list[str]:
+        return [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]
+
+    async def _decode(self, ids: Sequence[int], param: str) -> str:
         try:
-            return self.encoder.decode(ids)
+            return await self.template.aside(self.encoder.decode, ids, len(ids))
         except ValueError as failure:
             raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 

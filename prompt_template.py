@@ -18,9 +18,10 @@ from settings import Settings, StartError
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
 LONG_TEXT = 8_000
-"""Characters from which a text is encoded in a thread: below, encoding costs less than the hop."""
+"""Characters, or tokens, from which a text is encoded or spelt in a thread: below, that costs less than the hop."""
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class PromptTemplate:
@@ -49,11 +50,11 @@ class PromptTemplate:
         """The text as it is, after the tokenizer's own beginning of a text."""
         return Prompt(self.encoder.encode([self.encoder.bos_id, text]), text)
 
-    async def aside(self, render: Callable[[Item], Prompt], item: Item, characters: int) -> Prompt:
-        """`render(item)`, in a thread if `characters` make it long, so that other streams do not wait."""
-        if characters < LONG_TEXT:
-            return render(item)
-        return await asyncio.get_running_loop().run_in_executor(self._worker, render, item)
+    async def aside(self, work: Callable[[Item], Result], item: Item, length: int) -> Result:
+        """`work(item)`, in a thread if `length` makes it long, so that other streams do not wait."""
+        if length < LONG_TEXT:
+            return work(item)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, item)
 
 
 def load_prompt_template(settings: Settings) -> PromptTemplate:
