@@ -5,7 +5,7 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from copy import copy
@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import count
 from operator import itemgetter
 from threading import Thread
-from typing import cast, get_args
+from typing import TypeVar, cast, get_args
 
 from pydantic import ValidationError
 from vllm import envs
@@ -46,6 +46,7 @@ DEMO_CPU_KV_CACHE = GIB // 4
 CPU_KV_CACHE = 4 * GIB
 FINISH_REASONS = (None, *get_args(FinishReason))
 NO_LIMIT = -1
+Item = TypeVar("Item")
 
 
 def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
@@ -155,8 +156,10 @@ class VLLMEngine:
             if self._args.logprobs_mode != "raw_logprobs":
                 raise bad_request("Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams")
             return self._search(prompt, params, request_id, request)
-        completions = self._completions(prompt, params, request_id, request)
-        return _best(completions, request) if request.takes_best else _sampled(completions, request)
+        outputs = prompt, params, request_id, request
+        if request.takes_best:
+            return _best(self._completions(*outputs, lambda completion: [completion]), request)
+        return self._completions(*outputs, lambda completion: _to_deltas(completion, request))
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
         """One log-probability for each token of the prompt; the first has none."""
@@ -174,8 +177,13 @@ class VLLMEngine:
             raise bad_request(f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}.", "prompt")
 
     async def _completions(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request
-    ) -> AsyncGenerator[CompletionOutput, None]:
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        request_id: str,
+        request: Request,
+        to_items: Callable[[CompletionOutput], Sequence[Item]],
+    ) -> AsyncGenerator[Item, None]:
         """What vLLM adds to each choice, as it comes; raises APIError where it breaks the request's grammar."""
         with self._room(params.n):
             followers = await self._follow(params, request, prompt.answer_lead)
@@ -183,7 +191,8 @@ class VLLMEngine:
                 async for output in outputs:
                     for completion in output.outputs:
                         _check(completion, followers)
-                        yield completion
+                        for item in to_items(completion):
+                            yield item
 
     async def _search(self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request) -> Deltas:
         """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
@@ -260,13 +269,10 @@ class VLLMEngine:
             raise bad_request(str(failure)) from failure
 
 
-async def _sampled(completions: AsyncGenerator[CompletionOutput, None], request: Request) -> Deltas:
-    """Each completion as a delta; what greedy decoding has made is that of all choices at once."""
+def _to_deltas(completion: CompletionOutput, request: Request) -> list[Delta]:
+    """What one choice gains; what greedy decoding has made is that of all choices at once."""
     copies = request.n if request.is_greedy else 1
-    async with aclosing(completions):
-        async for completion in completions:
-            for offset in range(copies):
-                yield _to_delta(completion, completion.index + offset, request)
+    return [_to_delta(completion, completion.index + offset, request) for offset in range(copies)]
 
 
 async def _best(completions: AsyncGenerator[CompletionOutput, None], request: Request) -> Deltas:

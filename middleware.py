@@ -25,6 +25,17 @@ class CanonicalPaths:
         await self.app(scope, receive, send)
 
 
+class DirectSend:
+    """Hands the server's own `send` to streams, whose chunks then pass no middleware: none of it looks at a body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["direct_send"] = send
+        await self.app(scope, receive, send)
+
+
 class Http1Connection(HttpToolsProtocol):
     """uvicorn's, deaf to offers of HTTP/2: its parser takes what follows one for another protocol, not for the body.
 

@@ -28,7 +28,7 @@ import protocol
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, check_tools, start_generation
-from middleware import CanonicalPaths, CrossOrigin, Http1Connection
+from middleware import CanonicalPaths, CrossOrigin, DirectSend, Http1Connection
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
@@ -206,6 +206,7 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
         allow_credentials=settings.allow_credentials,
         expose_headers=["X-Ignored-Parameters"],
     )
+    app.add_middleware(DirectSend)
     return app
 
 

@@ -61,6 +61,7 @@ class EventStream(Response):
                 await to_api_error(failure).to_response()(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            send = scope.get("direct_send", send)
             await send({"type": "http.response.body", "body": events, "more_body": True})
             try:
                 async for at_once in payloads:
