@@ -2,6 +2,9 @@
 # make test    all tests
 # make test-clients
 #              install the clients that tests use, each in a place of its own under tests/clients
+# make bench   this server against vLLM's own, on the demo model: some minutes, and nothing else should run
+# make bench-http
+#              what a chunk and a request cost without vLLM, hop by hop
 # make check   what a commit must pass: line budget, format, lint, types, the fast tests
 PYTHON ?= python3
 ARGS ?=
@@ -18,7 +21,7 @@ else
 REQUIREMENTS := requirements-cpu.txt
 endif
 
-.PHONY: serve test test-clients check budget format
+.PHONY: serve test test-clients check budget format bench bench-http
 
 serve: .venv/installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
@@ -36,6 +39,12 @@ $(CLIENTS)/environments/%/.installed: $(CLIENTS)/requirements/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install -r $<
 	@touch $@
+
+bench: .venv/installed-dev
+	$(BIN)/python benchmarks/compare.py $(ARGS)
+
+bench-http: .venv/installed-dev
+	$(BIN)/python benchmarks/hot_path.py $(ARGS)
 
 check: .venv/installed-dev budget
 	$(BIN)/ruff format --check .

@@ -27,6 +27,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import TokenizerLike
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer, SlowIncrementalDetokenizer
@@ -110,7 +111,9 @@ class VLLMEngine:
             if not loaded.set_running_or_notify_cancel():
                 return
             try:
-                loaded.set_result(AsyncLLMEngine.from_engine_args(self._args))
+                # The batch sizes that vLLM leaves open are then those of `vllm serve`.
+                context = UsageContext.OPENAI_API_SERVER
+                loaded.set_result(AsyncLLMEngine.from_engine_args(self._args, usage_context=context))
             except Exception as failure:  # noqa: BLE001 - raised again where it is awaited
                 loaded.set_exception(failure)
 
@@ -127,6 +130,7 @@ class VLLMEngine:
         # The first request for log-probabilities can compile for seconds; no client should wait for that.
         async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
             pass
+        envs.enable_envs_cache()  # else vLLM asks the environment several times for each request
         self._llm = llm
 
     async def stop(self) -> None:

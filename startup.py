@@ -21,8 +21,8 @@ ENVIRONMENT = {
 }
 """Of the engine's processes, unless the user says otherwise."""
 
-YOUNG_OBJECTS = 50_000
-"""Objects that may be made before garbage is looked for; Python's 700 are made for a dozen tokens."""
+GARBAGE_THRESHOLDS = (100_000, 50, 100)
+"""How rarely garbage is looked for, in the words of `gc`: Python's first, 700 objects, are made for a dozen tokens."""
 
 
 def quieten_vllm() -> None:
@@ -38,7 +38,7 @@ def hold_garbage() -> None:
 def watch_garbage() -> None:
     """From now on, but never again among what is loaded."""
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     gc.enable()
 
 
@@ -94,4 +94,4 @@ def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
 
 if __name__ == "__mp_main__":
     quieten_vllm()
-    gc.set_threshold(YOUNG_OBJECTS)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)

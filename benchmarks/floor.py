@@ -16,6 +16,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 
@@ -65,7 +66,8 @@ async def answer(llm: AsyncLLMEngine) -> None:
 def main() -> None:
     parser = FlexibleArgumentParser()
     AsyncEngineArgs.add_cli_args(parser)
-    llm = AsyncLLMEngine.from_engine_args(AsyncEngineArgs.from_cli_args(parser.parse_args()))
+    arguments = AsyncEngineArgs.from_cli_args(parser.parse_args())
+    llm = AsyncLLMEngine.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
     uvloop.run(answer(llm))
     llm.shutdown()
 

@@ -129,8 +129,8 @@ class Connection(asyncio.Protocol):
 
 def to_request(url: str, body: bytes) -> bytes:
     host = urlsplit(url).netloc.encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    return head % (host, len(body)) + body
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n" % host
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 async def run(url: str, load: Load, questions: Sequence[str], model: str) -> Timings:

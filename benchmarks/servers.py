@@ -17,7 +17,14 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "demo_model"
-ENGINE_FLAGS = ("--enforce-eager", "--kv-cache-memory-bytes", str(2**30), "--no-enable-chunked-prefill")
+ENGINE_FLAGS = (
+    "--enforce-eager",
+    "--kv-cache-memory-bytes",
+    str(2**30),
+    "--no-enable-chunked-prefill",
+    "--max-num-seqs",
+    "256",
+)
 NAME = "chinese-llama-alpaca-2"
 TEMPLATE = ROOT / "benchmarks" / "alpaca-2.jinja"
 START_SECONDS = 300
@@ -72,12 +79,15 @@ def to_arguments(flags: Sequence[str]) -> list[str]:
 
 @contextmanager
 def process(command: Sequence[str], **pipes: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A process of this Python, ended by SIGTERM."""
+    """A process of this Python, ended by SIGTERM, or by the end of its input if it has one."""
     started = subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**ENVIRONMENT, **os.environ}, **pipes)
     try:
         yield started
     finally:
-        started.send_signal(signal.SIGTERM)
+        if started.stdin is None:
+            started.send_signal(signal.SIGTERM)
+        else:
+            started.stdin.close()
         try:
             started.wait(60)
         except subprocess.TimeoutExpired:

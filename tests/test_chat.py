@@ -4,6 +4,7 @@ import re
 
 import pytest
 from conftest import events
+from fastapi.testclient import TestClient
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from test_completions import SCRIPTS
 
@@ -120,3 +121,21 @@ def test_a_continued_answer_keeps_its_space(client):
     messages = [*HELLO, {"role": "assistant", "content": "首都是"}]
     body = client.post(PATH, json={"messages": messages}).json()
     assert body["choices"][0]["message"]["content"] == " 北京。"
+
+
+def test_what_comes_at_once_is_sent_at_once(serve, engine):
+    """One write for the role and the first text, one for each text, one for the end and the usage, and [DONE]."""
+    app = serve().app
+    written = []
+
+    async def counted(scope, receive, send):
+        async def count(message):
+            written.append(message)
+            await send(message)
+
+        await app(scope, receive, count)
+
+    fields = {"messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    TestClient(counted).post(PATH, json=fields)
+    bodies = [message["body"] for message in written if message["type"] == "http.response.body"]
+    assert [body.count(b"data: ") for body in bodies] == [2, 1, 2, 1]

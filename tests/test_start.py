@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import shutil
 import signal
@@ -23,6 +24,7 @@ from layouts import ALPACA, ALPACA_2
 from openai_api_server_vllm import uvicorn_config
 from prompt_template import load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
+from startup import hold_garbage, watch_garbage
 
 USERS_COMMAND = (
     "--model DIR --tokenizer DIR --tokenizer-mode slow --tensor-parallel-size 1 "
@@ -361,3 +363,27 @@ def test_every_address_of_localhost_listens_on_one_port():
     assert len({bound.getsockname()[1] for bound in sockets}) == 1
     for bound in sockets:
         bound.close()
+
+
+def test_garbage_is_looked_for_only_after_loading():
+    threshold = gc.get_threshold()
+    try:
+        hold_garbage()
+        assert not gc.isenabled()
+        watch_garbage()
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+        assert gc.get_threshold()[0] > threshold[0]
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
+        gc.enable()
+
+
+def test_statistics_are_kept_where_the_log_shows_them():
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from engine import to_engine_args
+
+    assert to_engine_args(Settings(), []).disable_log_stats
+    assert not to_engine_args(Settings(log_level="info"), []).disable_log_stats
+    assert to_engine_args(Settings(log_level="info"), ["--disable-log-stats"]).disable_log_stats
