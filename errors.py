@@ -9,12 +9,11 @@ import codecs
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
 
@@ -102,19 +101,14 @@ class AnsweredRoute(APIRoute):
 
     async def _handle_body(self, request: Request) -> Response:
         sent = (await request.body()).removeprefix(codecs.BOM_UTF8)
-        read = self._body.model_validate_json
+        body_field: Any = self.body_field
+        read = body_field.field_info.annotation.model_validate_json
         try:
             body = read(sent) if len(sent) < LONG_BODY else await asyncio.to_thread(read, sent)
         except ValidationError as failure:
             raise _to_bad_request(failure.errors(include_url=False, include_input=False)[0]) from failure
         reply: Response = await self.endpoint(body, request)
         return reply
-
-    @cached_property
-    def _body(self) -> type[BaseModel]:
-        """The endpoint's first parameter."""
-        body: type[BaseModel] = get_type_hints(self.endpoint)["body"]
-        return body
 
 
 def _to_bad_request(fault: ErrorDetails) -> APIError:

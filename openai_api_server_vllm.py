@@ -5,6 +5,7 @@ engine yields deltas, `replies` gives them OpenAI's shapes, `streaming` sends th
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 import protocol
+import startup
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, check_tools, start_generation
@@ -33,16 +35,6 @@ from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
-from startup import (
-    ENVIRONMENT,
-    Progress,
-    banner,
-    hold_garbage,
-    lighten_engine_processes,
-    quieten_vllm,
-    show,
-    watch_garbage,
-)
 from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
@@ -237,29 +229,29 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
     sockets, template = prepare(settings)
     settings = replace(settings, port=sockets[0].getsockname()[1])
-    for name, value in ENVIRONMENT.items():
+    for name, value in startup.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    quieten_vllm()
-    hold_garbage()
-    lighten_engine_processes()
-    importing = Progress("Importing vLLM")
+    startup.quieten_vllm()
+    startup.lighten_engine_processes()
+    gc.set_threshold(*startup.GARBAGE_THRESHOLDS)
+    importing = startup.Progress("Importing vLLM")
     # An exception would be swallowed by whichever module is being imported.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
 
     importing.end()
     engine = VLLMEngine(to_engine_args(settings, others))
-    loading = Progress(f"Loading {settings.model}")
+    loading = startup.Progress(f"Loading {settings.model}")
     failures: list[BaseException] = []
 
     def started(task: asyncio.Task[None]) -> None:
-        watch_garbage()
+        gc.freeze()  # what is loaded stays: no search for garbage looks through it again
         loading.end()
         if not task.cancelled() and (failure := task.exception()):
             failures.append(failure)
             server.should_exit = True
         elif not task.cancelled():
-            show(banner(settings, template.layout.name, engine.max_model_len))
+            startup.show(startup.banner(settings, template.layout.name, engine.max_model_len))
 
     server = uvicorn.Server(uvicorn_config(build_app(engine, template, settings, started), settings))
     # uvicorn raises the signal that ended it once more; by then all is done, and a graceful end is a success.
@@ -279,7 +271,7 @@ def main() -> int:
     try:
         serve(*parse_settings(sys.argv[1:]))
     except StartError as failure:
-        show(f"error: {failure}")
+        startup.show(f"error: {failure}")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import json
 import shutil
 import signal
@@ -24,7 +23,6 @@ from layouts import ALPACA, ALPACA_2
 from openai_api_server_vllm import uvicorn_config
 from prompt_template import load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
-from startup import hold_garbage, watch_garbage
 
 USERS_COMMAND = (
     "--model DIR --tokenizer DIR --tokenizer-mode slow --tensor-parallel-size 1 "
@@ -365,21 +363,7 @@ def test_every_address_of_localhost_listens_on_one_port():
         bound.close()
 
 
-def test_garbage_is_looked_for_only_after_loading():
-    threshold = gc.get_threshold()
-    try:
-        hold_garbage()
-        assert not gc.isenabled()
-        watch_garbage()
-        assert gc.isenabled()
-        assert gc.get_freeze_count()
-        assert gc.get_threshold()[0] > threshold[0]
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*threshold)
-        gc.enable()
-
-
+@pytest.mark.engine
 def test_statistics_are_kept_where_the_log_shows_them():
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from engine import to_engine_args
