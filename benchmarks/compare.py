@@ -181,7 +181,8 @@ def plot(tables: dict[str, dict[str, Figures]], file: str) -> None:
             places = [place + (number - 1) * 0.27 for place in range(len(streams))]
             axis.bar_label(axis.bar(places, heights, 0.27, label=side), fmt="%.0f", fontsize=7)
         axis.set_title(name)
-        axis.set_xticks(range(len(streams)), [stream.split(" of ")[0] for stream in streams])
+        axis.set_xlabel("streams")
+        axis.set_xticks(range(len(streams)), [stream.split()[0] for stream in streams])
     axes[0].legend()
     drawing.tight_layout()
     drawing.savefig(file, dpi=120)
