@@ -245,12 +245,12 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
     failures: list[BaseException] = []
 
     def started(task: asyncio.Task[None]) -> None:
-        gc.freeze()  # what is loaded stays: no search for garbage looks through it again
         loading.end()
         if not task.cancelled() and (failure := task.exception()):
             failures.append(failure)
             server.should_exit = True
         elif not task.cancelled():
+            gc.freeze()  # what is loaded stays: no search for garbage looks through it again
             startup.show(startup.banner(settings, template.layout.name, engine.max_model_len))
 
     server = uvicorn.Server(uvicorn_config(build_app(engine, template, settings, started), settings))
@@ -258,6 +258,7 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run(sockets)
+    gc.unfreeze()  # else a library whose objects cannot be freed at the end complains about each
     if failures:
         raise failures[0]
 

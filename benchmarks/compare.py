@@ -56,6 +56,8 @@ CLIENT_FIGURES = {
 }
 
 Figures = dict[str, float]
+Rounds = dict[str, list[Figures]]
+"""Of each side."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,10 @@ async def to_prompts(url: str) -> list[list[int]]:
         return [reply.raise_for_status().json()["tokens"] for reply in replies]
 
 
-def start_seconds(commands: dict[str, Sequence[str]], starts: int) -> dict[str, Figures]:
-    """From the start of the process to its first answer, in turn, each with the machine to itself."""
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(starts):
-        for name, command in commands.items():
-            with server(command) as started:
-                seconds[name].append(started.seconds)
-    return {name: {"start to first answer, s": median(taken)} for name, taken in seconds.items()}
+def start_figures(command: Sequence[str]) -> Figures:
+    """From the start of the process to its first answer."""
+    with server(command) as started:
+        return {"start to first answer, s": started.seconds}
 
 
 def client_figures(url: str, load: Load) -> Figures:
@@ -146,26 +144,30 @@ def client_figures(url: str, load: Load) -> Figures:
     return {name: result[key] for name, key in CLIENT_FIGURES.items()}
 
 
-def in_turn(sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int) -> dict[str, Figures]:
-    """Medians of alternating rounds, after some that do not count."""
-    made: dict[str, list[Figures]] = {side: [] for side in sides}
+def in_turn(sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 0) -> Rounds:
+    """The figures of alternating rounds, after some that do not count."""
+    made: Rounds = {side: [] for side in sides}
     for number in range(warm_ups + rounds):
         for side in sides:
             figures = measure(side)
             if number >= warm_ups:
                 made[side].append(figures)
-    return {side: {name: median(one[name] for one in all_) for name in all_[0]} for side, all_ in made.items()}
+    return made
 
 
-def show(title: str, figures: dict[str, Figures]) -> None:
-    """The figures of one load as rows of the table."""
-    for name in figures[THIS]:
-        mine, theirs = figures[THIS][name], figures[OTHER][name]
-        floor = f"{figures[ALONE][name]:.1f}" if ALONE in figures else ""
-        print(f"| {title} | {name} | {mine:.1f} | {theirs:.1f} | **{mine / theirs:.2f}** | {floor} |", flush=True)
+def middle(rounds: Sequence[Figures], name: str) -> float:
+    return median(figures[name] for figures in rounds)
 
 
-def plot(tables: dict[str, dict[str, Figures]], file: str) -> None:
+def show(title: str, rounds: Rounds) -> None:
+    """The figures of one load as rows of the table; ratios are of one round each, for machines change their pace."""
+    for name in rounds[THIS][0]:
+        ratio = median(mine[name] / theirs[name] for mine, theirs in zip(rounds[THIS], rounds[OTHER], strict=True))
+        medians = [f"{middle(rounds[side], name):.1f}" if side in rounds else "" for side in (THIS, OTHER, ALONE)]
+        print(f"| {title} | {name} | {medians[0]} | {medians[1]} | **{ratio:.2f}** | {medians[2]} |", flush=True)
+
+
+def plot(tables: dict[str, Rounds], file: str) -> None:
     """Two figures of all streams as bars, side by side."""
     import matplotlib as mpl
 
@@ -177,7 +179,7 @@ def plot(tables: dict[str, dict[str, Figures]], file: str) -> None:
     drawing, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 4))
     for axis, name in zip(axes, names, strict=True):
         for number, side in enumerate((THIS, OTHER, ALONE)):
-            heights = [tables[stream][side][name] for stream in streams]
+            heights = [middle(tables[stream][side], name) for stream in streams]
             places = [place + (number - 1) * 0.27 for place in range(len(streams))]
             axis.bar_label(axis.bar(places, heights, 0.27, label=side), fmt="%.0f", fontsize=7)
         axis.set_title(name)
@@ -197,10 +199,10 @@ def main() -> None:
     parser.add_argument("--plot", default="benchmarks/compare.png")
     asked = parser.parse_args()
     commands: dict[str, Sequence[str]] = {THIS: OURS, OTHER: [*PEER, *asked.peer_flags.split()]}
-    tables: dict[str, dict[str, Figures]] = {}
+    tables: dict[str, Rounds] = {}
     print(f"| load | figure | {THIS} | {OTHER} | ratio | {ALONE} |\n|---|---|---|---|---|---|")
     if asked.starts:
-        show("start", start_seconds(commands, asked.starts))
+        show("start", in_turn([*commands], lambda side: start_figures(commands[side]), asked.starts))
     with ExitStack() as stack:
         started = {name: stack.enter_context(server(command)) for name, command in commands.items()}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -211,11 +213,11 @@ def main() -> None:
             rounds, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (asked.rounds, 1)
             tables[load.name] = in_turn([*sides], lambda side, load=load: sides[side].measure(load), rounds, warm_ups)
             show(load.name, tables[load.name])
-        show("after all", {name: {"memory, MiB": one.memory / 2**20} for name, one in started.items()})
+        show("after all", {name: [{"memory, MiB": one.memory / 2**20}] for name, one in started.items()})
         if asked.client_rounds:
             for load in CLIENT_LOADS:
                 seen = in_turn(
-                    [*started], lambda side, load=load: client_figures(started[side].url, load), asked.client_rounds, 0
+                    [*started], lambda side, load=load: client_figures(started[side].url, load), asked.client_rounds
                 )
                 show(f"{load.name}, vllm bench serve", seen)
     plot(tables, asked.plot)

@@ -96,6 +96,7 @@ def server() -> Iterator[Server]:
     server.wait_for_banner()
     yield server
     assert server.stop() == 0
+    assert "leaked" not in server.lines[-1]  # no library complains at the end
 
 
 @pytest.fixture
