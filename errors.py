@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def to_api_error(failure: BaseException) -> APIError:
     match failure:
         case APIError():
             return failure
+        case ClientDisconnect():
+            return bad_request("The request body did not arrive.")
         case HTTPException(status_code=404):
             return APIError(404, "Unknown path.", code="not_found")
         case HTTPException():

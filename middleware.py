@@ -21,19 +21,18 @@ class CanonicalPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["path"] = re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"
+            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"}
         await self.app(scope, receive, send)
 
 
 class DirectSend:
-    """Hands the server's own `send` to streams, whose chunks then pass no middleware: none of it looks at a body."""
+    """Hands its own `send` to streams, whose chunks then pass no middleware further in: none looks at a body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["direct_send"] = send
-        await self.app(scope, receive, send)
+        await self.app({**scope, "direct_send": send}, receive, send)
 
 
 class Http1Connection(HttpToolsProtocol):

@@ -14,8 +14,10 @@ from protocol import Request
 PENALISED_AHEAD = 16
 """Tokens of a run whose beams are penalised: each may lower one more, so the engine must send one more."""
 
-SAME_SAMPLING = ("top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty")
-SAME_TEXT = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
+SAME_SAMPLING = (
+    *("top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"),
+)
 SAME_SEARCH = ("n", "length_penalty", "early_stopping", "logit_bias")
 """Fields that vLLM, or a beam search, has under the same names, with the same meaning."""
 
@@ -31,7 +33,7 @@ def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabu
     grammar = to_grammar(request, prompt.answer_lead)
     in_pieces = request.stream and not request.takes_best
     return SamplingParams(
-        **_same(request, (*SAME_SAMPLING, *SAME_TEXT)),
+        **_same(request, SAME_SAMPLING),
         n=1 if request.is_greedy else request.width,
         temperature=0.0 if request.is_greedy else request.temperature,
         stop=[*filter(None, request.stop), *prompt.stop],

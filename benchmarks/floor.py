@@ -46,9 +46,9 @@ async def run(llm: AsyncLLMEngine, load: Load, prompts: list[list[int]]) -> Timi
             at = number * load.requests + turn
             await ask(llm, prompts[at % len(prompts)], load, f"{time.perf_counter()}-{at}", timings)
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(ask_all(number) for number in range(load.connections)))
-    timings.seconds = time.perf_counter() - began
+    timings.seconds, timings.cpu = time.perf_counter() - began, time.process_time() - cpu
     return timings
 
 

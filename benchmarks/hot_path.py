@@ -2,7 +2,7 @@
 
 python benchmarks/hot_path.py [--check]
 
-A fake engine hands out ready deltas, one of each stream in each turn of the event loop, as vLLM does. Each hop is
+A fake engine hands out ready deltas, one for each stream in each step, as vLLM does. Each hop is
 measured with all hops before it, in CPU time; its own share is the difference. The last hop is the whole server, a
 process of its own, asked over loopback. The yardstick is `json.dumps` of the same chunks in the same run, so that a
 slow or busy machine changes both; `--check` fails at more than twice the ratios recorded here.
@@ -23,7 +23,7 @@ from typing import Any
 import uvicorn
 import uvloop
 from load import Load, run
-from servers import NAME, ROOT, cpu_seconds
+from servers import NAME, ROOT, cpu_seconds, process
 
 sys.path.insert(0, str(ROOT))
 
@@ -40,24 +40,7 @@ from settings import DEMO_MODEL, Settings, bind_sockets
 from streaming import EventStream
 
 QUESTION = "请介绍一下北京的历史和文化。"
-WORDS = (
-    "北京",
-    "是中国",
-    "的",
-    "首都",
-    "，",
-    "有",
-    "三千",
-    "多年",
-    "的",
-    "历史",
-    "。",
-    "\n",
-    " the",
-    "“Great”",
-    "长城",
-    "🙂",
-)
+WORDS = ("北京", "是中国", "的", "首都", "，", "三千", "多年", "\n", " the", "“Great”", "长城", "🙂")
 STREAM = Load("a chunk of a stream", 32, 256)
 PLAIN = Load("a plain request", 32, 16, 16, is_streamed=False)
 SHAPES = ((32, 128), (32, 2000), (256, 128))
@@ -196,13 +179,9 @@ def dumps() -> float:
 @contextmanager
 def served() -> Iterator[tuple[str, int]]:
     """The URL and process of a server on the fake engine."""
-    process = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip(), process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
+    with process([__file__, "--serve"], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        yield started.stdout.readline().strip(), started.pid
 
 
 def serve() -> None:

@@ -50,6 +50,8 @@ class Timings:
     """What the clients of one run saw, in seconds."""
 
     seconds: float = 0.0
+    cpu: float = 0.0
+    """Of the process that was asked, without what a report of these figures costs."""
     first_tokens: list[float] = field(default_factory=list)
     """From the sending of a request to its first text, or to the end of a plain reply."""
     gaps: list[float] = field(default_factory=list)

@@ -85,6 +85,7 @@ def error(reply, status: int):
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"], "regex": "a"}}, "structured_outputs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"json_": {}}}, "structured_outputs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        (COMPLETIONS, {**ASK, "structured_outputs": {"json": r'{"title": "\ud800"}'}}, "structured_outputs.json"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": []}}, "structured_outputs.choice"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}, "min_tokens": 1}, "structured_outputs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}, "ignore_eos": True}, "structured_outputs"),
@@ -186,6 +187,7 @@ def test_numbers_that_are_none(client, field, number):
         (COMPLETIONS, rb'{"prompt": "a", "stop": "\ud83d"}'),
         (COMPLETIONS, rb'{"prompt": "a\ud800b", "metadata": 1}'),
         (CHAT, rb'{"messages": "a", "metadata": {"\ud800": 1}}'),
+        (CHAT, rb'{"messages": "a", "response_format": {"json_schema": {"schema": {"title": "\ud800"}}}}'),
     ],
 )
 def test_a_lone_surrogate_is_a_bad_request_that_says_where(client, path, content):
