@@ -6,10 +6,9 @@ the client's to run.
 
 import json
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import replace
 
-from generation import Deltas
+from generation import Delta, Source, changed
 from protocol import Function, to_call_text
 
 
@@ -20,7 +19,7 @@ def describe(functions: Sequence[Function]) -> str:
     return "\n".join(["你可以调用以下函数：", *lines, f"只用 JSON 回答：{to_call_text('函数名', '{参数}')}"])
 
 
-async def read_calls(deltas: Deltas, functions: Sequence[Function]) -> Deltas:
+def read_calls(source: Source, functions: Sequence[Function]) -> Source:
     """The same choices as calls: the delta that names the function, then the text of its arguments.
 
     A choice that ends before its call is whole keeps the reason that ended it.
@@ -29,20 +28,22 @@ async def read_calls(deltas: Deltas, functions: Sequence[Function]) -> Deltas:
     heard: dict[int, str] = {}
     sent: dict[int, int] = {}
     """Characters of what was heard that have been sent, the name as its head."""
-    async with aclosing(deltas):
-        async for delta in deltas:
-            text = heard[delta.index] = heard.get(delta.index, "") + delta.text
-            call = None
-            if delta.index not in sent and (head := next(filter(text.startswith, names), None)) is not None:
-                sent[delta.index], call = len(head), names[head]
-            is_whole = delta.finish_reason is not None and delta.index in sent and _is_json(text)
-            # The last brace closes the call, not its arguments.
-            end = len(text) - (is_whole or (delta.finish_reason is None and text.endswith("}")))
-            begin = sent.get(delta.index, end)
-            if delta.index in sent:
-                sent[delta.index] = end
-            reason = "tool_calls" if is_whole else delta.finish_reason
-            yield replace(delta, text=text[begin:end], call=call, finish_reason=reason)
+
+    def read(delta: Delta) -> Delta:
+        text = heard[delta.index] = heard.get(delta.index, "") + delta.text
+        call = None
+        if delta.index not in sent and (head := next(filter(text.startswith, names), None)) is not None:
+            sent[delta.index], call = len(head), names[head]
+        is_whole = delta.finish_reason is not None and delta.index in sent and _is_json(text)
+        # The last brace closes the call, not its arguments.
+        end = len(text) - (is_whole or (delta.finish_reason is None and text.endswith("}")))
+        begin = sent.get(delta.index, end)
+        if delta.index in sent:
+            sent[delta.index] = end
+        reason = "tool_calls" if is_whole else delta.finish_reason
+        return replace(delta, text=text[begin:end], call=call, finish_reason=reason)
+
+    return changed(source, read)
 
 
 def _is_json(text: str) -> bool:

@@ -5,16 +5,16 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from operator import itemgetter
 from threading import Thread
-from typing import TypeVar, cast, get_args
+from typing import cast, get_args
 
 from pydantic import ValidationError
 from vllm import envs
@@ -34,8 +34,9 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer, SlowIncrementalDe
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from beam_search import Beam, BeamSearch, beam_search
+from dispatch import Dispatcher, Take
 from errors import APIError, bad_request, unavailable
-from generation import Delta, Deltas, Prompt, TokenLogprob
+from generation import Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 from grammar import Follower, Vocabulary
 from lookahead import Lookahead
 from protocol import FinishReason, Request
@@ -47,7 +48,6 @@ DEMO_CPU_KV_CACHE = GIB // 4
 CPU_KV_CACHE = 4 * GIB
 FINISH_REASONS = (None, *get_args(FinishReason))
 NO_LIMIT = -1
-Item = TypeVar("Item")
 
 
 def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
@@ -101,6 +101,7 @@ class VLLMEngine:
         self._max_unfinished = args.max_num_queued_reqs
         self._max_queued_tokens = args.max_num_queued_tokens
         self._unfinished = 0
+        self._dispatcher = Dispatcher()
         self._llm: AsyncLLMEngine | None = None
 
     async def start(self) -> None:
@@ -152,51 +153,66 @@ class VLLMEngine:
             raise _full()
         self._check_room(choices)
 
-    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Deltas:
-        """Deltas for one prompt; raises APIError at once for values outside what the model has."""
+    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
+        """The deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
         params = to_sampling_params(request, prompt, max_tokens, self.vocabulary_size)
+        asked = prompt, params, request_id, request
         if request.is_beam_search:
             if self._args.logprobs_mode != "raw_logprobs":
                 raise bad_request("Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams")
-            return self._search(prompt, params, request_id, request)
-        outputs = prompt, params, request_id, request
+            return partial(pour, self._search(*asked))
         if request.takes_best:
-            return _best(self._completions(*outputs, lambda completion: [completion]), request)
-        return self._completions(*outputs, lambda completion: _to_deltas(completion, request))
+            return partial(pour, self._best(*asked))
+        source = partial(self._sample, *asked)
+        return _copied(source, request.n) if params.n < request.n else source
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
         """One log-probability for each token of the prompt; the first has none."""
         self._check_prompt(prompt)
-        rows: list[TokenLogprob] = []
+        scores = [TokenLogprob(prompt.ids[0], None)]
+
+        def take(output: RequestOutput) -> None:
+            # vLLM's first row is empty: nothing comes before the first token.
+            scores.extend(_to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1))
+
         with self._room(1):
-            async with self._outputs(prompt.ids, to_score_params(alternatives), request_id) as outputs:
-                async for output in outputs:
-                    # vLLM's first row is empty: nothing comes before the first token.
-                    rows += _to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1)
-        return [TokenLogprob(prompt.ids[0], None), *rows]
+            await self._run(prompt.ids, to_score_params(alternatives), request_id, take)
+        return scores
 
     def _check_prompt(self, prompt: Prompt) -> None:
         if not 0 <= min(prompt.ids, default=0) <= max(prompt.ids, default=0) < self.vocabulary_size:
             raise bad_request(f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}.", "prompt")
 
-    async def _completions(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        request_id: str,
-        request: Request,
-        to_items: Callable[[CompletionOutput], Sequence[Item]],
-    ) -> AsyncGenerator[Item, None]:
-        """What vLLM adds to each choice, as it comes; raises APIError where it breaks the request's grammar."""
+    async def _sample(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, sink: Sink
+    ) -> None:
+        def take(output: RequestOutput) -> Drain | None:
+            return sink([_to_delta(completion, completion.index, request) for completion in output.outputs])
+
+        await self._complete(prompt, params, request_id, request, take)
+
+    async def _best(self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request) -> Deltas:
+        """The `n` of all choices with the highest cumulative log-probability, the best first."""
+        made: list[CompletionOutput] = []
+        await self._complete(prompt, params, request_id, request, lambda output: made.extend(output.outputs))
+        made.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
+        for rank, completion in enumerate(made[: request.n]):
+            yield _to_delta(completion, rank, request)
+
+    async def _complete(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, take: Take
+    ) -> None:
+        """What vLLM adds to choices, as it comes; raises APIError where it breaks the request's grammar."""
+
+        def check(output: RequestOutput) -> Drain | None:
+            for completion in output.outputs:
+                _check(completion, followers[completion.index])
+            return take(output)
+
         with self._room(params.n):
             followers = await self._follow(params, request, prompt.answer_lead)
-            async with self._outputs(prompt.ids, params, request_id) as outputs:
-                async for output in outputs:
-                    for completion in output.outputs:
-                        _check(completion, followers)
-                        for item in to_items(completion):
-                            yield item
+            await self._run(prompt.ids, params, request_id, check if followers else take)
 
     async def _search(self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request) -> Deltas:
         """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
@@ -206,14 +222,14 @@ class VLLMEngine:
         rules = to_rules(request, params, prompt)
         numbers = count()
 
-        async def run(token_ids: list[int]) -> AsyncGenerator[TokenLogprob, None]:
+        async def run(token_ids: list[int], take: Callable[[TokenLogprob], None]) -> None:
+            def take_all(output: RequestOutput) -> None:
+                _to_finish_reason(output.outputs[0].finish_reason)
+                for token in _to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs):
+                    take(token)
+
             run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
-            run_id = f"{request_id}-{next(numbers)}"
-            async with self._outputs(prompt.ids + token_ids, run_params, run_id) as outputs:
-                async for output in outputs:
-                    _to_finish_reason(output.outputs[0].finish_reason)
-                    for token in _to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs):
-                        yield token
+            await self._run(prompt.ids + token_ids, run_params, f"{request_id}-{next(numbers)}", take_all)
 
         tokenizer = self._llm.get_tokenizer()
         search = BeamSearch(rules, _StopStrings(tokenizer, prompt.ids, params) if params.stop else None)
@@ -257,45 +273,33 @@ class VLLMEngine:
         finally:
             self._unfinished -= choices
 
-    @asynccontextmanager
-    async def _outputs(
-        self, prompt_ids: list[int], params: SamplingParams, request_id: str
-    ) -> AsyncIterator[AsyncGenerator[RequestOutput, None]]:
-        """vLLM's outputs; leaving ends the generation, and vLLM's exceptions become ours."""
+    async def _run(self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: Take) -> None:
+        """Each of vLLM's outputs to `take`; leaving ends the generation, and vLLM's exceptions become ours."""
         assert self._llm is not None
-        outputs = self._llm.generate(tokens_input(prompt_ids), params, request_id)
         try:
-            async with aclosing(outputs):
-                yield outputs
+            collector = await self._llm.add_request(request_id, tokens_input(prompt_ids), params)
+            try:
+                await self._dispatcher.read(collector, take)
+            except BaseException:
+                await self._llm.abort(collector.request_id, internal=True)
+                raise
         except EngineDeadError as failure:
             raise unavailable("The engine has died.", "engine_dead") from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
 
 
-def _to_deltas(completion: CompletionOutput, request: Request) -> list[Delta]:
-    """What one choice gains; what greedy decoding has made is that of all choices at once."""
-    copies = request.n if request.is_greedy else 1
-    return [_to_delta(completion, completion.index + offset, request) for offset in range(copies)]
+def _copied(source: Source, n: int) -> Source:
+    """Greedy decoding makes one choice for all `n`."""
+    return lambda sink: source(lambda deltas: sink([replace(delta, index=at) for delta in deltas for at in range(n)]))
 
 
-async def _best(completions: AsyncGenerator[CompletionOutput, None], request: Request) -> Deltas:
-    """The `n` of all choices with the highest cumulative log-probability, the best first."""
-    async with aclosing(completions):
-        made = [completion async for completion in completions]
-    made.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
-    for rank, completion in enumerate(made[: request.n]):
-        yield _to_delta(completion, rank, request)
-
-
-def _check(completion: CompletionOutput, followers: Sequence[Follower]) -> None:
+def _check(completion: CompletionOutput, follower: Follower) -> None:
     """Raise APIError where the output breaks the grammar that it was to keep."""
-    if followers:
-        follower = followers[completion.index]
-        if completion.finish_reason == "error":
-            raise follower.broken()
-        has_ended = completion.finish_reason == "stop" and completion.stop_reason is None
-        follower.take(completion.token_ids, has_ended)
+    if completion.finish_reason == "error":
+        raise follower.broken()
+    has_ended = completion.finish_reason == "stop" and completion.stop_reason is None
+    follower.take(completion.token_ids, has_ended)
 
 
 def _full() -> APIError:
@@ -303,8 +307,10 @@ def _full() -> APIError:
 
 
 def _to_delta(completion: CompletionOutput, index: int, request: Request) -> Delta:
-    delta = Delta(index, completion.text, completion.token_ids, _to_finish_reason(completion.finish_reason))
-    if request.alternatives is not None and completion.logprobs is not None:
+    delta = Delta(index, completion.text, completion.token_ids)
+    if completion.finish_reason is not None:
+        delta.finish_reason = _to_finish_reason(completion.finish_reason)
+    if completion.logprobs is not None and request.alternatives is not None:
         delta.logprobs = list(_to_logprobs(completion.logprobs, request.alternatives))
     return delta
 

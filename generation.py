@@ -1,23 +1,24 @@
-"""The waist: one accepted request, and the deltas it yields.
+"""The waist: one accepted request, and the deltas that it is answered with.
 
 Everything before it turns a request into prompt ids; everything after it turns deltas into OpenAI's shapes. Knows
-nothing about HTTP, vLLM or templates. An `Engine` is whatever yields deltas for a prompt: vLLM, or a test's script.
+nothing about HTTP, vLLM or templates. An `Engine` is whatever has deltas for a prompt: vLLM, or a test's script.
+
+Deltas are pushed from the engine to the socket by calls, not awaited hop by hop: what a step of the engine has made for
+hundreds of streams is then written without a task to wake for each.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import shortuuid
 
 from errors import APIError, bad_request
 from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, Request, ToolFields, Usage
-
-QUEUED_DELTAS = 64
-"""Deltas of a batch that wait for a slow reader before its generations wait too."""
 
 SUCCESSORS = {
     **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar"), "structured_outputs"),
@@ -66,6 +67,11 @@ class Delta:
 
 
 Deltas = AsyncGenerator[Delta, None]
+Drain = Callable[[], Awaitable[None]]
+Sink = Callable[[Sequence[Delta]], Drain | None]
+"""Takes deltas, without waiting; returns what to await before it gets more, if its reader is slow."""
+Source = Callable[[Sink], Awaitable[None]]
+"""Gives all its deltas to a sink; to cancel it frees the engine."""
 
 
 class Engine(Protocol):
@@ -84,8 +90,8 @@ class Engine(Protocol):
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
 
-    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Deltas:
-        """Deltas of `request.n` choices, in one piece each unless `request.stream`; closing it frees the engine.
+    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
+        """The deltas of `request.n` choices, in one piece each unless `request.stream`.
 
         Raises APIError at once, not at the first delta, for fields that it cannot honour.
         """
@@ -102,7 +108,7 @@ class Generation:
     model: str
     prompts: list[Prompt]
     n: int
-    deltas: Deltas
+    source: Source
     scores: Callable[[], Awaitable[list[list[TokenLogprob]]]]
     """Of the prompts' tokens."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -148,11 +154,12 @@ def start_generation(engine: Engine, request: Request, prompts: list[Prompt], mo
     request_id = f"{kind}-{shortuuid.uuid()}"
     limits = [_token_budget(prompt, request, engine.max_model_len) for prompt in prompts]
     engine.admit(len(prompts) * request.width)
-    streams = []
+    sources = []
     for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-        deltas = engine.generate(prompt, request, limit, f"{request_id}-{number}") if limit else _nothing(request.n)
-        streams.append(_without_lead(deltas, prompt.answer_lead) if prompt.answer_lead else deltas)
-    merged = streams[0] if len(streams) == 1 else merge(streams, request.n)
+        source: Source = partial(pour, _nothing(request.n))
+        if limit:
+            source = engine.generate(prompt, request, limit, f"{request_id}-{number}")
+        sources.append(_without_lead(source, prompt.answer_lead, request.n) if prompt.answer_lead else source)
 
     async def scores() -> list[list[TokenLogprob]]:
         tasks = [
@@ -164,7 +171,7 @@ def start_generation(engine: Engine, request: Request, prompts: list[Prompt], mo
         finally:
             await end(tasks)
 
-    return Generation(request_id, model, prompts, request.n, merged, scores)
+    return Generation(request_id, model, prompts, request.n, merge(sources, request.n), scores)
 
 
 def check_model(asked: str | None, served: Sequence[str]) -> str:
@@ -176,33 +183,36 @@ def check_model(asked: str | None, served: Sequence[str]) -> str:
     return asked
 
 
-async def merge(streams: Sequence[Deltas], n: int) -> Deltas:
+async def pour(deltas: Deltas, sink: Sink) -> None:
+    """Each delta into the sink, as fast as its reader reads."""
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if drain := sink([delta]):
+                await drain()
+
+
+def changed(source: Source, change: Callable[[Delta], Delta]) -> Source:
+    """The same deltas, each changed on its way."""
+    return lambda sink: source(lambda deltas: sink([change(delta) for delta in deltas]))
+
+
+def merge(sources: Sequence[Source], n: int) -> Source:
     """The deltas of several prompts as they come, indices offset by `n` for each; the first failure ends them all."""
-    queue: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue(QUEUED_DELTAS)
+    if len(sources) == 1:
+        return sources[0]
 
-    async def forward(stream: Deltas, offset: int) -> None:
+    def shift(delta: Delta, offset: int) -> Delta:
+        return replace(delta, index=delta.index + offset)
+
+    async def merged(sink: Sink) -> None:
+        shifted = [changed(source, partial(shift, offset=number * n)) for number, source in enumerate(sources)]
+        tasks = [asyncio.ensure_future(source(sink)) for source in shifted]
         try:
-            async with aclosing(stream):
-                async for delta in stream:
-                    delta.index += offset
-                    await queue.put(delta)
-            await queue.put(None)
-        except Exception as failure:  # noqa: BLE001 - raised again by the reader
-            await queue.put(failure)
+            await asyncio.gather(*tasks)
+        finally:
+            await end(tasks)
 
-    tasks = [asyncio.create_task(forward(stream, number * n)) for number, stream in enumerate(streams)]
-    running = len(tasks)
-    try:
-        while running:
-            item = await queue.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        await end(tasks)
+    return merged
 
 
 async def end(tasks: Collection[asyncio.Future[Any]]) -> None:
@@ -212,14 +222,18 @@ async def end(tasks: Collection[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _without_lead(deltas: Deltas, lead: str) -> Deltas:
-    begun: set[int] = set()
-    async with aclosing(deltas):
-        async for delta in deltas:
-            if delta.text and delta.index not in begun:
-                begun.add(delta.index)
-                delta.text = delta.text.removeprefix(lead)
-            yield delta
+def _without_lead(source: Source, lead: str, n: int) -> Source:
+    waiting = {*range(n)}
+
+    def cut(sink: Sink, deltas: Sequence[Delta]) -> Drain | None:
+        if waiting:
+            for delta in deltas:
+                if delta.text and delta.index in waiting:
+                    waiting.remove(delta.index)
+                    delta.text = delta.text.removeprefix(lead)
+        return sink(deltas)
+
+    return lambda sink: source(partial(cut, sink))
 
 
 async def _nothing(n: int) -> Deltas:

@@ -6,31 +6,32 @@ the engine a few long requests, not one for each beam and step. Knows nothing ab
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 
 from beam_search import Beam, Likeliest
 from generation import TokenLogprob, end
 
-Start = Callable[[list[int]], AsyncGenerator[TokenLogprob, None]]
-"""Begins to generate greedily after these tokens: yields each token with the likeliest ones that it was taken from."""
+Start = Callable[[list[int], Callable[[TokenLogprob], None]], Awaitable[None]]
+"""Generates greedily after these tokens: hands on each token, with the likeliest ones that it was taken from."""
 
 
 class Run:
     """One greedy generation, as far as it has come; `news` is set when it goes on or ends."""
 
-    def __init__(self, generated: AsyncGenerator[TokenLogprob, None], news: asyncio.Event) -> None:
+    def __init__(self, start: Start, tokens: list[int], news: asyncio.Event) -> None:
         self.steps: list[TokenLogprob] = []
-        self.task = asyncio.create_task(self._follow(generated, news))
+        self._news = news
+        self.task = asyncio.create_task(self._follow(start, tokens))
 
-    async def _follow(self, generated: AsyncGenerator[TokenLogprob, None], news: asyncio.Event) -> None:
+    async def _follow(self, start: Start, tokens: list[int]) -> None:
         try:
-            async with aclosing(generated):
-                async for step in generated:
-                    self.steps.append(step)
-                    news.set()
+            await start(tokens, self._take)
         finally:
-            news.set()
+            self._news.set()
+
+    def _take(self, step: TokenLogprob) -> None:
+        self.steps.append(step)
+        self._news.set()
 
 
 class Lookahead:
@@ -63,7 +64,7 @@ class Lookahead:
         return run, position + 1
 
     def _launch(self, beam: Beam) -> tuple[Run, int]:
-        run = Run(self._start(beam.token_ids()), self._news)
+        run = Run(self._start, beam.token_ids(), self._news)
         self._tasks.add(run.task)
         return run, 0
 

@@ -25,21 +25,22 @@ class CanonicalPaths:
         await self.app(scope, receive, send)
 
 
-class DirectSend:
-    """Hands its own `send` to streams, whose chunks then pass no middleware further in: none looks at a body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app({**scope, "direct_send": send}, receive, send)
-
-
 class Http1Connection(HttpToolsProtocol):
     """uvicorn's, deaf to offers of HTTP/2: its parser takes what follows one for another protocol, not for the body.
 
-    Such offers come from `curl --http2` and from Java's own client.
+    Such offers come from `curl --http2` and from Java's own client. Streams may write by `write_now`, which passes no
+    middleware: none looks at a body.
     """
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["write_now"] = self.write_now  # type: ignore[typeddict-unknown-key]
+
+    def write_now(self, body: bytes) -> bool:
+        """Write a chunk of the reply whose head is sent; False if the client does not read so fast."""
+        if not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return not self.flow.write_paused
 
     def data_received(self, data: bytes) -> None:
         super().data_received(OFFER.sub(b"ignored", data, count=1))

@@ -30,7 +30,7 @@ import startup
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, check_tools, start_generation
-from middleware import CanonicalPaths, CrossOrigin, DirectSend, Http1Connection
+from middleware import CanonicalPaths, CrossOrigin, Http1Connection
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
@@ -74,7 +74,7 @@ class Routes:
         prompt = await self._chat_prompt(body)
         generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
         if body.callable_functions:
-            generation.deltas = read_calls(generation.deltas, body.callable_functions)
+            generation.source = read_calls(generation.source, body.callable_functions)
         if body.stream:
             return EventStream(chat_chunks(generation, body, self.encoder), ignored_header(body.ignored_fields))
         return await whole(body, request, chat_completion(generation, body, self.encoder))
@@ -198,7 +198,6 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
         allow_credentials=settings.allow_credentials,
         expose_headers=["X-Ignored-Parameters"],
     )
-    app.add_middleware(DirectSend)
     return app
 
 

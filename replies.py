@@ -4,8 +4,7 @@ Knows nothing about HTTP. A chunk leaves here as the bytes of its JSON: what rep
 encoded once, from the same models that describe the wire format, and only the text is escaped for each delta.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +14,14 @@ from pydantic_core import to_json
 
 import protocol
 from encoder import Encoder
-from generation import Delta, Generation
+from generation import Delta, Drain, Generation
 from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
 from protocol import ChatCompletion, ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
 
 MARK = "\x00text\x00"
-Frames = AsyncGenerator[list[bytes], None]
+Write = Callable[[Sequence[bytes]], Drain | None]
+"""Takes frames that come together, as a sink takes deltas."""
+Frames = Callable[[Write], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -106,14 +107,27 @@ class Chunks:
     """How one endpoint spells a stream."""
 
     first: Callable[[], Awaitable[Sequence[BaseModel]]]
-    """Sent before all else, once the engine has begun: a failure before that can still have its status."""
+    """Sent with the first delta, before all else: a failure of the engine before that can still have its status."""
     chunk: Callable[[Delta, Sequence[Token]], BaseModel]
     joins_last: bool = False
     """The last chunk of a choice carries its last text too."""
     around: dict[int, list[bytes]] = field(default_factory=dict)
     """What stands before and after the text in all frames of a choice."""
 
-    def text_frame(self, index: int, text: str) -> bytes:
+    def frames(self, delta: Delta, log: Sequence[Token]) -> list[bytes]:
+        """One frame for the text of a delta, one for the finish of its choice."""
+        frames = []
+        if (delta.text or delta.call) and not (self.joins_last and delta.finish_reason):
+            if log or delta.call:
+                frames.append(to_json(self.chunk(replace(delta, finish_reason=None), log)))
+                log = ()
+            else:
+                frames.append(self._text_frame(delta.index, delta.text))
+        if delta.finish_reason:
+            frames.append(to_json(self.chunk(delta, log)))
+        return frames
+
+    def _text_frame(self, index: int, text: str) -> bytes:
         """The hot path: `chunk` of a delta with nothing but text, encoded once for each choice."""
         if index not in self.around:
             self.around[index] = to_json(self.chunk(Delta(index, MARK, ()), ())).split(to_json(MARK))
@@ -124,48 +138,50 @@ class Chunks:
 async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: Sequence[Choice]) -> Usage:
     """All deltas into their choices."""
     tokens = 0
-    async with aclosing(generation.deltas) as deltas:
-        async for delta in deltas:
+
+    def take(deltas: Sequence[Delta]) -> None:
+        nonlocal tokens
+        for delta in deltas:
             choice = choices[delta.index]
             choice.text += delta.text
             choice.call = delta.call or choice.call
             choice.log += spellings[delta.index].take(delta) if spellings else ()
             choice.finish_reason = delta.finish_reason or choice.finish_reason
             tokens += len(delta.token_ids)
+
+    await generation.source(take)
     return generation.usage(tokens)
 
 
-async def _frames(generation: Generation, request: Request, spellings: Sequence[Spelling], chunks: Chunks) -> Frames:
-    """One frame for each delta with text, one for each finish, and the usage if asked for; together what is at once."""
-    has_begun, tokens, running = False, 0, generation.choices
+def _frames(generation: Generation, request: Request, spellings: Sequence[Spelling], chunks: Chunks) -> Frames:
+    """All chunks of a stream, and the usage if asked for; together what comes at once."""
+    tokens, running = 0, generation.choices
     options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
-    async with aclosing(generation.deltas) as deltas:
-        async for delta in deltas:
-            tokens += len(delta.token_ids)
-            frames = [] if has_begun else [to_json(chunk) for chunk in await chunks.first()]
-            has_begun = True
-            log = spellings[delta.index].take(delta) if spellings else ()
-            if (delta.text or delta.call) and not (chunks.joins_last and delta.finish_reason):
-                if log or delta.call:
-                    frames.append(to_json(chunks.chunk(replace(delta, finish_reason=None), log)))
-                    log = ()
-                else:
-                    frames.append(chunks.text_frame(delta.index, delta.text))
-            if delta.finish_reason:
-                frames.append(to_json(chunks.chunk(delta, log)))
-                running -= 1
-            if counts:
-                frames = [_with_usage(frame, generation.usage(tokens)) for frame in frames]
+
+    def counted(frames: list[bytes]) -> list[bytes]:
+        usage = to_json(generation.usage(tokens))
+        return [b'%b,"usage":%b}' % (frame[:-1], usage) for frame in frames]
+
+    async def frames(write: Write) -> None:
+        first = [to_json(chunk) for chunk in await chunks.first()]
+
+        def take(deltas: Sequence[Delta]) -> Drain | None:
+            nonlocal first, tokens, running
+            frames, first = counted(first) if counts else first, []
+            for delta in deltas:
+                tokens += len(delta.token_ids)
+                running -= delta.finish_reason is not None
+                made = chunks.frames(delta, spellings[delta.index].take(delta) if spellings else ())
+                frames += counted(made) if counts else made
             if not running and options is not None and options.include_usage:
                 usage = {"choices": [], "usage": generation.usage(tokens)}
                 frames.append(to_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage)))
-            if frames:
-                yield frames
+            return write(frames) if frames else None
 
+        await generation.source(take)
 
-def _with_usage(frame: bytes, usage: Usage) -> bytes:
-    return b'%b,"usage":%b}' % (frame[:-1], to_json(usage))
+    return frames
 
 
 def _to_message(choice: Choice) -> protocol.AssistantMessage:

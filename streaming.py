@@ -5,17 +5,18 @@ the work: a framework's response object alone would find out at the next write, 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from errors import to_api_error
-from generation import end
+from generation import Drain, end
 
 Result = TypeVar("Result")
+Payloads = Callable[[Callable[[Sequence[bytes]], Drain | None]], Awaitable[None]]
+"""Writes them all, by a function that returns what to await if the client is slow."""
 
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -40,36 +41,53 @@ async def _disconnect(receive: Receive) -> None:
 class EventStream(Response):
     """A `text/event-stream` of JSON payloads, ended by `[DONE]`; a failure on the way is an event too.
 
-    Payloads that come together are sent together: a write costs more than all that goes before it.
+    Payloads that come together are sent together, and at once where the server can write so: it says so by a
+    `write_now` in the scope. A write costs more than all that goes before it.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, payloads: AsyncGenerator[list[bytes], None], headers: Mapping[str, str]) -> None:
+    def __init__(self, payloads: Payloads, headers: Mapping[str, str]) -> None:
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
         self._payloads = payloads
+        self._has_begun = False
+        self._waiting = b""
+        self._in_turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._send = send
+        self._write_now: Callable[[bytes], bool] | None = scope.get("write_now")
         await while_connected(receive, self._send_all(scope, receive, send))
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._payloads) as payloads:
-            try:
-                events = _to_events(await anext(payloads))
-            except Exception as failure:  # noqa: BLE001 - nothing is sent yet: the client gets a real status
-                await to_api_error(failure).to_response()(scope, receive, send)
+        try:
+            await self._payloads(self._write)
+        except Exception as failure:  # noqa: BLE001 - answered by its status, or if that is sent as an event
+            error = to_api_error(failure)
+            if not self._has_begun:
+                await error.to_response()(scope, receive, send)
                 return
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            send = scope.get("direct_send", send)
-            await send({"type": "http.response.body", "body": events, "more_body": True})
-            try:
-                async for at_once in payloads:
-                    await send({"type": "http.response.body", "body": _to_events(at_once), "more_body": True})
-            except Exception as failure:  # noqa: BLE001 - the status is sent: the client learns of it as an event
-                events = _to_events([to_api_error(failure).to_json()])
-                await send({"type": "http.response.body", "body": events, "more_body": True})
-            await send({"type": "http.response.body", "body": DONE})
+            self._waiting += _to_events([error.to_json()])
+        await self._flush(DONE)
+
+    def _write(self, payloads: Sequence[bytes]) -> Drain | None:
+        """Send payloads; returns what to await before the next ones, if they wait for the client."""
+        events = _to_events(payloads)
+        if self._write_now is None or self._waiting or not self._has_begun:
+            self._waiting += events
+            return self._flush
+        return None if self._write_now(events) else self._flush
+
+    async def _flush(self, end: bytes = b"") -> None:
+        """Send what waits, when the client has read enough; with `end` it is the end."""
+        async with self._in_turn:
+            if not self._has_begun:
+                self._has_begun = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            events = self._waiting
+            await self._send({"type": "http.response.body", "body": events + end, "more_body": not end})
+            self._waiting = self._waiting[len(events) :]
 
 
 def _to_events(payloads: Sequence[bytes]) -> bytes:

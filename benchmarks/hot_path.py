@@ -14,9 +14,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -29,8 +29,9 @@ sys.path.insert(0, str(ROOT))
 
 from pydantic_core import to_json
 
+from dispatch import Dispatcher
 from encoder import SentencePieceEncoder
-from generation import Delta, Deltas, Generation, Prompt, start_generation
+from generation import Delta, Generation, Prompt, Sink, Source, start_generation
 from layouts import ALPACA_2
 from openai_api_server_vllm import build_app, uvicorn_config
 from prompt_template import PromptTemplate
@@ -53,20 +54,52 @@ RECORDED = {STREAM.name: 3.0, PLAIN.name: 80.0}
 Work = Callable[[], Awaitable[object]]
 
 
+@dataclass
+class Output:
+    """What a step has made for one request."""
+
+    deltas: list[Delta]
+    finished: bool
+
+
+class Collector:
+    """One request's outputs, as vLLM collects them."""
+
+    def __init__(self) -> None:
+        self.ready = asyncio.Event()
+        self._output: Output | None = None
+
+    def put(self, output: Output) -> None:
+        if self._output is None:
+            self._output = output
+            self.ready.set()
+        else:
+            self._output.deltas += output.deltas
+            self._output.finished = output.finished
+
+    def get_nowait(self) -> Output | None:
+        output, self._output = self._output, None
+        self.ready.clear()
+        return output
+
+
 class ReadyEngine:
     """Speaks `max_tokens` deltas, one for each running stream in each step, as vLLM does; a step takes `PACE` each."""
 
     max_model_len = 4096
 
     def __init__(self) -> None:
-        self._running = 0
-        self._step = asyncio.Event()
+        self._dispatcher = Dispatcher()
+        self._running: dict[Collector, Iterator[Output]] = {}
 
     async def _steps(self) -> None:
         while self._running:
-            await asyncio.sleep(self._running * PACE)
-            ended, self._step = self._step, asyncio.Event()
-            ended.set()
+            await asyncio.sleep(len(self._running) * PACE)
+            for collector, outputs in [*self._running.items()]:
+                output = next(outputs)
+                collector.put(output)
+                if output.finished:
+                    del self._running[collector]
 
     async def start(self) -> None: ...
 
@@ -76,20 +109,24 @@ class ReadyEngine:
 
     def admit(self, choices: int) -> None: ...
 
-    async def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Deltas:
-        if not request.stream:
-            yield Delta(0, "".join(WORDS), range(max_tokens), "length")
-            return
-        self._running += 1
-        try:
-            if self._running == 1:
-                self._stepping = asyncio.create_task(self._steps())
-            for at in range(max_tokens - 1):
-                await self._step.wait()
-                yield Delta(0, WORDS[at % len(WORDS)], (at,))
-            yield Delta(0, "", (2,), "length")
-        finally:
-            self._running -= 1
+    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
+        async def source(sink: Sink) -> None:
+            collector = Collector()
+            if request.stream:
+                self._running[collector] = script(max_tokens)
+                if len(self._running) == 1:
+                    self._stepping = asyncio.create_task(self._steps())
+            else:
+                collector.put(Output([Delta(0, "".join(WORDS), range(max_tokens), "length")], finished=True))
+            await self._dispatcher.read(collector, lambda output: sink(output.deltas))
+
+        return source
+
+
+def script(tokens: int) -> Iterator[Output]:
+    for at in range(tokens - 1):
+        yield Output([Delta(0, WORDS[at % len(WORDS)], (at,))], finished=False)
+    yield Output([Delta(0, "", (2,), "length")], finished=True)
 
 
 class Hops:
@@ -112,29 +149,24 @@ class Hops:
         self.read()
 
     async def to_generation(self) -> None:
-        await self.accept()[0].deltas.aclose()
-
-    async def to_script(self) -> None:
-        generation, body = self.accept()
-        await empty(self.engine.generate(generation.prompts[0], body, body.token_limit, ""))
-        await generation.deltas.aclose()
+        self.accept()
 
     async def to_deltas(self) -> None:
-        await empty(self.accept()[0].deltas)
+        await self.accept()[0].source(ignore)
 
     async def to_chunks(self) -> None:
-        await empty(chat_chunks(*self.accept(), self.template.encoder))
+        await chat_chunks(*self.accept(), self.template.encoder)(ignore)
 
     async def to_events(self) -> None:
-        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {})({}, hold, discard)
+        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {})(
+            {"write_now": discard_now}, hold, discard
+        )
 
     async def to_reply(self) -> None:
         to_json(await chat_completion(*self.accept(), self.template.encoder))
 
 
-async def empty(items: AsyncIterator[object]) -> None:
-    async for _ in items:
-        pass
+def ignore(_: object) -> None: ...
 
 
 async def hold() -> dict[str, Any]:
@@ -143,6 +175,10 @@ async def hold() -> dict[str, Any]:
 
 
 async def discard(_: object) -> None: ...
+
+
+def discard_now(_: bytes) -> bool:
+    return True
 
 
 def here(work: Work, load: Load) -> float:
@@ -229,7 +265,7 @@ def main() -> int:
             STREAM.name: measure(
                 STREAM,
                 [
-                    *(("the engine's script", stream.to_script), ("deltas", stream.to_deltas)),
+                    ("deltas of the engine's script", stream.to_deltas),
                     *(("chunks", stream.to_chunks), ("events", stream.to_events)),
                 ],
                 *(url, pid),

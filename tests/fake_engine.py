@@ -1,11 +1,12 @@
 """An engine without a model: it yields the deltas that a test wrote down, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from errors import APIError
-from generation import Delta, Prompt, TokenLogprob
+from generation import Delta, Deltas, Prompt, Source, TokenLogprob, pour
 from protocol import GenerationFields
 
 Script = Sequence[Delta | Exception]
@@ -45,9 +46,10 @@ class FakeEngine:
             for at, token_id in enumerate(prompt.ids)
         ]
 
-    async def generate(
-        self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str
-    ) -> AsyncGenerator[Delta, None]:
+    def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Source:
+        return partial(pour, self._speak(prompt, request, max_tokens))
+
+    async def _speak(self, prompt: Prompt, request: GenerationFields, max_tokens: int) -> Deltas:
         self.asked.append((prompt, request, max_tokens))
         self.running += 1
         try:

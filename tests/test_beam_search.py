@@ -205,12 +205,12 @@ class Runs:
         self.model, self.length, self.pause = model, length, pause
         self.begun = self.open = 0
 
-    async def start(self, tokens):
+    async def start(self, tokens, take):
         self.begun += 1
         self.open += 1
         try:
             async for step in self.model.run(tokens, self.length, self.pause):
-                yield step
+                take(step)
         finally:
             self.open -= 1
 
@@ -247,8 +247,8 @@ def test_beams_that_go_on_with_their_likeliest_token_need_no_new_run():
 
 
 def test_the_failure_of_a_run_is_the_searchs():
-    async def start(tokens):
-        yield TokenLogprob(1, -0.1, [(1, -0.1), (2, -3.0), (3, -4.0), (4, -5.0)])
+    async def start(tokens, take):
+        take(TokenLogprob(1, -0.1, [(1, -0.1), (2, -3.0), (3, -4.0), (4, -5.0)]))
         raise ConnectionError("the engine died")
 
     async def search():

@@ -1,6 +1,7 @@
 """Open connections on real sockets, with a fake engine: who leaves is noticed, who waits is served."""
 
 import asyncio
+import http.client
 import json
 import socket
 import threading
@@ -31,7 +32,7 @@ ASKS = {
 class SlowEngine(FakeEngine):
     """Speaks slowly, and in a plain reply waits all that time before its one delta."""
 
-    async def generate(self, prompt, request, max_tokens, request_id):
+    async def _speak(self, prompt, request, max_tokens):
         self.running += 1
         try:
             for delta in ENDLESS:
@@ -87,6 +88,54 @@ def test_a_client_that_leaves_in_mid_body_is_no_failure(slow, caplog):
     time.sleep(0.1)
     assert engine.running == 0
     assert not caplog.records
+
+
+def test_a_reader_that_pauses_stops_the_engine_and_loses_nothing(slow):
+    engine, url = slow
+    said = []
+
+    async def speak_much(prompt, request, max_tokens):
+        for number in range(2000):
+            said.append(f"{number} " * 2000)
+            yield Delta(0, said[-1], (5,))
+        yield Delta(0, "", (2,), "stop")
+
+    engine._speak = speak_much
+    with httpx.stream("POST", f"{url}/v1/completions", json=ASKS["stream"], timeout=60) as reply:
+        time.sleep(0.5)
+        half = len(said)
+        time.sleep(0.5)
+        assert len(said) == half < 2000, "the engine goes on without a reader"
+        assert httpx.get(f"{url}/health").status_code == 200
+        events = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
+    assert events.pop() == "[DONE]"
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events) == "".join(said)
+    assert len(said) == 2000
+
+
+@pytest.mark.engine
+def test_what_waits_for_a_slow_reader_is_merged_and_whole(server):
+    """The engine goes on, and what it makes is merged; log-probabilities of the likeliest tokens fill all buffers."""
+    ask = {"prompt": "讲一个很长的故事", "max_tokens": 1500, "min_tokens": 1500, "temperature": 0, "logprobs": 20}
+    whole = httpx.post(f"{server.url}/v1/completions", json=ask, timeout=60).json()["choices"][0]
+    ask |= {"n": 12, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", httpx.URL(server.url).port, timeout=60)
+    connection.sock = socket.socket()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.sock.connect(("127.0.0.1", connection.port))
+    connection.request("POST", "/v1/completions", json.dumps(ask))
+    reply = connection.getresponse()
+    time.sleep(5)
+    *events, done, _ = reply.read().decode().split("\n\n")
+    assert done == "data: [DONE]"
+    heard = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events]
+    for number in range(ask["n"]):
+        choices = [choice for choice in heard if choice["index"] == number]
+        assert "".join(choice["text"] for choice in choices) == whole["text"]
+        logs = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+        assert max(len(log["tokens"]) for log in logs) > 100, "nothing was merged"
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            assert [item for log in logs for item in log[name]] == whole["logprobs"][name]
 
 
 def test_a_stream_arrives_as_it_is_spoken(slow):

@@ -57,8 +57,8 @@ class Both:
         prompt = self.template.render_instruction(text)
 
         async def search() -> list[list[int]]:
-            deltas = self.engine.generate(prompt, request, rules.max_tokens, f"{text} {rules}")
-            return [list(delta.token_ids) async for delta in deltas]
+            source = self.engine.generate(prompt, request, rules.max_tokens, f"{text} {rules}")
+            return [list(delta.token_ids) for delta in await collect(source)]
 
         return self.runner.run(search())
 
@@ -105,8 +105,10 @@ def rules_of(width: int, length_penalty: float, early_stopping: bool | str, **ot
                  early_stopping=early_stopping, stop_token_ids=frozenset({EOS}), **others)  # fmt: skip
 
 
-async def collect(deltas) -> list[Delta]:
-    return [delta async for delta in deltas]
+async def collect(source) -> list[Delta]:
+    deltas: list[Delta] = []
+    await source(deltas.extend)
+    return deltas
 
 
 def test_results_are_those_of_transformers(pair):

@@ -1,0 +1,152 @@
+"""Outputs from collectors to their readers: all in one turn of the loop, at each reader's own pace."""
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from dispatch import Dispatcher
+
+
+@dataclass
+class Output:
+    text: str
+    finished: bool = False
+
+
+class Collector:
+    """As vLLM's: one output waits, others are merged into it; a failure takes its place."""
+
+    def __init__(self, waiting: Output | Exception | None = None) -> None:
+        self.ready = asyncio.Event()
+        self.waiting = waiting
+
+    def put(self, output: Output | Exception) -> None:
+        if self.waiting is None or isinstance(output, Exception):
+            self.waiting = output
+            self.ready.set()
+        else:
+            self.waiting = Output(self.waiting.text + output.text, output.finished)
+
+    def get_nowait(self) -> Output | None:
+        output, self.waiting = self.waiting, None
+        self.ready.clear()
+        if isinstance(output, Exception):
+            raise output
+        return output
+
+
+async def turn() -> None:
+    await asyncio.sleep(0)
+
+
+def test_all_get_what_a_step_has_made_in_one_callback(monkeypatch):
+    async def step():
+        dispatcher = Dispatcher()
+        collectors, taken = [Collector() for _ in range(3)], []
+        reads = [asyncio.create_task(dispatcher.read(collector, taken.append)) for collector in collectors]
+        await turn()
+        callbacks = []
+        loop = asyncio.get_running_loop()
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_soon", lambda callback, *_, **__: callbacks.append(callback))
+            for number, collector in enumerate(collectors):
+                collector.put(Output(f"{number}"))
+        (look,) = callbacks
+        look()
+        assert [output.text for output in taken] == ["0", "1", "2"]
+        for collector in collectors:
+            collector.put(Output("end", finished=True))
+        await asyncio.gather(*reads)
+        assert [output.text for output in taken[3:]] == ["end"] * 3
+
+    asyncio.run(step())
+
+
+def test_what_came_before_the_reader_is_read():
+    async def read():
+        taken = []
+        await Dispatcher().read(Collector(Output("a", finished=True)), taken.append)
+        assert taken == [Output("a", finished=True)]
+
+    asyncio.run(read())
+
+
+def test_a_slow_reader_waits_alone_and_gets_the_rest_merged():
+    async def read():
+        dispatcher, slow, quick = Dispatcher(), Collector(), Collector()
+        room = asyncio.Event()
+        taken, others = [], []
+
+        def take_slowly(output):
+            taken.append(output.text)
+            return room.wait
+
+        reads = [
+            asyncio.create_task(dispatcher.read(slow, take_slowly)),
+            asyncio.create_task(dispatcher.read(quick, lambda output: others.append(output.text))),
+        ]
+        for text in "abc":
+            await turn()
+            slow.put(Output(text))
+            quick.put(Output(text))
+            await turn()
+        assert (taken, others) == (["a"], ["a", "b", "c"])
+        room.set()
+        for _ in range(4):
+            await turn()
+        assert taken == ["a", "bc"]
+        room.clear()
+        slow.put(Output("d", finished=True))
+        quick.put(Output("d", finished=True))
+        await reads[1]
+        await turn()
+        assert taken == ["a", "bc", "d"]
+        assert not reads[0].done(), "the last output is not drained yet"
+        room.set()
+        await reads[0]
+
+    asyncio.run(read())
+
+
+def test_the_failure_of_one_is_that_one_s():
+    async def fail():
+        dispatcher, collectors = Dispatcher(), [Collector() for _ in range(3)]
+        taken = []
+
+        def break_down(output):
+            raise ArithmeticError(output.text)
+
+        takes = (taken.append, break_down, taken.append)
+        reads = [
+            asyncio.create_task(dispatcher.read(collector, take))
+            for collector, take in zip(collectors, takes, strict=True)
+        ]
+        await turn()
+        collectors[0].put(ConnectionError("died"))
+        collectors[1].put(Output("b"))
+        collectors[2].put(Output("c", finished=True))
+        with pytest.raises(ConnectionError, match="died"):
+            await reads[0]
+        with pytest.raises(ArithmeticError, match="b"):
+            await reads[1]
+        await reads[2]
+        assert taken == [Output("c", finished=True)]
+
+    asyncio.run(fail())
+
+
+def test_who_has_left_is_given_nothing():
+    async def leave():
+        dispatcher, collector, taken = Dispatcher(), Collector(), []
+        read = asyncio.create_task(dispatcher.read(collector, taken.append))
+        await turn()
+        read.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await read
+        collector.put(Output("a"))
+        await turn()
+        await turn()
+        assert not taken
+
+    asyncio.run(leave())

@@ -1,0 +1,125 @@
+"""A stream of events at the level of ASGI: what is written at once, and what waits for a slow client."""
+
+import asyncio
+
+import pytest
+
+from errors import APIError
+from streaming import EventStream
+
+
+class Server:
+    """What an ASGI server gives an app; `write_now` is there if `is_direct`, and says no when `is_slow`."""
+
+    def __init__(self, is_direct: bool) -> None:
+        self.scope = {"type": "http", **({"write_now": self.write_now} if is_direct else {})}
+        self.sent: list[str | int] = []
+        self.is_slow = False
+        self.room = asyncio.Event()
+        self.room.set()
+
+    def write_now(self, body: bytes) -> bool:
+        self.sent.append(body.decode())
+        return not self.is_slow
+
+    async def receive(self):
+        await asyncio.Event().wait()
+
+    async def send(self, message) -> None:
+        await self.room.wait()
+        self.sent.append(message.get("status") or message["body"].decode())
+
+    async def stream(self, payloads) -> list[str | int]:
+        await EventStream(payloads, {})(self.scope, self.receive, self.send)
+        return [piece for piece in self.sent if piece]
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_events_come_in_order(is_direct):
+    async def payloads(write):
+        for batch in ([b"1", b"2"], [b"3"], [b"4"]):
+            if drain := write(batch):
+                await drain()
+
+    async def stream():
+        server = Server(is_direct)
+        first, second, third, *others = await server.stream(payloads)
+        assert (first, second, third) == (200, "data: 1\n\ndata: 2\n\n", "data: 3\n\n")
+        assert "".join(others) == "data: 4\n\ndata: [DONE]\n\n"
+
+    asyncio.run(stream())
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_writers_beside_each_other_keep_the_order_of_their_writes(is_direct):
+    server = None
+
+    async def payloads(write):
+        async def one(number):
+            for at in range(3):
+                written.append(f"{number}{at}")
+                if drain := write([f"{number}{at}".encode()]):
+                    await drain()
+                await asyncio.sleep(0.001 * number)
+
+        written = []
+        server.room.clear()  # the head waits for the client
+        asyncio.get_running_loop().call_later(0.01, server.room.set)
+        await asyncio.gather(*map(one, range(3)))
+        write([("after " + ",".join(written)).encode()])
+
+    async def stream():
+        nonlocal server
+        server = Server(is_direct)
+        head, *events = await server.stream(payloads)
+        *first, order, done = "".join(events).split("\n\n")[:-1]
+        assert (head, done) == (200, "data: [DONE]")
+        assert order == "data: after " + ",".join(event.removeprefix("data: ") for event in first)
+        assert len(first) == 9
+
+    asyncio.run(stream())
+
+
+def test_a_slow_client_is_waited_for():
+    async def stream():
+        server = Server(is_direct=True)
+
+        async def payloads(write):
+            await write([b"1"])()
+            server.is_slow = True
+            drain = write([b"2"])
+            server.room.clear()
+            waiting = asyncio.create_task(drain())
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            server.is_slow = False
+            server.room.set()
+            await waiting
+            assert write([b"3"]) is None
+
+        sent = await server.stream(payloads)
+        assert sent == [200, *(f"data: {number}\n\n" for number in (1, 2, 3)), "data: [DONE]\n\n"]
+
+    asyncio.run(stream())
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_failure_is_a_status_before_the_head_and_an_event_after(is_direct):
+    async def at_once(write):
+        raise APIError(503, "full", code="server_overloaded")
+
+    async def later(write):
+        await write([b"1"])()
+        raise APIError(503, "full", code="server_overloaded")
+
+    async def stream():
+        status, body = await Server(is_direct).stream(at_once)
+        assert (status, "server_overloaded" in body) == (503, True)
+        status, first, *others = await Server(is_direct).stream(later)
+        assert (status, first) == (200, "data: 1\n\n")
+        error, done, _ = "".join(others).split("\n\n")
+        assert error.startswith('data: {"error":')
+        assert "server_overloaded" in error
+        assert done == "data: [DONE]"
+
+    asyncio.run(stream())
