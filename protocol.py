@@ -285,6 +285,8 @@ class GenerationFields(SentBody):
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
         """The same request where `defaults` stand for the fields that it left out; those still count as not sent."""
+        if not defaults:
+            return self
         request = self.model_copy()
         request.__dict__.update((name, value) for name, value in defaults.items() if name not in self.model_fields_set)
         return request

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from errors import to_api_error
-from generation import Drain, end
+from generation import Drain
 
 Result = TypeVar("Result")
 Payloads = Callable[[Callable[[Sequence[bytes]], Drain | None]], Awaitable[None]]
@@ -24,18 +24,25 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
     """The result of `work`, which is cancelled when the client leaves: then None, for nobody waits for an answer."""
-    task = asyncio.ensure_future(work)
-    listener = asyncio.ensure_future(_disconnect(receive))
+    worker = asyncio.current_task()
+    assert worker is not None
+    has_left = False
+
+    async def listen() -> None:
+        nonlocal has_left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        has_left = worker.cancel()
+
+    listener = asyncio.ensure_future(listen())
     try:
-        await asyncio.wait({task, listener}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        return await work
+    except asyncio.CancelledError:
+        if not has_left or worker.uncancel():  # the server itself ends the request
+            raise
+        return None
     finally:
-        await end((task, listener))
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        listener.cancel()
 
 
 class EventStream(Response):
