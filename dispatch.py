@@ -6,7 +6,7 @@ resume. Here one object stands in for the events of all requests, and calls whoe
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from generation import Drain
 
@@ -24,6 +24,7 @@ class Dispatcher(asyncio.Event):
     def __init__(self) -> None:
         super().__init__()
         self._readers: dict[_Reader, None] = {}
+        self._is_due = False
 
     async def read(self, collector: "RequestOutputCollector", take: Take) -> None:
         """Hand each output to `take`, up to the last; raises what was put in place of an output, and what it raises."""
@@ -37,12 +38,12 @@ class Dispatcher(asyncio.Event):
 
     def set(self) -> None:
         """Called by a collector that gets an output while none is waiting in it."""
-        if not self.is_set():
-            super().set()
+        if not self._is_due:
+            self._is_due = True
             asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
-        self.clear()
+        self._is_due = False
         for reader in [*self._readers]:
             reader.look()
 
@@ -64,7 +65,7 @@ class _Reader:
         if self._pause.done():
             return
         try:
-            output = cast("RequestOutput | None", self._collector.get_nowait())
+            output: Any = self._collector.get_nowait()
             if output is not None:
                 drain = self._take(output)
                 self._has_ended = output.finished

@@ -98,4 +98,4 @@ class EventStream(Response):
 
 
 def _to_events(payloads: Sequence[bytes]) -> bytes:
-    return b"".join([b"data: %b\n\n" % payload for payload in payloads])
+    return b"".join(map(b"data: %b\n\n".__mod__, payloads))
