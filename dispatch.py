@@ -39,8 +39,8 @@ class Dispatcher(asyncio.Event):
     def set(self) -> None:
         """Called by a collector that gets an output while none is waiting in it."""
         if not self._is_due:
-            self._is_due = True
             asyncio.get_running_loop().call_soon(self._look)
+            self._is_due = True
 
     def _look(self) -> None:
         self._is_due = False

@@ -68,6 +68,7 @@ class Delta:
 
 Deltas = AsyncGenerator[Delta, None]
 Drain = Callable[[], Awaitable[None]]
+"""Waits until a slow reader has read enough."""
 Sink = Callable[[Sequence[Delta]], Drain | None]
 """Takes deltas, without waiting; returns what to await before it gets more, if its reader is slow."""
 Source = Callable[[Sink], Awaitable[None]]
@@ -156,9 +157,11 @@ def start_generation(engine: Engine, request: Request, prompts: list[Prompt], mo
     engine.admit(len(prompts) * request.width)
     sources = []
     for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-        source: Source = partial(pour, _nothing(request.n))
-        if limit:
-            source = engine.generate(prompt, request, limit, f"{request_id}-{number}")
+        source = (
+            engine.generate(prompt, request, limit, f"{request_id}-{number}")
+            if limit
+            else partial(pour, _nothing(request.n))
+        )
         sources.append(_without_lead(source, prompt.answer_lead, request.n) if prompt.answer_lead else source)
 
     async def scores() -> list[list[TokenLogprob]]:

@@ -1,16 +1,30 @@
-"""Plain ASGI around the app: requests made canonical before they are routed, and what other origins may do."""
+"""Around the app: who may ask, how much may arrive and how fast, requests made canonical, what other origins may do."""
 
+import asyncio
+import hashlib
 import re
+import secrets
+from collections.abc import Sequence
+from functools import partial
+from http import HTTPStatus
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from errors import APIError
+from errors import APIError, bad_request
 
 OFFER = re.compile(rb"(?i)(?<=\r\n)upgrade(?=:[ \t]*h2c[ \t]*\r\n)")
+ARRIVAL_SECONDS = 30
+"""For a request's head, and for its body."""
+MAX_HEAD_BYTES = 64 * 1024
+CLOSE = {"Connection": "close"}
+HEAD_TOO_LARGE = APIError(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
 
 
 class CanonicalPaths:
@@ -25,25 +39,157 @@ class CanonicalPaths:
         await self.app(scope, receive, send)
 
 
-class Http1Connection(HttpToolsProtocol):
-    """uvicorn's, deaf to offers of HTTP/2: its parser takes what follows one for another protocol, not for the body.
+class Keys:
+    """Every path but `/health` wants one of the keys, if there are any, as `Authorization: Bearer`."""
 
-    Such offers come from `curl --http2` and from Java's own client. Streams may write by `write_now`, which passes no
-    middleware: none looks at a body.
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self.app = app
+        self._keys = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._keys and not self._may_pass(scope):
+            message = "This server wants a key that it knows, as 'Authorization: Bearer KEY'."
+            refusal = APIError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            await refusal.to_response()(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _may_pass(self, scope: Scope) -> bool:
+        if scope["method"] == "OPTIONS" or scope["path"] == f"{scope.get('root_path', '')}/health":
+            return True
+        scheme, _, sent = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        digest = _digest(sent.strip())
+        return scheme.lower() == b"bearer" and any(secrets.compare_digest(digest, key) for key in self._keys)
+
+
+class Arrival:
+    """Bodies have to be small enough, and there in time; one that is announced too large is refused unread."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            await self._too_large().to_response()(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + ARRIVAL_SECONDS
+        arrived, is_whole = 0, False
+
+        async def receive_in_time() -> Message:
+            nonlocal arrived, is_whole
+            if is_whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as failure:
+                raise APIError(408, "The request body did not arrive in time.", headers=CLOSE) from failure
+            arrived += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if arrived > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        await self.app(scope, receive_in_time, send)
+
+    def _too_large(self) -> APIError:
+        return APIError(413, f"The request body is larger than {self._max_bytes} bytes.", headers=CLOSE)
+
+
+class Http1Connection(HttpToolsProtocol):
+    """uvicorn's, with limits on a request's head, and one shape of errors.
+
+    It is deaf to offers of HTTP/2, which come from `curl --http2` and from Java's own client: its parser takes what
+    follows one for another protocol, not for the body. Streams may write by `write_now`, which passes no middleware:
+    none looks at a body.
     """
+
+    _is_head = False
+    _head_bytes = 0
+    _patience: asyncio.TimerHandle | None = None
+    _answered: RequestResponseCycle | None = None
+    _fault = bad_request("The request is not valid HTTP.")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait(self.timeout_keep_alive)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait(None)
+        if self._answered is not None:  # uvicorn tells only the last of pipelined requests
+            self._answered.disconnected = not self._answered.response_complete
+            self._answered.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def data_received(self, data: bytes) -> None:
+        was_head = self._is_head
+        super().data_received(OFFER.sub(b"ignored", data, count=1))
+        if was_head and self._is_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["write_now"] = self.write_now  # type: ignore[typeddict-unknown-key]
+        # No bound method, which would keep a closed connection until garbage is looked for.
+        self.scope["write_now"] = partial(write_now, self.transport, self.flow)  # type: ignore[typeddict-unknown-key]
+        self._is_head, self._head_bytes = True, 0
+        self._wait(ARRIVAL_SECONDS)
 
-    def write_now(self, body: bytes) -> bool:
-        """Write a chunk of the reply whose head is sent; False if the client does not read so fast."""
-        if not self.transport.is_closing():
-            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-        return not self.flow.write_paused
+    def on_headers_complete(self) -> None:
+        self._is_head = False
+        self._wait(None)
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._fault = HEAD_TOO_LARGE
+            raise self._fault  # to the parser, which ends in `send_400_response`
+        super().on_headers_complete()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(OFFER.sub(b"ignored", data, count=1))
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's, which is plain text
+        self._refuse(self._fault)
+
+    def _wait(self, seconds: float | None) -> None:
+        """Close the connection after so many seconds, unless something else is waited for until then."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = None if seconds is None else self.loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._is_head:
+            self._refuse(APIError(408, "The head of the request did not arrive in time."))
+        else:
+            self.transport.close()
+
+    def _refuse(self, failure: APIError) -> None:
+        """Answer what never becomes a request, unless that would end in the middle of another reply; close."""
+        if self.cycle is None or self.cycle.response_complete:
+            body = failure.to_json()
+            head = (
+                f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\nContent-Type: application/json\r\n"
+            )
+            head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+def write_now(transport: asyncio.Transport, flow: FlowControl, body: bytes) -> bool:
+    """Write a chunk, which may not be empty, of a reply whose head is sent; False if the client reads more slowly."""
+    if transport.is_closing():
+        raise ClientDisconnect
+    transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+    return not flow.write_paused
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 class CrossOrigin(CORSMiddleware):

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server for Chinese-LLaMA-Alpaca-2 on vLLM: the routes, the app, the command.
 
 The way of a request: pydantic validates the body, `prompt_template` makes prompt ids, `generation` accepts it, the
-engine yields deltas, `replies` gives them OpenAI's shapes, `streaming` sends them.
+engine pushes deltas, `replies` gives them OpenAI's shapes, `streaming` sends them.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ import startup
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Prompt, check_fields, check_model, check_tools, start_generation
-from middleware import CanonicalPaths, CrossOrigin, Http1Connection
+from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
@@ -189,6 +189,8 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
     app.router.route_class = AnsweredRoute
     add_routes(app, Routes(engine, template, settings))
     app.add_exception_handler(HTTPException, answer_failure)
+    app.add_middleware(Arrival, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Keys, keys=settings.api_key)
     app.add_middleware(CanonicalPaths)
     app.add_middleware(
         CrossOrigin,
@@ -269,7 +271,9 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 def main() -> int:
     try:
-        serve(*parse_settings(sys.argv[1:]))
+        settings, others = parse_settings(sys.argv[1:])
+        keys = filter(None, (*settings.api_key, *os.environ.get("VLLM_API_KEY", "").split(",")))
+        serve(replace(settings, api_key=[*keys]), others)
     except StartError as failure:
         startup.show(f"error: {failure}")
         return 1

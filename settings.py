@@ -34,9 +34,9 @@ class StartError(Exception):
     """A start that cannot work, in one sentence for the person who typed the command."""
 
 
-def flag(default: Any, meaning: str, **argument: Any) -> Any:
+def flag(default: Any, meaning: str, *, is_secret: bool = False, **argument: Any) -> Any:
     """A field that is a flag; `argument` goes to argparse as it is."""
-    return field(default_factory=lambda: default, metadata={"help": meaning, **argument})
+    return field(default_factory=lambda: default, repr=not is_secret, metadata={"help": meaning, **argument})
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,15 @@ class Settings:
     system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
     raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
     override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=AN_OBJECT)
+    api_key: Sequence[str] = flag(
+        [], "keys, one of which requests must carry; also VLLM_API_KEY", is_secret=True, action="extend", nargs="+"
+    )
     allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
     max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused", type=int)
+    max_body_bytes: int = flag(8 * 2**20, "larger request bodies are refused", type=int)
     timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed", type=int)
     ssl_keyfile: str | None = flag(None, "as in uvicorn")
     ssl_certfile: str | None = flag(None, "as in uvicorn")
@@ -83,6 +87,11 @@ class Settings:
     def vllm_log_level(self) -> str:
         """vLLM is quiet, but for errors, unless the user wants to see more."""
         return self.log_level.upper() if self.log_level in ("debug", "info") else "ERROR"
+
+    @property
+    def is_open(self) -> bool:
+        """Whoever reaches it can use it, from other machines too."""
+        return not self.api_key and self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
     @property
     def url(self) -> str:

@@ -23,7 +23,7 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """The result of `work`, which is cancelled when the client leaves: then None, for nobody waits for an answer."""
+    """The result of `work`; None if the client leaves, which cancels the calling task: it is there for `work` alone."""
     worker = asyncio.current_task()
     assert worker is not None
     has_left = False
@@ -90,8 +90,8 @@ class EventStream(Response):
         """Send what waits, when the client has read enough; with `end` it is the end."""
         async with self._in_turn:
             if not self._has_begun:
-                self._has_begun = True
                 await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                self._has_begun = True
             events = self._waiting
             await self._send({"type": "http.response.body", "body": events + end, "more_body": not end})
             self._waiting = self._waiting[len(events) :]

@@ -6,22 +6,24 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fake_engine import FakeEngine
 from fastapi.testclient import TestClient
 
 from encoder import SentencePieceEncoder
 from layouts import ALPACA_2
-from openai_api_server_vllm import build_app
+from openai_api_server_vllm import build_app, uvicorn_config
 from prompt_template import PromptTemplate
-from settings import DEMO_MODEL, Settings
+from settings import DEMO_MODEL, Settings, bind_sockets
 
 ROOT = Path(__file__).parent.parent
 ALPACA_2_TOKENIZER = ROOT.parent / "shared" / "chinese-alpaca-2-tokenizer" / "tokenizer.model"
@@ -54,6 +56,31 @@ def serve(engine: FakeEngine, demo_encoder: SentencePieceEncoder) -> Callable[..
 @pytest.fixture
 def client(serve: Callable[..., TestClient]) -> TestClient:
     return serve()
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+@contextmanager
+def listening(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any) -> Iterator[str]:
+    """The URL of an app on a fake engine, on a real socket, in a thread."""
+    chosen = Settings(host="127.0.0.1", port=0, **settings)
+    sockets = bind_sockets(chosen)
+    app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen)
+    server = uvicorn.Server(uvicorn_config(app, chosen))
+    thread = threading.Thread(target=server.run, args=(sockets,))
+    thread.start()
+    assert wait_for(lambda: server.started, 10)
+    try:
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 class Server:

@@ -1,24 +1,23 @@
 """Open connections on real sockets, with a fake engine: who leaves is noticed, who waits is served."""
 
 import asyncio
+import gc
 import http.client
 import json
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 
 import httpx
 import pytest
-import uvicorn
+from conftest import listening, wait_for
 from fake_engine import FakeEngine
 
 from generation import Delta
-from layouts import ALPACA_2
-from openai_api_server_vllm import build_app, uvicorn_config
-from prompt_template import PromptTemplate
-from settings import Settings, bind_sockets
+from middleware import Http1Connection
 
 ENDLESS = [Delta(0, "字", (5,)) for _ in range(10_000)]
 ASKS = {
@@ -46,24 +45,8 @@ class SlowEngine(FakeEngine):
 @pytest.fixture
 def slow(demo_encoder) -> Iterator[tuple[SlowEngine, str]]:
     engine = SlowEngine()
-    settings = Settings(host="127.0.0.1", port=0)
-    sockets = bind_sockets(settings)
-    app = build_app(engine, PromptTemplate(ALPACA_2, demo_encoder), settings)
-    server = uvicorn.Server(uvicorn_config(app, settings))
-    thread = threading.Thread(target=server.run, args=(sockets,))
-    thread.start()
-    assert wait_for(lambda: server.started, 10)
-    yield engine, f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def wait_for(condition, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return bool(condition())
+    with listening(engine, demo_encoder) as url:
+        yield engine, url
 
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
@@ -136,6 +119,41 @@ def test_what_waits_for_a_slow_reader_is_merged_and_whole(server):
         assert max(len(log["tokens"]) for log in logs) > 100, "nothing was merged"
         for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
             assert [item for log in logs for item in log[name]] == whole["logprobs"][name]
+
+
+def test_a_closed_connection_leaves_nothing_to_collect(demo_encoder, monkeypatch):
+    made = []
+    connection_made = Http1Connection.connection_made
+
+    def remember(self, transport):
+        made.append(weakref.ref(self))
+        connection_made(self, transport)
+
+    monkeypatch.setattr(Http1Connection, "connection_made", remember)
+    gc.disable()
+    try:
+        with listening(FakeEngine(), demo_encoder) as url:
+            for ask in (ASKS["stream"], ASKS["plain"], ASKS["stream"]):
+                assert httpx.post(f"{url}/v1/completions", json=ask).status_code == 200
+                assert httpx.get(f"{url}/health").status_code == 200
+            assert wait_for(lambda: not any(connection() for connection in made), 2)
+        assert len(made) == 6
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("ask", ["stream", "plain"])
+def test_a_client_that_leaves_with_a_second_request_waiting_frees_the_engine(slow, ask):
+    engine, url = slow
+    body = json.dumps(ASKS[ask]).encode()
+    asks = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body) * 2
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as connection:
+        connection.sendall(asks)
+        assert wait_for(lambda: engine.running == 1, 5)
+        time.sleep(0.1)
+    assert wait_for(lambda: engine.running == 0, 1)
+    time.sleep(0.1)
+    assert engine.running == 0
 
 
 def test_a_stream_arrives_as_it_is_spoken(slow):

@@ -25,7 +25,7 @@ class Collector:
         if self.waiting is None or isinstance(output, Exception):
             self.waiting = output
             self.ready.set()
-        else:
+        elif isinstance(self.waiting, Output):
             self.waiting = Output(self.waiting.text + output.text, output.finished)
 
     def get_nowait(self) -> Output | None:
@@ -132,6 +132,23 @@ def test_the_failure_of_one_is_that_one_s():
             await reads[1]
         await reads[2]
         assert taken == [Output("c", finished=True)]
+        assert not dispatcher._readers
+
+    asyncio.run(fail())
+
+
+def test_a_failure_while_a_reader_drains_is_raised_after_it():
+    async def fail():
+        dispatcher, collector, room = Dispatcher(), Collector(Output("a")), asyncio.Event()
+        read = asyncio.create_task(dispatcher.read(collector, lambda _: room.wait))
+        await turn()
+        collector.put(ConnectionError("died"))
+        collector.put(Output("lost"))
+        await turn()
+        assert not read.done()
+        room.set()
+        with pytest.raises(ConnectionError, match="died"):
+            await read
 
     asyncio.run(fail())
 
@@ -148,5 +165,6 @@ def test_who_has_left_is_given_nothing():
         await turn()
         await turn()
         assert not taken
+        assert not dispatcher._readers
 
     asyncio.run(leave())

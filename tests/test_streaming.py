@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from errors import APIError
-from streaming import EventStream
+from generation import Delta, merge
+from streaming import EventStream, while_connected
 
 
 class Server:
@@ -27,6 +28,7 @@ class Server:
 
     async def send(self, message) -> None:
         await self.room.wait()
+        await asyncio.sleep(0)
         self.sent.append(message.get("status") or message["body"].decode())
 
     async def stream(self, payloads) -> list[str | int]:
@@ -88,6 +90,7 @@ def test_a_slow_client_is_waited_for():
             await write([b"1"])()
             server.is_slow = True
             drain = write([b"2"])
+            assert drain is not None
             server.room.clear()
             waiting = asyncio.create_task(drain())
             await asyncio.sleep(0.01)
@@ -123,3 +126,72 @@ def test_a_failure_is_a_status_before_the_head_and_an_event_after(is_direct):
         assert done == "data: [DONE]"
 
     asyncio.run(stream())
+
+
+def test_a_failure_beside_a_head_that_waits_has_its_status():
+    """Of two prompts, the first waits to send the head and is cancelled by the failure of the second."""
+
+    async def payloads(write):
+        async def first(sink):
+            await sink([Delta(0, "a", (5,))])()
+
+        async def second(_):
+            await asyncio.sleep(0.01)
+            raise APIError(503, "full", code="server_overloaded")
+
+        await merge([first, second], 1)(lambda deltas: write([delta.text.encode() for delta in deltas]))
+
+    async def stream():
+        server = Server(is_direct=True)
+        server.room.clear()
+        asyncio.get_running_loop().call_later(0.05, server.room.set)
+        status, body = await server.stream(payloads)
+        assert (status, "server_overloaded" in body) == (503, True)
+
+    asyncio.run(stream())
+
+
+class Client:
+    """Leaves when told."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        self.waits = 0
+
+    async def receive(self):
+        self.waits += 1
+        try:
+            await self.left.wait()
+        finally:
+            self.waits -= 1
+        return {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(("leaves", "is_cancelled"), [(True, False), (False, True), (True, True), (False, False)])
+def test_work_ends_with_its_client_or_with_the_server(leaves, is_cancelled):
+    async def work(ended):
+        try:
+            return await asyncio.sleep(0.05, "done")
+        except asyncio.CancelledError:
+            ended.append("work")
+            raise
+
+    async def connected():
+        client, ended = Client(), []
+        task = asyncio.create_task(while_connected(client.receive, work(ended)))
+        await asyncio.sleep(0.01)
+        if leaves:
+            client.left.set()
+            await asyncio.sleep(0)
+        if is_cancelled:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            assert await task == (None if leaves else "done")
+            assert task.cancelling() == 0
+        assert ended == ["work"] * (leaves or is_cancelled)
+        await asyncio.sleep(0)
+        assert client.waits == 0, "the listener is still there"
+
+    asyncio.run(connected())
