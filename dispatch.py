@@ -42,6 +42,11 @@ class Dispatcher(asyncio.Event):
             asyncio.get_running_loop().call_soon(self._look)
             self._is_due = True
 
+    def fail(self, failure: Exception) -> None:
+        """Let every reader raise it."""
+        for reader in self._readers:
+            reader.fail(failure)
+
     def _look(self) -> None:
         self._is_due = False
         for reader in [*self._readers]:
@@ -72,4 +77,8 @@ class _Reader:
                 if drain or self._has_ended:
                     self._pause.set_result(drain)
         except Exception as failure:  # noqa: BLE001 - raised by `read`
+            self.fail(failure)
+
+    def fail(self, failure: Exception) -> None:
+        if not self._pause.done():
             self._pause.set_exception(failure)

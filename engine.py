@@ -102,6 +102,7 @@ class VLLMEngine:
         self._max_queued_tokens = args.max_num_queued_tokens
         self._unfinished = 0
         self._dispatcher = Dispatcher()
+        self._is_draining = False
         self._llm: AsyncLLMEngine | None = None
 
     async def start(self) -> None:
@@ -134,14 +135,26 @@ class VLLMEngine:
         envs.enable_envs_cache()  # else vLLM asks the environment several times for each request
         self._llm = llm
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         if self._llm is not None:
             self._llm.shutdown()
 
+    @property
+    def is_dead(self) -> bool:
+        return self._llm is not None and self._llm.errored
+
+    def drain(self) -> None:
+        self._is_draining = True
+
+    def abort(self) -> None:
+        self._dispatcher.fail(_shutting_down())
+
     def check_ready(self) -> None:
+        if self._is_draining:
+            raise _shutting_down()
         if self._llm is None:
             raise unavailable("The model is still loading.", "server_loading")
-        if self._llm.errored:
+        if self.is_dead:
             raise unavailable("The engine has died.", "engine_dead")
 
     def admit(self, choices: int) -> None:
@@ -300,6 +313,10 @@ def _check(completion: CompletionOutput, follower: Follower) -> None:
         raise follower.broken()
     has_ended = completion.finish_reason == "stop" and completion.stop_reason is None
     follower.take(completion.token_ids, has_ended)
+
+
+def _shutting_down() -> APIError:
+    return unavailable("The server is shutting down.", "shutting_down")
 
 
 def _full() -> APIError:

@@ -95,6 +95,7 @@ class AnsweredRoute(APIRoute):
         handle = super().get_route_handler() if self.body_field is None else self._handle_body
 
         async def answer(request: Request) -> Response:
+            request.state.path = self.path  # for the log
             try:
                 return await handle(request)
             except Exception as failure:  # noqa: BLE001 - answered, and logged if unexpected

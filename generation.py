@@ -83,10 +83,19 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load; raises StartError."""
 
-    async def stop(self) -> None: ...
+    def stop(self) -> None: ...
+
+    @property
+    def is_dead(self) -> bool: ...
 
     def check_ready(self) -> None:
-        """Raise APIError (503) while the engine loads and after it died."""
+        """Raise APIError (503) while the engine loads, after `drain`, and after it died."""
+
+    def drain(self) -> None:
+        """Take no more requests."""
+
+    def abort(self) -> None:
+        """End what still runs after `drain` with an APIError (503)."""
 
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
@@ -112,6 +121,11 @@ class Generation:
     source: Source
     scores: Callable[[], Awaitable[list[list[TokenLogprob]]]]
     """Of the prompts' tokens."""
+    tokens: int = 0
+    """Generated so far; this and the next two are kept by whoever reads the deltas."""
+    began: float | None = None
+    """When the first delta came, by `time.monotonic`."""
+    finish_reasons: list[str] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -119,9 +133,15 @@ class Generation:
         """Of all prompts together: choice j of prompt i has the index `i * n + j`."""
         return len(self.prompts) * self.n
 
-    def usage(self, generated: int) -> Usage:
-        sent = sum(len(prompt.ids) for prompt in self.prompts)
-        return Usage(prompt_tokens=sent, completion_tokens=generated, total_tokens=sent + generated)
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def usage(self) -> Usage:
+        """So far."""
+        sent = self.prompt_tokens
+        return Usage(prompt_tokens=sent, completion_tokens=self.tokens, total_tokens=sent + self.tokens)
 
 
 def check_fields(request: Request) -> None:
@@ -192,6 +212,19 @@ async def pour(deltas: Deltas, sink: Sink) -> None:
         async for delta in deltas:
             if drain := sink([delta]):
                 await drain()
+
+
+def within(source: Source, seconds: float) -> Source:
+    """The same deltas, as far as they come in time; raises APIError (504) then."""
+
+    async def limited(sink: Sink) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await source(sink)
+        except TimeoutError as failure:
+            raise APIError(504, f"The request took more than {seconds:g} seconds.", code="request_timeout") from failure
+
+    return limited
 
 
 def changed(source: Source, change: Callable[[Delta], Delta]) -> Source:

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -29,8 +30,10 @@ import protocol
 import startup
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
-from generation import Engine, Prompt, check_fields, check_model, check_tools, start_generation
+from generation import Engine, Generation, Prompt, check_fields, check_model, check_tools, start_generation, within
+from journal import CLIENT_LEFT, Journal
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
+from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from replies import chat_chunks, chat_completion, completion, completion_chunks
@@ -38,7 +41,6 @@ from settings import Settings, StartError, bind_sockets, check_settings, parse_s
 from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
-CLIENT_LEFT = 499
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
@@ -62,7 +64,7 @@ class Routes:
         body = body.with_defaults(self.defaults)
         check_fields(body)
         prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
-        generation = start_generation(self.engine, body, prompts, self.settings.model_names)
+        generation = self._start(body, prompts, request)
         if body.stream:
             return EventStream(completion_chunks(generation, body, self.encoder), ignored_header(body.ignored_fields))
         return await whole(body, request, completion(generation, body, self.encoder))
@@ -72,7 +74,7 @@ class Routes:
         body = body.with_defaults(self.defaults)
         check_fields(body)
         prompt = await self._chat_prompt(body)
-        generation = start_generation(self.engine, body, [prompt], self.settings.model_names)
+        generation = self._start(body, [prompt], request)
         if body.callable_functions:
             generation.source = read_calls(generation.source, body.callable_functions)
         if body.stream:
@@ -122,9 +124,19 @@ class Routes:
         self.engine.check_ready()
         return Response()
 
+    async def metrics(self) -> Response:
+        """Numbers for Prometheus: of this server and, where its statistics are on, of the engine."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
     async def version(self) -> dict[str, str]:
         """This server's version."""
         return {"version": VERSION}
+
+    def _start(self, body: protocol.Request, prompts: list[Prompt], request: Request) -> Generation:
+        generation = start_generation(self.engine, body, prompts, self.settings.model_names)
+        generation.source = within(generation.source, self.settings.request_timeout)
+        request.state.generation = generation  # for the log
+        return generation
 
     async def _chat_prompt(self, body: ChatCompletionRequest | protocol.TokenizeRequest) -> Prompt:
         texts = [(message.role, message.text) for message in body.messages]
@@ -181,7 +193,7 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
             loading.add_done_callback(started)
         yield
         loading.cancel()
-        await engine.stop()
+        engine.stop()
 
     app = FastAPIOffline(
         title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, redirect_slashes=False, redoc_url=None
@@ -198,8 +210,9 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
         allow_methods=settings.allowed_methods,
         allow_headers=settings.allowed_headers,
         allow_credentials=settings.allow_credentials,
-        expose_headers=["X-Ignored-Parameters"],
+        expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
     )
+    app.add_middleware(Journal, log_format=settings.log_format)
     return app
 
 
@@ -213,6 +226,7 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     app.post("/detokenize", response_model=protocol.Detokenized, responses=ERRORS)(routes.detokenize)
     app.get("/health", responses=ERRORS, response_class=Response)(routes.health)
     app.head("/health", include_in_schema=False)(routes.health)
+    app.get("/metrics", response_class=Response, responses=ERRORS)(routes.metrics)
     app.get("/version")(routes.version)
 
 
@@ -254,18 +268,20 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
             gc.freeze()  # what is loaded stays: no search for garbage looks through it again
             startup.show(startup.banner(settings, template.layout.name, engine.max_model_len))
 
-    server = uvicorn.Server(uvicorn_config(build_app(engine, template, settings, started), settings))
-    # uvicorn raises the signal that ended it once more; by then all is done, and a graceful end is a success.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    app = build_app(engine, template, settings, started)
+    server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
     server.run(sockets)
     gc.unfreeze()  # else a library whose objects cannot be freed at the end complains about each
+    if server.engine_died:
+        raise StartError("The engine has died.")
     if failures:
         raise failures[0]
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     same = {name: getattr(settings, name) for name in SAME_IN_UVICORN}
+    # Who is told that the server stops gets so many seconds to hear it.
+    same["timeout_graceful_shutdown"] = 3
     return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=settings.root_path.rstrip("/"), **same)
 
 
@@ -273,6 +289,7 @@ def main() -> int:
     try:
         settings, others = parse_settings(sys.argv[1:])
         keys = filter(None, (*settings.api_key, *os.environ.get("VLLM_API_KEY", "").split(",")))
+        startup.show_journal(settings)
         serve(replace(settings, api_key=[*keys]), others)
     except StartError as failure:
         startup.show(f"error: {failure}")

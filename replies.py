@@ -4,6 +4,7 @@ Knows nothing about HTTP. A chunk leaves here as the bytes of its JSON: what rep
 encoded once, from the same models that describe the wire format, and only the text is escaped for each delta.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -137,45 +138,47 @@ class Chunks:
 
 async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: Sequence[Choice]) -> Usage:
     """All deltas into their choices."""
-    tokens = 0
 
     def take(deltas: Sequence[Delta]) -> None:
-        nonlocal tokens
+        generation.began = generation.began or time.monotonic()
         for delta in deltas:
             choice = choices[delta.index]
             choice.text += delta.text
             choice.call = delta.call or choice.call
             choice.log += spellings[delta.index].take(delta) if spellings else ()
             choice.finish_reason = delta.finish_reason or choice.finish_reason
-            tokens += len(delta.token_ids)
+            generation.tokens += len(delta.token_ids)
 
     await generation.source(take)
-    return generation.usage(tokens)
+    generation.finish_reasons += [choice.finish_reason for choice in choices]
+    return generation.usage
 
 
 def _frames(generation: Generation, request: Request, spellings: Sequence[Spelling], chunks: Chunks) -> Frames:
     """All chunks of a stream, and the usage if asked for; together what comes at once."""
-    tokens, running = 0, generation.choices
     options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
 
     def counted(frames: list[bytes]) -> list[bytes]:
-        usage = to_json(generation.usage(tokens))
+        usage = to_json(generation.usage)
         return [b'%b,"usage":%b}' % (frame[:-1], usage) for frame in frames]
 
     async def frames(write: Write) -> None:
         first = [to_json(chunk) for chunk in await chunks.first()]
 
         def take(deltas: Sequence[Delta]) -> Drain | None:
-            nonlocal first, tokens, running
+            nonlocal first
+            generation.began = generation.began or time.monotonic()
             frames, first = counted(first) if counts else first, []
             for delta in deltas:
-                tokens += len(delta.token_ids)
-                running -= delta.finish_reason is not None
+                generation.tokens += len(delta.token_ids)
+                if delta.finish_reason is not None:
+                    generation.finish_reasons.append(delta.finish_reason)
                 made = chunks.frames(delta, spellings[delta.index].take(delta) if spellings else ())
                 frames += counted(made) if counts else made
-            if not running and options is not None and options.include_usage:
-                usage = {"choices": [], "usage": generation.usage(tokens)}
+            has_ended = len(generation.finish_reasons) == generation.choices
+            if has_ended and options is not None and options.include_usage:
+                usage = {"choices": [], "usage": generation.usage}
                 frames.append(to_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage)))
             return write(frames) if frames else None
 

@@ -64,10 +64,13 @@ class Settings:
     allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
     max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused", type=int)
     max_body_bytes: int = flag(8 * 2**20, "larger request bodies are refused", type=int)
+    request_timeout: float = flag(600, "seconds that one request may take", type=float)
+    drain_timeout: float = flag(30, "seconds that running requests get after SIGTERM", type=float)
     timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed", type=int)
     ssl_keyfile: str | None = flag(None, "as in uvicorn")
     ssl_certfile: str | None = flag(None, "as in uvicorn")
     root_path: str = flag("", "as in uvicorn")
+    log_format: str = flag("text", "of the line that each request has in the log", choices=("text", "json"))
     log_level: str = flag("warning", "debug and info bring vLLM's own log back", choices=LOG_LEVELS)
 
     @property

@@ -35,6 +35,16 @@ def lighten_engine_processes() -> None:
     sys.modules["__main__"].__file__ = __file__
 
 
+def show_journal(settings: Settings) -> None:
+    """Each request's line on the terminal, unless only errors are wanted there."""
+    journal = logging.getLogger("journal")
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(message)s" if settings.log_format == "json" else "%(asctime)s %(message)s"))
+    journal.addHandler(shown)
+    journal.setLevel(logging.ERROR if settings.log_level == "error" else logging.INFO)
+    journal.propagate = False
+
+
 def show(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fake_engine import FakeEngine
 from fastapi.testclient import TestClient
 
 from encoder import SentencePieceEncoder
 from layouts import ALPACA_2
 from openai_api_server_vllm import build_app, uvicorn_config
+from operation import DrainingServer
 from prompt_template import PromptTemplate
 from settings import DEMO_MODEL, Settings, bind_sockets
 
@@ -66,21 +66,27 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
 
 
 @contextmanager
-def listening(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any) -> Iterator[str]:
-    """The URL of an app on a fake engine, on a real socket, in a thread."""
+def serving(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any) -> Iterator[tuple[str, DrainingServer]]:
+    """An app on a fake engine, on a real socket, in a thread: its URL, and the server."""
     chosen = Settings(host="127.0.0.1", port=0, **settings)
     sockets = bind_sockets(chosen)
     app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen)
-    server = uvicorn.Server(uvicorn_config(app, chosen))
+    server = DrainingServer(uvicorn_config(app, chosen), engine, chosen.drain_timeout)
     thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
     assert wait_for(lambda: server.started, 10)
     try:
-        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}", server
     finally:
         server.should_exit = True
         thread.join(10)
     assert not thread.is_alive()
+
+
+@contextmanager
+def listening(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any) -> Iterator[str]:
+    with serving(engine, encoder, **settings) as (url, _):
+        yield url
 
 
 class Server:

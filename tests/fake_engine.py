@@ -23,14 +23,25 @@ class FakeEngine:
     is_ready: bool = True
     asked: list[tuple[Prompt, GenerationFields, int]] = field(default_factory=list)
     running: int = 0
+    is_dead: bool = False
+    is_draining: bool = False
+    is_aborted: bool = False
 
     async def start(self) -> None:
         pass
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         pass
 
+    def drain(self) -> None:
+        self.is_draining = True
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
     def check_ready(self) -> None:
+        if self.is_draining:
+            raise APIError(503, "The server is shutting down.", code="shutting_down", headers={"Retry-After": "1"})
         if not self.is_ready:
             raise APIError(503, "The model is still loading.", code="server_loading", headers={"Retry-After": "1"})
 
@@ -55,6 +66,8 @@ class FakeEngine:
         try:
             for delta in self.script if request.stream else joined(self.script):
                 await asyncio.sleep(self.delay)
+                if self.is_aborted:
+                    raise APIError(503, "The server is shutting down.", code="shutting_down")
                 if isinstance(delta, Exception):
                     raise delta
                 yield replace(delta)

@@ -1,12 +1,19 @@
-"""In operation, on real sockets: keys, and how much may arrive and how fast."""
+"""In operation, on real sockets: keys, what may arrive and how fast, what is told of requests, the server's end."""
 
 import json
+import logging
+import os
+import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
-from conftest import listening, wait_for
+from conftest import Server, events, listening, serving, wait_for
 from fake_engine import FakeEngine
 
 import middleware
@@ -197,3 +204,245 @@ def test_noise_after_a_request_ends_it_without_a_second_head(demo_encoder):
         heard = exchange(url, ask, b"\x16\x03noise")
         assert heard.count(b"HTTP/1.1 ") == 1
         assert wait_for(lambda: engine.running == 0, 1)
+
+
+SECRET = "秘密-marker"
+SLOW = [Delta(0, "字", (5,)) for _ in range(100)] + [Delta(0, "", (2,), "stop")]
+
+
+@pytest.fixture
+def lines(caplog):
+    """The lines of the journal, as they come."""
+    caplog.set_level(logging.INFO, "journal")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "journal"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_taken"),
+    [("abc-123 ~", True), ("x" * 128, True), ("x" * 129, False), ("", False), ("schön", False), ("a\tb", False)],
+)
+def test_the_id_of_a_request_is_taken_or_made(client, lines, sent, is_taken):
+    reply = client.post("/v1/completions", json=ASK, headers={"X-Request-Id": sent.encode()})
+    made = reply.headers["x-request-id"]
+    assert (made == sent) == is_taken
+    assert 1 <= len(made) <= 128
+    assert f"id={made} " in lines()[-1]
+
+
+def test_every_reply_has_an_id(guarded, serve, engine):
+    engine.script = [RuntimeError("broken")]
+    client = serve()
+    origin = {"Origin": "http://example.org", "Access-Control-Request-Method": "POST"}
+    replies = [
+        guarded.get("/v1/models"),
+        client.get("/unknown"),
+        client.put("/v1/completions"),
+        client.post("/v1/completions", content=b"{"),
+        client.post("/v1/completions", json=ASK),
+        client.options("/v1/completions", headers=origin),
+    ]
+    assert [reply.status_code for reply in replies] == [401, 404, 405, 400, 500, 200]
+    ids = [reply.headers["x-request-id"] for reply in replies]
+    assert len({*ids}) == len(ids)
+    assert "X-Request-Id" in client.get("/health", headers=origin).headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_has_one_line_without_its_text(serve, lines, caplog, stream):
+    client = serve(log_format="json")
+    ask = {"messages": SECRET, "stream": stream, "user": SECRET, SECRET: 1, "stop": SECRET}
+    client.post("/v1/chat/completions", json=ask, headers={"X-Request-Id": "mine"})
+    client.post("/v1/chat/completions", json={**ask, "n": SECRET})
+    client.post(f"/v1/{SECRET}", json=ask)
+    answered, refused, unknown = map(json.loads, lines())
+    assert answered == {
+        **{"time": answered["time"], "id": "mine", "method": "POST", "path": "/v1/chat/completions", "status": 200},
+        **{
+            "prompt_tokens": answered["prompt_tokens"],
+            "generated_tokens": 4,
+            "first_token_s": answered["first_token_s"],
+        },
+        **{"finish_reason": "stop", "total_s": answered["total_s"]},
+    }
+    assert abs(answered["time"] - time.time()) < 60
+    assert 0 <= answered["first_token_s"] <= answered["total_s"] < 10
+    assert answered["prompt_tokens"] > 20
+    assert (refused["status"], unknown["status"], unknown["path"]) == (400, 404, "other")
+    assert SECRET not in caplog.text
+
+
+def test_a_client_that_left_is_noted(demo_encoder, lines):
+    with listening(FakeEngine(delay=2), demo_encoder) as url:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/completions", json=ASK, timeout=0.3)
+        assert wait_for(lines, 2)
+    assert " status=499 " in lines()[0]
+
+
+def numbers(client) -> dict[str, float]:
+    rows = [row.rsplit(" ", 1) for row in client.get("/metrics").text.splitlines() if row[:1] not in ("#", "")]
+    return {name: float(number) for name, number in rows}
+
+
+def test_metrics_count(client, engine):
+    before = numbers(client)
+    prompt_tokens = client.post("/v1/completions", json=ASK).json()["usage"]["prompt_tokens"]
+    client.post("/v1/completions", json={**ASK, "stream": True})
+    client.post("/v1/completions", json={"prompt": 1})
+    after = numbers(client)
+
+    def gained(name: str) -> float:
+        return after[name] - before.get(name, 0)
+
+    assert gained('http_requests_total{method="POST",path="/v1/completions",status="200"}') == 2
+    assert gained('http_requests_total{method="POST",path="/v1/completions",status="400"}') == 1
+    assert gained("prompt_tokens_total") == 2 * prompt_tokens
+    assert gained("generated_tokens_total") == 8
+    assert gained("time_to_first_token_seconds_count") == 2
+    assert gained('http_request_duration_seconds_count{path="/v1/completions"}') == 3
+    assert after["http_requests_in_flight"] == 1  # this one
+
+
+def test_a_request_that_takes_too_long_is_ended(demo_encoder):
+    engine = FakeEngine(SLOW, delay=2)
+    with listening(engine, demo_encoder, request_timeout=0.5) as url:
+        refused = error(httpx.post(f"{url}/v1/completions", json=ASK), 504)
+        assert (refused["type"], refused["code"]) == ("server_error", "request_timeout")
+        assert wait_for(lambda: engine.running == 0, 1)
+        engine.delay = 0.05
+        *said, last = events(httpx.post(f"{url}/v1/completions", json={**ASK, "stream": True}).text)
+        assert 2 < len(said) < 12
+        assert last["error"]["code"] == "request_timeout"
+        assert wait_for(lambda: engine.running == 0, 1)
+
+
+def in_threads(count: int, work) -> list[threading.Thread]:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_signal_lets_running_requests_end_or_tells_them(demo_encoder, is_late):
+    engine = FakeEngine(SLOW, delay=0.02)
+    heard = []
+    with serving(engine, demo_encoder, drain_timeout=0.5 if is_late else 30) as (url, server):
+        streams = in_threads(
+            8, lambda: heard.append(httpx.post(f"{url}/v1/completions", json={**ASK, "stream": True}, timeout=30).text)
+        )
+        assert wait_for(lambda: engine.running == 8, 5)
+        server.handle_exit(signal.SIGTERM, None)
+        assert error(httpx.get(f"{url}/health"), 503)["code"] == "shutting_down"
+        refused = httpx.post(f"{url}/v1/completions", json=ASK)
+        assert error(refused, 503)["code"] == "shutting_down"
+        assert refused.headers["retry-after"]
+        for stream in streams:
+            stream.join(10)
+        assert wait_for(lambda: server.should_exit, 2)
+    for text in heard:
+        last = events(text)[-1]
+        assert last["error"]["code"] == "shutting_down" if is_late else last["choices"][0]["finish_reason"] == "stop"
+    assert len(heard) == 8
+
+
+def test_the_death_of_the_engine_ends_the_server(demo_encoder):
+    engine = FakeEngine()
+    with serving(engine, demo_encoder) as (_, server):
+        engine.is_dead = True
+        assert wait_for(lambda: server.should_exit, 2)
+
+
+@contextmanager
+def busy(streams: int, tokens: int) -> Iterator[tuple[Server, list[list[str]], list[threading.Thread]]]:
+    """A real server with streams that have begun, the lines that each has heard, and who listens."""
+    server = Server("--port", "0")
+    server.wait_for_banner()
+    heard: list[list[str]] = [[] for _ in range(streams)]
+
+    def listen(lines: list[str]) -> None:
+        ask = {"prompt": "讲一个故事", "stream": True, "max_tokens": tokens, "min_tokens": tokens}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=ask, timeout=60) as reply:
+            lines += filter(None, reply.iter_lines())
+
+    listeners = [threading.Thread(target=_quietly, args=(listen, lines)) for lines in heard]
+    for listener in listeners:
+        listener.start()
+    try:
+        assert wait_for(lambda: numbers(httpx.Client(base_url=server.url))["http_requests_in_flight"] > streams, 20)
+        time.sleep(0.5)
+        yield server, heard, listeners
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def _quietly(listen, lines: list[str]) -> None:
+    try:
+        listen(lines)
+    except httpx.TransportError as failure:
+        lines.append(repr(failure))
+
+
+@pytest.mark.engine
+def test_sigterm_amid_streams_lets_all_end():
+    with busy(32, 400) as (server, heard, listeners):
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert error(httpx.get(f"{server.url}/health"), 503)["code"] == "shutting_down"
+        assert error(httpx.post(f"{server.url}/v1/completions", json=ASK), 503)["code"] == "shutting_down"
+        for listener in listeners:
+            listener.join(60)
+        assert server.process.wait(10) == 0
+        assert {lines[-1] for lines in heard} == {"data: [DONE]"}
+        for lines in heard:
+            ends = [json.loads(line.removeprefix("data: "))["choices"][0]["finish_reason"] for line in lines[:-1]]
+            assert ends == [None] * (len(ends) - 1) + ["length"]
+
+
+@pytest.mark.engine
+def test_a_second_signal_ends_at_once():
+    with busy(4, 1900) as (server, heard, listeners):
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) == 128 + signal.SIGTERM
+        assert not _children(server.process.pid)
+        for listener in listeners:
+            listener.join(10)
+        assert not any("data: [DONE]" in lines for lines in heard)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except FileNotFoundError:
+        return []
+
+
+def _engine_processes(pid: int) -> dict[str, int]:
+    """By what they call themselves."""
+    found = {}
+    for child in _children(pid):
+        name = Path(f"/proc/{child}/comm").read_text().strip()
+        found |= {name: child, **_engine_processes(child)}
+    return found
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["VLLM::EngineCor", "VLLM::Worker"])
+def test_a_dead_engine_is_told_and_ends_the_process(name):
+    with busy(8, 1900) as (server, heard, listeners):
+        processes = _engine_processes(server.process.pid)
+        os.kill(processes[name], signal.SIGKILL)
+        began = time.monotonic()
+        assert server.process.wait(10) == 1
+        assert time.monotonic() - began < 5
+        for listener in listeners:
+            listener.join(10)
+        for lines in heard:
+            failure, done = lines[-2:]
+            assert json.loads(failure.removeprefix("data: "))["error"]["code"] == "engine_dead"
+            assert done == "data: [DONE]"
+        assert "error: The engine has died." in server.terminal.read()

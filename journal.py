@@ -1,0 +1,82 @@
+"""What is known of each request when it is over: its id, a line in the log, and the numbers of `/metrics`."""
+
+import logging
+import re
+import time
+from typing import Any
+
+import shortuuid
+from prometheus_client import Counter, Gauge, Histogram
+from pydantic_core import to_json
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from generation import Generation
+
+CLIENT_LEFT = 499
+A_GIVEN_ID = re.compile(r"[ -~]{1,128}")
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
+
+REQUESTS = Counter("http_requests", "Requests that are over", ["method", "path", "status"])
+IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that are not over")
+DURATION = Histogram(
+    "http_request_duration_seconds", "From a request's head to the end of its reply", ["path"], buckets=SECONDS
+)
+FIRST_TOKEN = Histogram("time_to_first_token_seconds", "From a request's head to its first text", buckets=SECONDS)
+PROMPT_TOKENS = Counter("prompt_tokens", "Tokens of answered prompts")
+GENERATED_TOKENS = Counter("generated_tokens", "Tokens generated, also of replies that nobody waited for")
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """Takes or makes the id of each request, and notes how it ended; never its text."""
+
+    def __init__(self, app: ASGIApp, log_format: str) -> None:
+        self.app = app
+        self._is_json = log_format == "json"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if A_GIVEN_ID.fullmatch(given) else shortuuid.uuid()
+        began, status = time.monotonic(), CLIENT_LEFT
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with IN_FLIGHT.track_inprogress():
+            try:
+                await self.app(scope, receive, send_with_id)
+            finally:
+                self._note(scope, state, status, began)
+
+    def _note(self, scope: Scope, state: dict[str, Any], status: int, began: float) -> None:
+        seconds = time.monotonic() - began
+        path = state.get("path", "other")
+        REQUESTS.labels(scope["method"], path, status).inc()
+        DURATION.labels(path).observe(seconds)
+        line: dict[str, Any] = {"id": state["request_id"], "method": scope["method"], "path": path, "status": status}
+        generation: Generation | None = state.get("generation")
+        if generation is not None:
+            PROMPT_TOKENS.inc(generation.prompt_tokens)
+            GENERATED_TOKENS.inc(generation.tokens)
+            line |= {"prompt_tokens": generation.prompt_tokens, "generated_tokens": generation.tokens}
+            if generation.began is not None:
+                FIRST_TOKEN.observe(generation.began - began)
+                line["first_token_s"] = round(generation.began - began, 3)
+            line["finish_reason"] = ",".join(dict.fromkeys(generation.finish_reasons)) or None
+        line["total_s"] = round(seconds, 3)
+        if self._is_json:
+            line = {"time": round(time.time(), 3), **line}
+            logger.info("%s", to_json(line).decode())
+        else:
+            logger.info("%s", " ".join(f"{name}={value}" for name, value in line.items()))
