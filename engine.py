@@ -143,6 +143,10 @@ class VLLMEngine:
     def is_dead(self) -> bool:
         return self._llm is not None and self._llm.errored
 
+    @property
+    def unfinished(self) -> int:
+        return self._llm.get_num_unfinished_requests() if self._llm is not None else 0
+
     def drain(self) -> None:
         self._is_draining = True
 

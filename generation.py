@@ -88,6 +88,10 @@ class Engine(Protocol):
     @property
     def is_dead(self) -> bool: ...
 
+    @property
+    def unfinished(self) -> int:
+        """Requests in the engine, each choice and each run of a beam search counted."""
+
     def check_ready(self) -> None:
         """Raise APIError (503) while the engine loads, after `drain`, and after it died."""
 
@@ -290,7 +294,7 @@ def _token_budget(prompt: Prompt, request: Request, max_model_len: int) -> int:
         )
         raise bad_request(message, param, "context_length_exceeded")
     _require(request.min_tokens <= limit, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")
-    return min(limit, room)
+    return min(limit, max(room, 0))
 
 
 def _check_beams(request: Request) -> None:

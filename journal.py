@@ -23,6 +23,7 @@ DURATION = Histogram(
     "http_request_duration_seconds", "From a request's head to the end of its reply", ["path"], buckets=SECONDS
 )
 FIRST_TOKEN = Histogram("time_to_first_token_seconds", "From a request's head to its first text", buckets=SECONDS)
+ENGINE_REQUESTS = Gauge("engine_requests_unfinished", "Requests in the engine, running or waiting, by choice or beam")
 PROMPT_TOKENS = Counter("prompt_tokens", "Tokens of answered prompts")
 GENERATED_TOKENS = Counter("generated_tokens", "Tokens generated, also of replies that nobody waited for")
 

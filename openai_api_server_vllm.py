@@ -31,7 +31,7 @@ import startup
 from calls import describe, read_calls
 from errors import AnsweredRoute, answer_failure, bad_request
 from generation import Engine, Generation, Prompt, check_fields, check_model, check_tools, start_generation, within
-from journal import CLIENT_LEFT, Journal
+from journal import CLIENT_LEFT, ENGINE_REQUESTS, Journal
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
 from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
@@ -126,6 +126,7 @@ class Routes:
 
     async def metrics(self) -> Response:
         """Numbers for Prometheus: of this server and, where its statistics are on, of the engine."""
+        ENGINE_REQUESTS.set(self.engine.unfinished)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def version(self) -> dict[str, str]:

@@ -21,8 +21,7 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as the signal handler it is
         if self._deadline is not None:
-            self._engine.stop()
-            os._exit(128 + sig)
+            os._exit(128 + sig)  # the engine's processes end with this one
         self._deadline = time.monotonic() + self._drain_seconds
         self._engine.drain()
         if running := len(self.server_state.tasks):

@@ -2,9 +2,13 @@
 
 import gc
 import logging
+import os
+import queue
 import sys
 import threading
 import time
+from contextlib import suppress
+from logging.handlers import QueueHandler, QueueListener
 
 from protocol import CompletionRequest, to_defaults
 from settings import Settings
@@ -21,6 +25,8 @@ ENVIRONMENT = {
 }
 """Of the engine's processes, unless the user says otherwise."""
 
+WAITING_LINES = 10_000
+
 GARBAGE_THRESHOLDS = (100_000, 50, 100)
 """How rarely garbage is looked for, in the words of `gc`: with Python's own, from 700 on, a fifth of a start."""
 
@@ -35,12 +41,22 @@ def lighten_engine_processes() -> None:
     sys.modules["__main__"].__file__ = __file__
 
 
+class _Enqueue(QueueHandler):
+    """A terminal that has stopped stops no request: lines wait for it, and are lost when too many do."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
 def show_journal(settings: Settings) -> None:
     """Each request's line on the terminal, unless only errors are wanted there."""
     journal = logging.getLogger("journal")
     shown = logging.StreamHandler()
     shown.setFormatter(logging.Formatter("%(message)s" if settings.log_format == "json" else "%(asctime)s %(message)s"))
-    journal.addHandler(shown)
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(WAITING_LINES)
+    journal.addHandler(_Enqueue(waiting))
+    QueueListener(waiting, shown).start()
     journal.setLevel(logging.ERROR if settings.log_level == "error" else logging.INFO)
     journal.propagate = False
 
@@ -92,6 +108,20 @@ def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
 {warning}"""
 
 
+def end_with_parent() -> None:
+    """However the server ends, the engine's processes do not go on without it, with all the memory they hold."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__mp_main__":
+    end_with_parent()
+    os.setpgrp()  # Ctrl-C is for the server alone, which lets running requests end
     quieten_vllm()
     gc.set_threshold(*GARBAGE_THRESHOLDS)

@@ -106,6 +106,7 @@ class ReadyEngine:
     def stop(self) -> None: ...
 
     is_dead = False
+    unfinished = 0
 
     def drain(self) -> None: ...
 

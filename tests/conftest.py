@@ -97,11 +97,20 @@ class Server:
         command = [sys.executable, "openai_api_server_vllm.py", *arguments]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
         assert self.process.stdout is not None
         self.terminal = self.process.stdout
         self.url = ""
+        self.shown: list[str] = []
+        """The lines up to the banner."""
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.terminal))
 
     def wait_for_banner(self) -> None:
         """Read the terminal to the end of the banner, whose URL is then `url`."""
@@ -111,15 +120,17 @@ class Server:
             if ready := re.search(r"Ready at\s+(\S+)", line):
                 self.url = ready[1]
             if self.url and line == "\n":
+                self.shown = [*self.lines]
+                self.reader.start()  # else its log would fill the pipe
                 return
         raise AssertionError("the server did not start:\n" + "".join(self.lines))
 
     def stop(self) -> int:
         """The exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
-        rest, _ = self.process.communicate(timeout=60)
-        self.lines.append(rest)
-        return self.process.returncode
+        status = self.process.wait(60)
+        self.reader.join(10)
+        return status
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +140,7 @@ def server() -> Iterator[Server]:
     server.wait_for_banner()
     yield server
     assert server.stop() == 0
-    assert "leaked" not in server.lines[-1]  # no library complains at the end
+    assert "leaked" not in "".join(server.lines)  # no library complains at the end
 
 
 @pytest.fixture

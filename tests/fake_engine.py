@@ -27,6 +27,10 @@ class FakeEngine:
     is_draining: bool = False
     is_aborted: bool = False
 
+    @property
+    def unfinished(self) -> int:
+        return self.running
+
     async def start(self) -> None:
         pass
 

@@ -474,7 +474,7 @@ def test_the_committed_weights_have_the_score_that_readme_tells(server):
 
 
 def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(server):
-    banner = "".join(server.lines)
+    banner = "".join(server.shown)
     assert "alpaca-2" in banner
     assert "temperature 0.2, top_p 0.9, top_k 40, repetition_penalty 1.1, max_tokens 512" in banner
     command = banner[banner.index("curl ") :].replace("curl ", "curl -sS --fail-with-body ", 1)
@@ -485,4 +485,4 @@ def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(ser
 def test_the_terminal_shows_our_lines_alone(server):
     """From the command to the banner: no library's chatter."""
     known = ("Importing vLLM", "Loading ", "\n", "  Ready at", "  model", "  template", "  sampling", "  try", "    ")
-    assert [line for line in server.lines if not line.startswith(known)] == []
+    assert [line for line in server.shown if not line.startswith(known)] == []

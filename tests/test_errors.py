@@ -172,6 +172,14 @@ def test_a_schema_that_is_no_json_or_endless_is_a_bad_request(client, schema):
     assert error(client.post(CHAT, content=content), 400).param == "response_format.json_schema.schema"
 
 
+@pytest.mark.parametrize("limit", [{"max_tokens": 0}, {"max_completion_tokens": 0}])
+def test_a_prompt_too_long_to_go_on_can_be_asked_for_nothing(client, engine, limit):
+    engine.max_model_len = 10
+    reply = client.post(COMPLETIONS, json={"prompt": "很长的问题" * 20, **limit}).json()
+    assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == ("", "length")
+    assert not engine.asked
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("field", ["temperature", "max_tokens", "seed", "presence_penalty"])
 def test_numbers_that_are_none(client, field, number):

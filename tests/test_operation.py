@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -355,39 +356,42 @@ def test_the_death_of_the_engine_ends_the_server(demo_encoder):
 
 @contextmanager
 def busy(streams: int, tokens: int) -> Iterator[tuple[Server, list[list[str]], list[threading.Thread]]]:
-    """A real server with streams that have begun, the lines that each has heard, and who listens."""
+    """A real server with streams that have begun, the events that each has heard in the end, and who listens."""
     server = Server("--port", "0")
     server.wait_for_banner()
+    body = json.dumps({"prompt": "讲一个故事", "stream": True, "max_tokens": tokens, "min_tokens": tokens}).encode()
     heard: list[list[str]] = [[] for _ in range(streams)]
 
-    def listen(lines: list[str]) -> None:
-        ask = {"prompt": "讲一个故事", "stream": True, "max_tokens": tokens, "min_tokens": tokens}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=ask, timeout=60) as reply:
-            lines += filter(None, reply.iter_lines())
+    def listen(connection: socket.socket, lines: list[str]) -> None:
+        text = b"".join(iter(lambda: _received(connection), b"")).decode()
+        lines += re.findall("data: .*", text)
 
-    listeners = [threading.Thread(target=_quietly, args=(listen, lines)) for lines in heard]
+    connections = [socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), 60) for _ in heard]
+    for connection in connections:
+        connection.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    listeners = [threading.Thread(target=listen, args=pair) for pair in zip(connections, heard, strict=True)]
     for listener in listeners:
         listener.start()
     try:
-        assert wait_for(lambda: numbers(httpx.Client(base_url=server.url))["http_requests_in_flight"] > streams, 20)
-        time.sleep(0.5)
         yield server, heard, listeners
     finally:
         server.process.kill()
         server.process.wait()
 
 
-def _quietly(listen, lines: list[str]) -> None:
+def _received(connection: socket.socket) -> bytes:
     try:
-        listen(lines)
-    except httpx.TransportError as failure:
-        lines.append(repr(failure))
+        return connection.recv(65536)
+    except ConnectionError:
+        return b""
 
 
 @pytest.mark.engine
-def test_sigterm_amid_streams_lets_all_end():
+def test_ctrl_c_amid_streams_lets_all_end():
+    """As SIGTERM does; a terminal sends it to all processes of the command."""
     with busy(32, 400) as (server, heard, listeners):
-        server.process.send_signal(signal.SIGTERM)
+        os.killpg(server.process.pid, signal.SIGINT)
         time.sleep(0.3)
         assert error(httpx.get(f"{server.url}/health"), 503)["code"] == "shutting_down"
         assert error(httpx.post(f"{server.url}/v1/completions", json=ASK), 503)["code"] == "shutting_down"
@@ -401,17 +405,28 @@ def test_sigterm_amid_streams_lets_all_end():
 
 
 @pytest.mark.engine
+def test_the_engine_does_not_outlive_a_killed_server():
+    with busy(1, 1900) as (server, _, _):
+        processes = _engine_processes(server.process.pid).values()
+        assert len(processes) >= 2
+        server.process.kill()
+        server.process.wait()
+        assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 5)
+
+
+@pytest.mark.engine
 def test_a_second_signal_ends_at_once():
     with busy(4, 1900) as (server, heard, listeners):
+        processes = _engine_processes(server.process.pid).values()
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(5) == 128 + signal.SIGTERM
-        assert not _children(server.process.pid)
+        assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 5)
         for listener in listeners:
             listener.join(10)
-        assert not any("data: [DONE]" in lines for lines in heard)
+        assert all(lines and lines[-1] != "data: [DONE]" for lines in heard)
 
 
 def _children(pid: int) -> list[int]:
@@ -445,4 +460,53 @@ def test_a_dead_engine_is_told_and_ends_the_process(name):
             failure, done = lines[-2:]
             assert json.loads(failure.removeprefix("data: "))["error"]["code"] == "engine_dead"
             assert done == "data: [DONE]"
-        assert "error: The engine has died." in server.terminal.read()
+        server.reader.join(10)
+        assert "error: The engine has died.\n" in server.lines
+
+
+@pytest.mark.engine
+def test_a_terminal_that_has_stopped_stops_no_request():
+    """Nobody reads the pipe that the log goes to, and it is full long before the last request."""
+    server = Server("--port", "0", "--log-format", "json")
+    server.reader = threading.Thread(target=lambda: None)
+    try:
+        server.wait_for_banner()
+        with httpx.Client(base_url=server.url, timeout=5) as client:
+            for _ in range(2000):
+                assert client.get("/version").status_code == 200
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+LONG = {"max_tokens": 1900, "min_tokens": 1900}
+MODES = {
+    "stream": {**LONG, "stream": True},
+    "plain": LONG,
+    "n": {**LONG, "n": 4, "stream": True},
+    "batch": {**LONG, "prompt": ["a", "b", "c"]},
+    "beams": {"max_tokens": 1900, "num_beams": 4, "ignore_eos": True},
+    "streamed beams": {"max_tokens": 1900, "num_beams": 4, "ignore_eos": True, "stream": True},
+    "best of": {**LONG, "best_of": 4},
+    "structured": {"max_tokens": 1900, "stream": True, "structured_outputs": {"regex": "[a-z]{3000}"}},
+    "scores": {**LONG, "echo": True, "logprobs": 2, "stream": True},
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
+def test_leaving_frees_the_engine_within_a_second(server, http, fields):
+    def unfinished() -> float:
+        return numbers(http)["engine_requests_unfinished"]
+
+    assert wait_for(lambda: unfinished() == 0, 5)
+    shown = len(server.lines)
+    body = json.dumps({"prompt": "讲一个故事", **fields}).encode()
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port)) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert wait_for(unfinished, 20), connection.recv(9999)
+        time.sleep(0.3)
+        assert unfinished() > 0
+    assert wait_for(lambda: unfinished() == 0, 1)
+    assert "Traceback" not in "".join(server.lines[shown:])
