@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import torch
-from conftest import ROOM, events
+from conftest import ROOM, events, wait_for
 from evaluation import accepts
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from strings import varied_strings
@@ -318,8 +318,7 @@ def test_a_client_that_leaves_frees_the_engine(server, http, ask):
     all_room = {"prompt": "a", "n": ROOM, "max_tokens": 1}
     with socket.create_connection((url.host, url.port)) as connection:
         connection.sendall(head + body)
-        time.sleep(0.5)
-        assert http.post("/v1/completions", json=all_room).status_code == 503
+        assert wait_for(lambda: http.post("/v1/completions", json=all_room).status_code == 503, 5)
     deadline = time.monotonic() + 1
     while (status := http.post("/v1/completions", json=all_room).status_code) == 503 and time.monotonic() < deadline:
         time.sleep(0.05)
