@@ -176,12 +176,14 @@ def test_looking_for_what_is_settled_costs_little():
     """Beams that part early and live long: what they share is looked for seldom, so a stream costs about the same."""
     model = ScriptedModel(1, 60, evenness=30.0)
     rules = Rules(width=8, n=8, max_tokens=400)
-    began = time.process_time()
-    collect(model, rules)
-    plain = time.process_time() - began  # has made the model's numbers, too
-    began = time.process_time()
-    collect(model, rules, stream=True)
-    assert time.process_time() - began < 2 * plain
+    collect(model, rules)  # makes the model's numbers
+
+    def cost(stream: bool) -> float:
+        began = time.process_time()
+        collect(model, rules, stream=stream)
+        return time.process_time() - began
+
+    assert min(cost(stream=True) / cost(stream=False) for _ in range(5)) < 2
 
 
 @pytest.mark.parametrize("width", [2, 5])
