@@ -9,7 +9,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ Run = str | int | None
 
 class SentencePieceEncoder:
     """SentencePiece on the model's own `tokenizer.model`: the ids that LLaMA models were trained on."""
+
+    max_token_characters: int | None = None
+    """No token stands for more; None if that cannot be said."""
 
     def __init__(self, model_file: str | Path, added_tokens: Mapping[str, int] | None = None) -> None:
         """`added_tokens`: control tokens that the tokenizer has besides the file's, text -> id."""
@@ -47,6 +50,9 @@ class SentencePieceEncoder:
             None if token_id < 0 else token_id for token_id in (self._processor.bos_id(), self._processor.eos_id())
         )
         """The ids that begin and end a text, where the tokenizer puts them."""
+        normalizer, is_whole = proto.normalizer_spec, proto.trainer_spec.byte_fallback
+        if is_whole and normalizer.name == "identity" and not normalizer.remove_extra_whitespaces:
+            self.max_token_characters = max(len(piece.piece) for piece in proto.pieces)
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
         return _encode_each(runs, self._processor.encode)
@@ -58,11 +64,13 @@ class SentencePieceEncoder:
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token is spelt as in the midst of a text, perhaps a part of a character; nothing for no token."""
-        if token_id in self.control_texts:
-            return self.control_texts[token_id].encode()
-        if not 0 <= token_id < self._processor.vocab_size():
-            return b""
-        return _to_bytes(self._processor.id_to_piece(token_id))
+        return self._spellings.get(token_id, b"")
+
+    @cached_property
+    def _spellings(self) -> dict[int, bytes]:
+        pieces = self._processor.id_to_piece([*range(self._processor.vocab_size())])
+        controls = {token_id: text.encode() for token_id, text in self.control_texts.items()}
+        return {**dict(enumerate(map(_to_bytes, pieces))), **controls}
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         """What each of `ids` is spelt as: joined, the text that `decode` gives."""
@@ -78,6 +86,8 @@ class SentencePieceEncoder:
 
 class TokenizerEncoder:
     """The same on a tokenizer of transformers, for models without a LLaMA `tokenizer.model`."""
+
+    max_token_characters: int | None = None
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

@@ -4,17 +4,12 @@ The shape is OpenAI's `{"error": {"message", "type", "param", "code"}}`, at most
 client did not need to know: no stack, no path, no echo of its input.
 """
 
-import asyncio
-import codecs
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -22,8 +17,6 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARACTERS = 240
 MAX_PARAM_CHARACTERS = 60
-LONG_BODY = 64 * 1024
-"""Bytes from which a body is read in a thread, so that other streams do not wait."""
 
 
 @dataclass(eq=False)
@@ -82,59 +75,6 @@ def to_api_error(failure: BaseException) -> APIError:
 async def answer_failure(_: Request, failure: Exception) -> Response:
     """For failures outside the routes: unknown paths and wrong methods."""
     return to_api_error(failure).to_response()
-
-
-class AnsweredRoute(APIRoute):
-    """A route whose failures are answered inside the CORS middleware, where a browser can read even a 500.
-
-    A body goes from its bytes straight to pydantic, whatever its Content-Type says (curl's -d says a form), and with
-    the request to the endpoint: FastAPI's own way there costs more than the validation.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler() if self.body_field is None else self._handle_body
-
-        async def answer(request: Request) -> Response:
-            request.state.path = self.path  # for the log
-            try:
-                return await handle(request)
-            except Exception as failure:  # noqa: BLE001 - answered, and logged if unexpected
-                return to_api_error(failure).to_response()
-
-        return answer
-
-    async def _handle_body(self, request: Request) -> Response:
-        sent = (await request.body()).removeprefix(codecs.BOM_UTF8)
-        body_field: Any = self.body_field
-        read = body_field.field_info.annotation.model_validate_json
-        try:
-            body = read(sent) if len(sent) < LONG_BODY else await asyncio.to_thread(read, sent)
-        except ValidationError as failure:
-            raise _to_bad_request(failure.errors(include_url=False, include_input=False)[0]) from failure
-        reply: Response = await self.endpoint(body, request)
-        return reply
-
-
-def _to_bad_request(fault: ErrorDetails) -> APIError:
-    """A fault that pydantic found, as a 400 that names the field with its path."""
-    param = _path(fault["loc"])
-    if fault["type"] == "json_invalid":
-        return bad_request(f"The request body is not valid JSON: {fault['ctx']['error']}.")
-    if not param:
-        return bad_request("The request body must be a JSON object.")
-    if fault["type"] == "missing":
-        return bad_request(f"The field '{param}' is required.", param)
-    reason = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
-    return bad_request(f"Invalid value for '{param}': {reason[:1].lower()}{reason[1:]}.", param)
-
-
-def _path(location: Sequence[int | str]) -> str:
-    path = ""
-    for step in location:
-        if path == "logit_bias":  # what follows is the client's own text
-            break
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    return path
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -171,6 +171,12 @@ def check_tools(request: ToolFields) -> None:
     _require(bool(is_known), "tool_choice", "asks for a function that is not among the 'tools'.")
 
 
+def check_length(characters: int, max_token_characters: int | None, max_model_len: int, param: str) -> None:
+    """Refuse, before it is encoded, a text that no tokens could make fit."""
+    if max_token_characters is not None and characters > max_token_characters * max_model_len:
+        raise _too_long(max_model_len, f"at least {characters // max_token_characters}", param)
+
+
 def start_generation(engine: Engine, request: Request, prompts: list[Prompt], model_names: Sequence[str]) -> Generation:
     """Accept a request: its model is checked, its tokens counted, the engine asked for room. Raises APIError."""
     engine.check_ready()
@@ -288,13 +294,17 @@ def _token_budget(prompt: Prompt, request: Request, max_model_len: int) -> int:
     room = max_model_len - used
     if room < 1 and (limit or request.alternatives is not None):
         param = "messages" if isinstance(request, ChatCompletionRequest) else "prompt"
-        message = (
-            f"This model's maximum context length is {max_model_len} tokens. However, your prompt has {used} tokens. "
-            "The prompt is too long."  # the words that LangChain knows an overflow by
-        )
-        raise bad_request(message, param, "context_length_exceeded")
+        raise _too_long(max_model_len, str(used), param)
     _require(request.min_tokens <= limit, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")
     return min(limit, max(room, 0))
+
+
+def _too_long(max_model_len: int, used: str, param: str) -> APIError:
+    message = (
+        f"This model's maximum context length is {max_model_len} tokens. However, your prompt has {used} tokens. "
+        "The prompt is too long."  # the words that LangChain knows an overflow by
+    )
+    return bad_request(message, param, "context_length_exceeded")
 
 
 def _check_beams(request: Request) -> None:

@@ -1,4 +1,7 @@
-"""What is known of each request when it is over: its id, a line in the log, and the numbers of `/metrics`."""
+"""What is known of each request when it is over: its id, a line in the log, and the numbers of `/metrics`.
+
+The text is never known here, unless `--log-requests` asks for it.
+"""
 
 import logging
 import re
@@ -11,10 +14,12 @@ from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from generation import Generation
+from encoder import Encoder
+from generation import Delta, Generation, changed
 
 CLIENT_LEFT = 499
 A_GIVEN_ID = re.compile(r"[ -~]{1,128}")
+SHOWN_TEXTS, SHOWN_CHARACTERS = 4, 1000
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 
 REQUESTS = Counter("http_requests", "Requests that are over", ["method", "path", "status"])
@@ -31,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """Takes or makes the id of each request, and notes how it ended; never its text."""
+    """Takes or makes the id of each request, and notes how it ended."""
 
     def __init__(self, app: ASGIApp, log_format: str) -> None:
         self.app = app
@@ -75,9 +80,26 @@ class Journal:
                 FIRST_TOKEN.observe(generation.began - began)
                 line["first_token_s"] = round(generation.began - began, 3)
             line["finish_reason"] = ",".join(dict.fromkeys(generation.finish_reasons)) or None
+            line |= state.get("texts", {})
         line["total_s"] = round(seconds, 3)
         if self._is_json:
             line = {"time": round(time.time(), 3), **line}
             logger.info("%s", to_json(line).decode())
         else:
+            # What `repr` makes of a text is one line, and moves no cursor.
             logger.info("%s", " ".join(f"{name}={value}" for name, value in line.items()))
+
+
+def keep_texts(generation: Generation, encoder: Encoder) -> dict[str, list[str]]:
+    """What the model reads and, as it comes, what it answers: of the first prompts and choices, the beginning."""
+    prompts = [prompt.ids[:SHOWN_CHARACTERS] for prompt in generation.prompts[:SHOWN_TEXTS]]
+    replies = [""] * min(generation.choices, SHOWN_TEXTS)
+
+    def keep(delta: Delta) -> Delta:
+        if delta.index < len(replies):
+            replies[delta.index] = (replies[delta.index] + delta.text)[:SHOWN_CHARACTERS]
+        return delta
+
+    generation.source = changed(generation.source, keep)
+    shown = [b"".join(encoder.spell(ids)).decode(errors="replace")[:SHOWN_CHARACTERS] for ids in prompts]
+    return {"prompts": shown, "replies": replies}

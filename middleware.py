@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from errors import APIError, bad_request
 
-OFFER = re.compile(rb"(?i)(?<=\r\n)upgrade(?=:[ \t]*h2c[ \t]*\r\n)")
+OFFER = re.compile(rb"\r\n(?i:upgrade:[ \t]*h2c)[ \t]*(?=\r\n)")
 ARRIVAL_SECONDS = 30
 """For a request's head, and for its body."""
 MAX_HEAD_BYTES = 64 * 1024
@@ -132,7 +132,7 @@ class Http1Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         was_head = self._is_head
-        super().data_received(OFFER.sub(b"ignored", data, count=1))
+        super().data_received(OFFER.sub(b"\r\nIgnored: h2c", data, count=1))
         if was_head and self._is_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:

@@ -29,18 +29,30 @@ from starlette.exceptions import HTTPException
 import protocol
 import startup
 from calls import describe, read_calls
-from errors import AnsweredRoute, answer_failure, bad_request
-from generation import Engine, Generation, Prompt, check_fields, check_model, check_tools, start_generation, within
-from journal import CLIENT_LEFT, ENGINE_REQUESTS, Journal
+from errors import APIError, answer_failure, bad_request
+from generation import (
+    Engine,
+    Generation,
+    Prompt,
+    check_fields,
+    check_length,
+    check_model,
+    check_tools,
+    start_generation,
+    within,
+)
+from journal import CLIENT_LEFT, ENGINE_REQUESTS, Journal, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
 from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
+from reading import COUNTING, AnsweredRoute, aside
 from replies import chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
 from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
+MAX_COUNTED_BYTES = 2**20
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
@@ -63,7 +75,10 @@ class Routes:
         """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
         body = body.with_defaults(self.defaults)
         check_fields(body)
-        prompts = [await self._completion_prompt(prompt, body.raw, body.echo) for prompt in body.prompt]
+        self.engine.admit(len(body.prompt) * body.width)  # before they are encoded
+        self._check_length(max((len(prompt) for prompt in body.prompt if isinstance(prompt, str)), default=0), "prompt")
+        render = partial(self._completion_prompt, raw=body.raw, echo=body.echo)
+        prompts = await aside(request.state.size, lambda: [*map(render, body.prompt)])
         generation = self._start(body, prompts, request)
         if body.stream:
             return EventStream(completion_chunks(generation, body, self.encoder), ignored_header(body.ignored_fields))
@@ -73,7 +88,8 @@ class Routes:
         """The assistant's answer to a conversation."""
         body = body.with_defaults(self.defaults)
         check_fields(body)
-        prompt = await self._chat_prompt(body)
+        self.engine.admit(body.width)
+        prompt = await aside(request.state.size, lambda: self._chat_prompt(body))
         generation = self._start(body, [prompt], request)
         if body.callable_functions:
             generation.source = read_calls(generation.source, body.callable_functions)
@@ -83,23 +99,37 @@ class Routes:
 
     async def list_models(self) -> protocol.ModelList:
         """The served models: one, under all its names."""
+        self.engine.check_ready()
         return protocol.ModelList(data=[self._model(name) for name in self.settings.model_names])
 
     async def get_model(self, model_id: str) -> protocol.Model:
         """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
+        self.engine.check_ready()
         name = model_id if model_id in self.settings.model_names else f"/{model_id}"
         return self._model(check_model(name, self.settings.model_names))
 
-    async def tokenize(self, body: protocol.TokenizeRequest, _: Request) -> Response:
+    async def tokenize(self, body: protocol.TokenizeRequest, request: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
+        self.engine.check_ready()
+        if request.state.size > MAX_COUNTED_BYTES:
+            raise APIError(413, f"A text whose tokens are asked for may have at most {MAX_COUNTED_BYTES} bytes.")
+        return await aside(request.state.size, lambda: self._tokenize(body), COUNTING)
+
+    async def detokenize(self, body: protocol.DetokenizeRequest, request: Request) -> Response:
+        """The text of token ids, control tokens spelt out."""
+        check_model(body.model, self.settings.model_names)
+        text = await aside(request.state.size, lambda: self._decode(body.tokens, "tokens"), COUNTING)
+        return to_response(protocol.Detokenized(prompt=text), body.unknown_fields)
+
+    def _tokenize(self, body: protocol.TokenizeRequest) -> Response:
         check_model(body.model, self.settings.model_names)
         check_tools(body)
         if (body.prompt is None) == (not body.messages):
             raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
         if body.prompt is not None:
-            prompt = await self._completion_prompt(body.prompt, body.raw)
+            prompt = self._completion_prompt(body.prompt, body.raw)
         elif body.add_generation_prompt or body.messages[-1].role == "assistant":
-            prompt = await self._chat_prompt(body)
+            prompt = self._chat_prompt(body)
         else:
             raise bad_request("A prompt for an answer cannot be had without its beginning.", "add_generation_prompt")
         is_cut = body.prompt is not None and not body.add_special_tokens and prompt.ids[:1] == [self.encoder.bos_id]
@@ -108,16 +138,10 @@ class Routes:
             count=len(ids),
             max_model_len=self.engine.max_model_len,
             tokens=ids,
-            token_strs=await self.template.aside(self._spell, ids, len(ids)) if body.return_token_strs else None,
-            prompt=await self._decode(ids, "prompt"),
+            token_strs=self._spell(ids) if body.return_token_strs else None,
+            prompt=self._decode(ids, "prompt"),
         )
         return to_response(tokens, body.ignored_fields)
-
-    async def detokenize(self, body: protocol.DetokenizeRequest, _: Request) -> Response:
-        """The text of token ids, control tokens spelt out."""
-        check_model(body.model, self.settings.model_names)
-        text = await self._decode(body.tokens, "tokens")
-        return to_response(protocol.Detokenized(prompt=text), body.unknown_fields)
 
     async def health(self) -> Response:
         """200 when requests will be answered, 503 while the model loads or after the engine died."""
@@ -137,28 +161,33 @@ class Routes:
         generation = start_generation(self.engine, body, prompts, self.settings.model_names)
         generation.source = within(generation.source, self.settings.request_timeout)
         request.state.generation = generation  # for the log
+        if self.settings.log_requests:
+            request.state.texts = keep_texts(generation, self.encoder)
         return generation
 
-    async def _chat_prompt(self, body: ChatCompletionRequest | protocol.TokenizeRequest) -> Prompt:
+    def _chat_prompt(self, body: ChatCompletionRequest | protocol.TokenizeRequest) -> Prompt:
         texts = [(message.role, message.text) for message in body.messages]
+        if isinstance(body, ChatCompletionRequest):
+            self._check_length(sum(len(text) for _, text in texts), "messages")
         described = describe(body.callable_functions) if body.callable_functions else ""
-        render = partial(self.template.render_chat, functions=described)
-        return await self.template.aside(render, texts, len(described) + sum(len(text) for _, text in texts))
+        return self.template.render_chat(texts, described)
 
-    async def _completion_prompt(self, prompt: str | list[int], raw: bool | None, echo: bool = False) -> Prompt:
+    def _completion_prompt(self, prompt: str | list[int], raw: bool | None, echo: bool = False) -> Prompt:
         """Token ids are used as they are; so is text, if it is to be raw."""
         if isinstance(prompt, list):
-            return Prompt(prompt, await self._decode(prompt, "prompt") if echo else "")
+            return Prompt(prompt, self._decode(prompt, "prompt") if echo else "")
         is_raw = self.settings.raw_completions if raw is None else raw
-        render = self.template.render_raw if is_raw else self.template.render_instruction
-        return await self.template.aside(render, prompt, len(prompt))
+        return self.template.render_raw(prompt) if is_raw else self.template.render_instruction(prompt)
+
+    def _check_length(self, characters: int, param: str) -> None:
+        check_length(characters, self.encoder.max_token_characters, self.engine.max_model_len, param)
 
     def _spell(self, ids: Sequence[int]) -> list[str]:
         return [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]
 
-    async def _decode(self, ids: Sequence[int], param: str) -> str:
+    def _decode(self, ids: Sequence[int], param: str) -> str:
         try:
-            return await self.template.aside(self.encoder.decode, ids, len(ids))
+            return self.encoder.decode(ids)
         except ValueError as failure:
             raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 

@@ -3,12 +3,10 @@
 Knows nothing about HTTP, sampling or the engine.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
 from generation import Prompt
@@ -17,11 +15,6 @@ from settings import Settings, StartError
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
-LONG_TEXT = 8_000
-"""Characters, or tokens, from which a text is encoded or spelt in a thread: below, that costs less than the hop."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class PromptTemplate:
@@ -31,8 +24,6 @@ class PromptTemplate:
         self.layout = layout
         self.encoder = encoder
         self._system_prompt = system_prompt
-        # One thread: it keeps the loop free, and more would only compete with the engine.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     def render_chat(self, messages: Sequence[Message], functions: str = "") -> Prompt:
         """The prompt of a conversation; a final assistant message is continued, `functions` end the system text."""
@@ -49,12 +40,6 @@ class PromptTemplate:
     def render_raw(self, text: str) -> Prompt:
         """The text as it is, after the tokenizer's own beginning of a text."""
         return Prompt(self.encoder.encode([self.encoder.bos_id, text]), text)
-
-    async def aside(self, work: Callable[[Item], Result], item: Item, length: int) -> Result:
-        """`work(item)`, in a thread if `length` makes it long, so that other streams do not wait."""
-        if length < LONG_TEXT:
-            return work(item)
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work, item)
 
 
 def load_prompt_template(settings: Settings) -> PromptTemplate:

@@ -12,7 +12,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field
 
 MAX_CHOICES = 128
 MAX_BEAMS = 16
-MAX_STOP_STRINGS = 16
+MAX_STOP_STRINGS, MAX_SHORT_TEXT = 16, 1024
+MAX_PROMPTS, MAX_MESSAGES = 2048, 4096
+MAX_TOKENS_NAMED = 1024
+MAX_FIELDS, MAX_TOOLS = 1024, 128
 MAX_SCHEMA, MAX_EXPRESSION = 65_536, 16_384
 UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
@@ -21,6 +24,7 @@ OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "te
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
 FinishReason = Literal["stop", "length", "tool_calls"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+ShortText = Annotated[str, Field(max_length=MAX_SHORT_TEXT)]
 SentPrompt = str | list[str] | list[TokenId] | list[list[TokenId]]
 ToolMode = Literal["auto", "none", "required"]
 
@@ -33,11 +37,20 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, list) and value != [] and all(type(part) is int and 0 <= part < 2**31 for part in value)
 
 
+def _check_biases(value: Any) -> Any:
+    """How many there are, before each is looked at."""
+    if isinstance(value, dict) and len(value) > MAX_TOKENS_NAMED:
+        raise ValueError(f"there may be at most {MAX_TOKENS_NAMED}")
+    return value
+
+
 def _to_prompts(value: Any) -> Any:
     """One prompt as a list of one; the members are then checked one by one, not every reading of the whole."""
     prompts = [value] if isinstance(value, str) or _is_ids(value) else value
     if not isinstance(prompts, list) or not prompts:
         raise ValueError("it must be a string, a list of token ids, or a non-empty list of either")
+    if len(prompts) > MAX_PROMPTS:
+        raise ValueError(f"there may be at most {MAX_PROMPTS} prompts")
     for prompt in prompts:
         if not isinstance(prompt, str) and not _is_ids(prompt):
             raise ValueError("each prompt must be a string or a non-empty list of token ids")
@@ -125,6 +138,8 @@ class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
     def _drop_nulls(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
+        if len(fields) > MAX_FIELDS:
+            raise ValueError(f"there may be at most {MAX_FIELDS} fields")
         return {name: value for name, value in fields.items() if value is not None}
 
     @property
@@ -177,7 +192,7 @@ class StructuredOutputs(SentBody):
         None, alias="json", description="A JSON schema, perhaps as a string."
     )
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
-    choice: list[str] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
+    choice: list[ShortText] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
     regex: str | None = Field(None, max_length=MAX_EXPRESSION, description="A regular expression, without look-around.")
     grammar: str | None = Field(None, max_length=MAX_EXPRESSION, description="A grammar in Lark's syntax or as GBNF.")
 
@@ -226,7 +241,9 @@ class ToolChoice(SentBody):
 class ToolFields(SentBody):
     """The fields of a conversation that say what may be called."""
 
-    tools: list[Tool] = Field([], max_length=128, description="Functions; only used where tool_choice asks for one.")
+    tools: list[Tool] = Field(
+        [], max_length=MAX_TOOLS, description="Functions; only used where tool_choice asks for one."
+    )
     tool_choice: Annotated[
         ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice)
     ] = Field("auto", validate_default=True, description="'required' or a function: a call; 'auto' or 'none': text.")
@@ -262,17 +279,19 @@ class GenerationFields(SentBody):
     early_stopping: Literal[True, False, "never"] = Field(
         False, description="Beams: end once num_beams have finished (true), when no better one is likely, or possible."
     )
-    stop: Annotated[list[str], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=str | list[str])] = (
-        Field([], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply and are not in it.")
+    stop: Annotated[
+        list[ShortText], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=ShortText | list[ShortText])
+    ] = Field([], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply, not part of it.")
+    stop_token_ids: Annotated[list[TokenId], FailFast()] = Field(
+        [], max_length=MAX_TOKENS_NAMED, description="Token ids that end the reply."
     )
-    stop_token_ids: Annotated[list[TokenId], FailFast()] = Field([], description="Token ids that end the reply.")
     include_stop_str_in_output: bool = Field(False, description="Leave the stop string in the reply.")
     ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
     min_tokens: int = Field(0, ge=0, description="Tokens before the reply may end.")
     skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same gives the same text.")
-    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] = Field(
-        {}, description="Token id -> what is added to its logit."
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)] = (
+        Field({}, max_length=MAX_TOKENS_NAMED, description="Token id -> what is added to its logit.")
     )
     stream: bool = Field(False, description="Server-sent events instead of one body.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
@@ -385,7 +404,9 @@ class ChatMessage(SentBody):
         "", description="A string, null, or text parts."
     )
     refusal: str = Field("", description="An assistant's refusal is text like its content.")
-    tool_calls: list[Any] = Field([], description="An assistant's calls, which the model reads as it writes them.")
+    tool_calls: list[Any] = Field(
+        [], max_length=MAX_TOOLS, description="An assistant's calls, which the model reads as it writes them."
+    )
     function_call: Any = Field(None, description="The same, as older clients send it.")
     name: Any = Field(None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters.")
     tool_call_id: Any = None
@@ -411,7 +432,11 @@ Messages = Annotated[
 class ChatCompletionRequest(ToolFields, GenerationFields, json_schema_extra={"example": {"messages": "你好"}}):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Messages = Field(min_length=1, description="Or one string, the user's. A final assistant's is continued.")
+    messages: Messages = Field(
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        description="Or one string, the user's. A final assistant's is continued.",
+    )
     logprobs: bool = Field(False, description="Log-probabilities of the tokens.")
     top_logprobs: int = Field(0, ge=0, le=20, description="And of so many of the likeliest; only with logprobs.")
     parallel_tool_calls: Any = Field(None, description="Accepted without effect.")
@@ -438,7 +463,7 @@ class TokenizeRequest(ToolFields):
 
     model: str | None = Field(None, description="The served model; absent: the same.")
     prompt: str | None = Field(None, description="As for a completion.")
-    messages: Messages = Field([], description="As for a chat completion.")
+    messages: Messages = Field([], max_length=MAX_MESSAGES, description="As for a chat completion.")
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
     add_special_tokens: bool = Field(True, description="false: a prompt without the token that begins a text.")
     add_generation_prompt: bool = Field(True, description="false: only for a final assistant message to be continued.")

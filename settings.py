@@ -71,6 +71,7 @@ class Settings:
     ssl_certfile: str | None = flag(None, "as in uvicorn")
     root_path: str = flag("", "as in uvicorn")
     log_format: str = flag("text", "of the line that each request has in the log", choices=("text", "json"))
+    log_requests: bool = flag(False, "prompts and replies in the log, cut short", action="store_true")
     log_level: str = flag("warning", "debug and info bring vLLM's own log back", choices=LOG_LEVELS)
 
     @property

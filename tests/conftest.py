@@ -65,6 +65,14 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
     return bool(condition())
 
 
+def posted(path: str, content: dict[str, Any] | str | bytes, *fields: str) -> bytes:
+    """A request as it is on the wire."""
+    text = json.dumps(content) if isinstance(content, dict) else content
+    body = text.encode() if isinstance(text, str) else text
+    head = "\r\n".join((f"POST {path} HTTP/1.1", "Host: x", *fields, f"Content-Length: {len(body)}"))
+    return f"{head}\r\n\r\n".encode() + body
+
+
 @contextmanager
 def serving(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any) -> Iterator[tuple[str, DrainingServer]]:
     """An app on a fake engine, on a real socket, in a thread: its URL, and the server."""
@@ -103,7 +111,7 @@ class Server:
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
-            start_new_session=True,
+            process_group=0,  # as a shell would: Ctrl-C is for the whole group
         )
         assert self.process.stdout is not None
         self.terminal = self.process.stdout

@@ -91,7 +91,7 @@ def both() -> Iterator[Both]:
     with asyncio.Runner() as runner:
         pair = Both(runner)
         yield pair
-        runner.run(pair.engine.stop())
+        pair.engine.stop()
 
 
 @pytest.fixture(scope="module")

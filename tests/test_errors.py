@@ -237,10 +237,10 @@ def test_the_input_is_not_echoed(client, path, body):
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        (CHAT, {"messages": [1] * 300_000}),
-        (COMPLETIONS, {**ASK, "stop_token_ids": ["a"] * 300_000}),
-        (COMPLETIONS, {**ASK, "stop": [1] * 300_000}),
-        ("/detokenize", {"tokens": ["a"] * 300_000}),
+        (CHAT, {"messages": [1] * 250_000}),
+        (COMPLETIONS, {**ASK, "stop_token_ids": ["a"] * 250_000}),
+        (COMPLETIONS, {**ASK, "stop": [1] * 250_000}),
+        ("/detokenize", {"tokens": ["a"] * 250_000}),
     ],
 )
 def test_many_faults_are_found_as_fast_as_one(client, path, body):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(ROOT.glob("*.py"))
 NAMES = {module.stem for module in MODULES}
 ALLOWED_VLLM = {"engine", "sampling", "dispatch"}
-ALLOWED_WEB = {"openai_api_server_vllm", "streaming", "errors", "middleware", "journal", "operation"}
+ALLOWED_WEB = {"openai_api_server_vllm", "streaming", "errors", "reading", "middleware", "journal", "operation"}
 WAIST_MAY_IMPORT = {"protocol", "errors"}
 BEFORE_THE_WAIST = ("settings", "protocol", "errors")
 

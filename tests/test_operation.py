@@ -272,6 +272,27 @@ def test_a_request_has_one_line_without_its_text(serve, lines, caplog, stream):
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_prompts_and_replies_are_shown_if_asked_for_cut_short(serve, lines, log_format, stream):
+    client = serve(log_requests=True, log_format=log_format)
+    ask = {"prompt": [f"{SECRET}\n\x1b[2J", "字" * 1500, *"abc"], "stream": stream}
+    client.post("/v1/completions", json=ask)
+    client.post("/v1/completions", json={**ask, "n": SECRET})
+    shown, refused = lines()
+    assert len(shown) < 3000
+    assert "\n" not in shown
+    assert "\x1b" not in shown
+    assert SECRET not in refused
+    if log_format == "json":
+        told = json.loads(shown)
+        assert f"{SECRET}\n\x1b[2J [/INST]" in told["prompts"][0]
+        assert told["replies"] == ["北京。"] * 4
+    else:
+        assert SECRET in shown
+        assert "replies=['北京。', '北京。', '北京。', '北京。']" in shown
+
+
 def test_a_client_that_left_is_noted(demo_encoder, lines):
     with listening(FakeEngine(delay=2), demo_encoder) as url:
         with pytest.raises(httpx.ReadTimeout):
