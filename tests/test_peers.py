@@ -66,26 +66,29 @@ def many(server: Server, sent: bytes) -> Iterator[list[socket.socket]]:
     ids=["nothing", "half a head", "half a body", "a part of a long body", "one request"],
 )
 def test_idle_connections_cost_little(server, http, right, sent):
-    with many(server, sent):
-        pass
+    """What each has sent, a transport and a parser; the allocator may keep so much once, but not each time."""
+    most = PEERS * (len(sent) / 2**20 + 0.06)
     before = memory(server)
-    with many(server, sent):
-        for _ in range(3):
-            began = time.monotonic()
-            assert http.post(COMPLETIONS, json=CAPITAL).json()["choices"][0]["text"] == right
-            assert time.monotonic() - began < 3
-        # What a connection holds: a transport, a parser, the task of a request that waits for the rest of its body.
-        assert memory(server) - before < PEERS * (len(sent) / 2**20 + 0.06)
-    assert wait_for(lambda: memory(server) - before < MOST_GROWTH, 5)
+    for _ in range(4):
+        with many(server, sent):
+            for _ in range(3):
+                began = time.monotonic()
+                assert http.post(COMPLETIONS, json=CAPITAL).json()["choices"][0]["text"] == right
+                assert time.monotonic() - began < 3
+            assert memory(server) - before < most + MOST_GROWTH
+    assert wait_for(lambda: memory(server) - before < most, 5)
 
 
 def test_readers_that_stop_or_read_a_byte_a_second_grow_nothing(server, http, right):
     """They get all of it in the end."""
     with ExitStack() as stack:
-        readers = [stack.enter_context(connect(server)) for _ in range(40)]
+        readers = [stack.enter_context(connect(server)) for _ in range(24)]
         for seed, reader in enumerate(readers):
-            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            reader.sendall(posted(COMPLETIONS, {**STORY, "seed": seed}, "Connection: close"))
+            reader.sendall(
+                posted(
+                    COMPLETIONS, {**STORY, "max_tokens": 1200, "min_tokens": 1200, "seed": seed}, "Connection: close"
+                )
+            )
         assert all(reader.recv(12) == b"HTTP/1.1 200" for reader in readers)
         before = memory(server)
         heard = [b""] * len(readers)
