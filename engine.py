@@ -16,6 +16,7 @@ from operator import itemgetter
 from threading import Thread
 from typing import cast, get_args
 
+from prometheus_client import Gauge
 from pydantic import ValidationError
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -32,6 +33,9 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer, SlowIncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerManager
+from vllm.v1.metrics.prometheus import unregister_vllm_metrics
+from vllm.v1.metrics.stats import SchedulerStats
 
 from beam_search import Beam, BeamSearch, beam_search
 from dispatch import Dispatcher, Take
@@ -70,8 +74,6 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
         raise StartError(f"Structured output is decoded by guidance here, not by {structured.backend}.")
     structured.backend = "guidance"
     args.log_level = settings.vllm_log_level
-    # Only vllm's log shows them; they cost a third of the engine's own time for a token.
-    args.disable_log_stats |= args.log_level == "ERROR"
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
         _start_small(args, settings, others)
@@ -129,6 +131,8 @@ class VLLMEngine:
             raise StartError(f"vLLM cannot start the model: {reason.strip()}") from failure
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
+        if llm.log_stats and self._args.log_level == "ERROR":
+            _lighten_statistics(llm)
         # The first request for log-probabilities can compile for seconds; no client should wait for that.
         async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
             pass
@@ -304,6 +308,34 @@ class VLLMEngine:
             raise unavailable("The engine has died.", "engine_dead") from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
+
+
+class _SchedulerStatistics:
+    """In place of vLLM's loggers, which spend microseconds on each token: what its scheduler says, for `/metrics`."""
+
+    def __init__(self, llm: AsyncLLMEngine) -> None:
+        self._llm = llm
+        self._latest = SchedulerStats()
+        for name, text, read in (
+            ("num_requests_running", "Requests that the engine generates for", lambda: self._latest.num_running_reqs),
+            ("num_requests_waiting", "Requests that wait for room in a batch", lambda: self._latest.num_waiting_reqs),
+            ("kv_cache_usage_perc", "Part of the KV cache in use, up to 1", lambda: self._latest.kv_cache_usage),
+        ):
+            Gauge(f"vllm:{name}", text).set_function(partial(self._now, read))
+
+    def _now(self, read: Callable[[], float]) -> float:
+        """The scheduler falls silent with the last request, also where that is aborted."""
+        return read() if self._llm.get_num_unfinished_requests() else 0
+
+    def record(self, scheduler_stats: SchedulerStats | None, **_: object) -> None:
+        """Called by vLLM for each step."""
+        self._latest = scheduler_stats or self._latest
+
+
+def _lighten_statistics(llm: AsyncLLMEngine) -> None:
+    llm.log_stats = llm.output_processor.log_stats = False
+    unregister_vllm_metrics()
+    llm.logger_manager = cast(StatLoggerManager, _SchedulerStatistics(llm))
 
 
 def _copied(source: Source, n: int) -> Source:

@@ -149,7 +149,7 @@ class Routes:
         return Response()
 
     async def metrics(self) -> Response:
-        """Numbers for Prometheus: of this server and, where its statistics are on, of the engine."""
+        """Numbers for Prometheus, of this server and of vLLM's engine."""
         ENGINE_REQUESTS.set(self.engine.unfinished)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,8 @@ from settings import DEMO_MODEL, Settings, bind_sockets
 ROOT = Path(__file__).parent.parent
 ALPACA_2_TOKENIZER = ROOT.parent / "shared" / "chinese-alpaca-2-tokenizer" / "tokenizer.model"
 START_SECONDS = 240
+BATCH = 48
+"""The real server's `--max-num-seqs`: more choices than that wait."""
 ROOM = 64
 """The real server's `--max-num-queued-reqs`: a request for so many choices is taken only when nothing else runs."""
 
@@ -141,10 +144,15 @@ class Server:
         return status
 
 
+def connect(server: Server) -> socket.socket:
+    url = httpx.URL(server.url)
+    return socket.create_connection((url.host, url.port), timeout=60)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The real server with vLLM on the demo model, one for all tests."""
-    server = Server("--port", "0", "--max-num-queued-reqs", str(ROOM))
+    server = Server("--port", "0", "--max-num-queued-reqs", str(ROOM), "--max-num-seqs", str(BATCH))
     server.wait_for_banner()
     yield server
     assert server.stop() == 0

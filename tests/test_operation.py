@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Server, events, listening, serving, wait_for
+from conftest import BATCH, ROOM, Server, connect, events, listening, posted, serving, wait_for
 from fake_engine import FakeEngine
 
 import middleware
@@ -514,20 +515,71 @@ MODES = {
 }
 
 
+def in_engine(http: httpx.Client) -> list[float]:
+    """Unfinished, running and waiting requests."""
+    told = numbers(http)
+    return [
+        told[name] for name in ("engine_requests_unfinished", "vllm:num_requests_running", "vllm:num_requests_waiting")
+    ]
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
 def test_leaving_frees_the_engine_within_a_second(server, http, fields):
-    def unfinished() -> float:
-        return numbers(http)["engine_requests_unfinished"]
-
-    assert wait_for(lambda: unfinished() == 0, 5)
+    assert wait_for(lambda: in_engine(http) == [0, 0, 0], 5)
     shown = len(server.lines)
-    body = json.dumps({"prompt": "讲一个故事", **fields}).encode()
-    address = httpx.URL(server.url)
-    with socket.create_connection((address.host, address.port)) as connection:
-        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
-        assert wait_for(unfinished, 20), connection.recv(9999)
+    with connect(server) as connection:
+        connection.sendall(posted("/v1/completions", {"prompt": "讲一个故事", **fields}))
+        assert wait_for(lambda: all(in_engine(http)[:2]), 20)
         time.sleep(0.3)
-        assert unfinished() > 0
-    assert wait_for(lambda: unfinished() == 0, 1)
+        assert all(in_engine(http)[:2])
+    assert wait_for(lambda: in_engine(http) == [0, 0, 0], 1)
     assert "Traceback" not in "".join(server.lines[shown:])
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_while_others_are_served_costs_nothing(server, http, stream):
+    """A client whose request waits for room in the batch takes it away; those before it go on."""
+    before = numbers(http)["generated_tokens_total"]
+    with connect(server) as running:
+        running.sendall(posted("/v1/completions", {**LONG, "prompt": "讲一个故事", "n": BATCH, "stream": True}))
+        assert wait_for(lambda: in_engine(http) == [BATCH, BATCH, 0], 20)
+        with connect(server) as waiting:
+            waiting.sendall(posted("/v1/completions", {**LONG, "prompt": "你好", "stream": stream}))
+            assert wait_for(lambda: in_engine(http) == [BATCH + 1, BATCH, 1], 5)
+        assert wait_for(lambda: in_engine(http) == [BATCH, BATCH, 0], 1)
+        assert numbers(http)["generated_tokens_total"] == before
+    assert wait_for(lambda: in_engine(http) == [0, 0, 0], 1)
+
+
+@pytest.mark.engine
+def test_a_full_server_refuses_at_once_while_what_runs_goes_on(server, http):
+    """Each refusal within 50 ms, by the median: no other work is done for it."""
+    ask = {"prompt": ["讲一个故事"] * ROOM, "max_tokens": 200, "min_tokens": 200, "stream": True}
+    with connect(server) as running:
+        running.sendall(posted("/v1/completions", ask, "Connection: close"))
+        assert running.recv(12) == b"HTTP/1.1 200"
+        took = []
+        for _ in range(30):
+            began = time.monotonic()
+            reply = http.post("/v1/completions", json={"prompt": "a" * 5000})
+            took.append(time.monotonic() - began)
+            assert error(reply, 503)["code"] == "server_overloaded"
+            assert int(reply.headers["retry-after"]) >= 1
+        heard = b"".join(iter(lambda: _received(running), b"")).decode()
+    assert statistics.median(took) < 0.05
+    ends = re.findall('"finish_reason":"(.*?)"', heard)
+    assert ends == ["length"] * ROOM
+    assert heard.count("data: {") > ROOM * 100
+    assert "data: [DONE]" in heard
+
+
+@pytest.mark.engine
+def test_the_engine_is_seen(http):
+    with http.stream("POST", "/v1/completions", json={**LONG, "prompt": "你好", "stream": True}) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        assert wait_for(lambda: numbers(http)["vllm:num_requests_running"] == 1, 2)
+        assert 0 < numbers(http)["vllm:kv_cache_usage_perc"] < 1
+    assert wait_for(lambda: numbers(http)["vllm:kv_cache_usage_perc"] == 0, 2)

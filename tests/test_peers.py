@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
-from conftest import Server, posted, wait_for
+from conftest import Server, connect, posted, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -26,11 +25,6 @@ MOST_GROWTH = 16
 def memory(server: Server) -> float:
     """MiB of the API process."""
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{server.process.pid}/status").read_text())[0]) / 1024
-
-
-def connect(server: Server) -> socket.socket:
-    url = httpx.URL(server.url)
-    return socket.create_connection((url.host, url.port), timeout=60)
 
 
 def reset(connection: socket.socket) -> None:
