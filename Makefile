@@ -2,6 +2,7 @@
 # make test    all tests
 # make test-clients
 #              install the clients that tests use, each in a place of its own under tests/clients
+# make soak    20 minutes of mixed load, leaving clients and hostile requests among it: nothing may grow
 # make bench   this server against vLLM's own, on the demo model: some minutes, and nothing else should run
 # make bench-http
 #              what a chunk and a request cost without vLLM, hop by hop
@@ -21,7 +22,7 @@ else
 REQUIREMENTS := requirements-cpu.txt
 endif
 
-.PHONY: serve test test-clients check budget format bench bench-http
+.PHONY: serve test test-clients soak check budget format bench bench-http
 
 serve: .venv/installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
@@ -39,6 +40,9 @@ $(CLIENTS)/environments/%/.installed: $(CLIENTS)/requirements/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install -r $<
 	@touch $@
+
+soak: .venv/installed-dev
+	SOAK_SECONDS=$${SOAK_SECONDS:-1200} $(BIN)/python -m pytest tests/test_soak.py -s $(ARGS)
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/compare.py $(ARGS)

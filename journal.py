@@ -29,6 +29,7 @@ DURATION = Histogram(
 )
 FIRST_TOKEN = Histogram("time_to_first_token_seconds", "From a request's head to its first text", buckets=SECONDS)
 ENGINE_REQUESTS = Gauge("engine_requests_unfinished", "Requests in the engine, running or waiting, by choice or beam")
+TASKS = Gauge("asyncio_tasks", "Tasks of the event loop")
 PROMPT_TOKENS = Counter("prompt_tokens", "Tokens of answered prompts")
 GENERATED_TOKENS = Counter("generated_tokens", "Tokens generated, also of replies that nobody waited for")
 

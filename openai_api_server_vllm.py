@@ -41,7 +41,7 @@ from generation import (
     start_generation,
     within,
 )
-from journal import CLIENT_LEFT, ENGINE_REQUESTS, Journal, keep_texts
+from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
 from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
@@ -151,6 +151,7 @@ class Routes:
     async def metrics(self) -> Response:
         """Numbers for Prometheus, of this server and of vLLM's engine."""
         ENGINE_REQUESTS.set(self.engine.unfinished)
+        TASKS.set(len(asyncio.all_tasks()))
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def version(self) -> dict[str, str]:

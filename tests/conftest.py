@@ -31,7 +31,7 @@ ALPACA_2_TOKENIZER = ROOT.parent / "shared" / "chinese-alpaca-2-tokenizer" / "to
 START_SECONDS = 240
 BATCH = 48
 """The real server's `--max-num-seqs`: more choices than that wait."""
-ROOM = 64
+ROOM = 128
 """The real server's `--max-num-queued-reqs`: a request for so many choices is taken only when nothing else runs."""
 
 
