@@ -66,7 +66,7 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
     args.trust_remote_code = settings.trust_remote_code
     args.served_model_name = list(settings.model_names)
     args.max_num_queued_reqs = settings.max_num_queued_reqs
-    if args.max_logprobs == AsyncEngineArgs.max_logprobs:
+    if not any(argument.startswith("--max-logprobs") for argument in others):
         args.max_logprobs = NO_LIMIT
     # vLLM would take whichever backend the first request fits, for all that follow; our grammars are llguidance's.
     structured = args.structured_outputs_config

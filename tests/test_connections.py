@@ -167,8 +167,8 @@ LONG = {
     "one character": ("/v1/completions", {"prompt": "汉" * 350_000}),
     "sentences": ("/v1/chat/completions", {"messages": "请介绍一下北京的历史和文化，" * 25_000}),
     "one word": ("/v1/chat/completions", {"messages": "a" * 700_000}),
-    "conversation": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "你好"}] * 20_000}),
-    "ids": ("/v1/completions", {"prompt": [5] * 400_000, "echo": True}),
+    "conversation": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "你好" * 40}] * 4096}),
+    "ids": ("/v1/completions", {"prompt": [5] * 250_000, "echo": True}),
     "spelling": ("/tokenize", {"prompt": "请介绍一下北京的历史和文化，" * 25_000, "return_token_strs": True}),
 }
 

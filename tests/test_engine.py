@@ -2,7 +2,6 @@
 
 import json
 import math
-import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import torch
-from conftest import ROOM, events, wait_for
+from conftest import ROOM, events
 from evaluation import accepts
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from strings import varied_strings
@@ -294,35 +293,6 @@ def test_control_tokens_in_a_prompt_are_answered_as_text(http):
         shown = http.post("/tokenize", json={"prompt": text}).json()["tokens"]
         assert [token for token in shown if token < 3] == [1]
         assert complete(http, text, max_tokens=5)
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        {"prompt": "a", "n": 8, "stream": True},
-        {"prompt": "a", "n": 8},
-        {"prompt": ["a"] * 8, "stream": True},
-        {"prompt": ["a"] * 8},
-        {"prompt": "a", "n": 1, "best_of": 8},
-        {"prompt": "a", "n": 8, "temperature": 0},
-        {"prompt": "a", "num_beams": 8, "stream": True},
-        {"prompt": ["a", "b"], "use_beam_search": True, "best_of": 4},
-    ],
-    ids=json.dumps,
-)
-def test_a_client_that_leaves_frees_the_engine(server, http, ask):
-    """Free again within a second: a request that needs all the room is taken."""
-    url = httpx.URL(server.url)
-    body = json.dumps({**ask, "max_tokens": 1900, "ignore_eos": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    all_room = {"prompt": "a", "n": ROOM, "max_tokens": 1}
-    with socket.create_connection((url.host, url.port)) as connection:
-        connection.sendall(head + body)
-        assert wait_for(lambda: http.post("/v1/completions", json=all_room).status_code == 503, 5)
-    deadline = time.monotonic() + 1
-    while (status := http.post("/v1/completions", json=all_room).status_code) == 503 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert status == 200
 
 
 def test_a_beam_search_streams_before_it_is_over(openai):

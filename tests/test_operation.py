@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from conftest import BATCH, ROOM, Server, connect, events, listening, posted, se
 from fake_engine import FakeEngine
 
 import middleware
+import openai_api_server_vllm
+import startup
 from generation import Delta
 from settings import Settings
 
@@ -79,6 +82,26 @@ def test_a_browser_can_read_the_refusal_and_ask_before(guarded):
     asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     assert guarded.options("/v1/completions", headers=asked).status_code == 200
     assert guarded.options("/v1/completions").status_code == 405
+
+
+def test_keys_come_from_flags_and_the_environment(monkeypatch):
+    seen: list[Settings] = []
+    monkeypatch.setattr(openai_api_server_vllm, "serve", lambda settings, others: seen.append(settings))
+    monkeypatch.setattr(startup, "show_journal", lambda settings: None)
+    monkeypatch.setattr(sys, "argv", ["server", "--api-key", "a", "b", "--api-key=c"])
+    monkeypatch.setenv("VLLM_API_KEY", "d,e,")
+    assert openai_api_server_vllm.main() == 0
+    assert seen[0].api_key == [*"abcde"]
+
+
+def test_keys_stay_out_of_the_log(guarded, caplog):
+    caplog.set_level(logging.DEBUG)
+    for sent in (KEYS[1], "wrong-marker"):
+        guarded.get("/v1/models", headers=bearer(sent))
+        guarded.get(f"/v1/models?key={sent}", headers=bearer(sent))
+    lines = [record.getMessage() for record in caplog.records if record.name == "journal"]
+    assert len(lines) == 4
+    assert not [line for line in lines if KEYS[1] in line or "wrong-marker" in line]
 
 
 def test_keys_stay_out_of_what_is_shown():
@@ -505,9 +528,13 @@ LONG = {"max_tokens": 1900, "min_tokens": 1900}
 MODES = {
     "stream": {**LONG, "stream": True},
     "plain": LONG,
-    "n": {**LONG, "n": 4, "stream": True},
+    "n": {**LONG, "n": 8, "stream": True},
+    "plain n": {**LONG, "n": 8},
+    "greedy n": {**LONG, "n": 8, "temperature": 0},
     "batch": {**LONG, "prompt": ["a", "b", "c"]},
+    "streamed batch": {**LONG, "prompt": ["a", "b", "c"], "stream": True},
     "beams": {"max_tokens": 1900, "num_beams": 4, "ignore_eos": True},
+    "batch of beams": {"max_tokens": 1900, "prompt": ["a", "b"], "num_beams": 4, "ignore_eos": True},
     "streamed beams": {"max_tokens": 1900, "num_beams": 4, "ignore_eos": True, "stream": True},
     "best of": {**LONG, "best_of": 4},
     "structured": {"max_tokens": 1900, "stream": True, "structured_outputs": {"regex": "[a-z]{3000}"}},
@@ -534,6 +561,8 @@ def test_leaving_frees_the_engine_within_a_second(server, http, fields):
         time.sleep(0.3)
         assert all(in_engine(http)[:2])
     assert wait_for(lambda: in_engine(http) == [0, 0, 0], 1)
+    all_room = {"prompt": "a", "n": ROOM, "max_tokens": 1}
+    assert http.post("/v1/completions", json=all_room).status_code == 200
     assert "Traceback" not in "".join(server.lines[shown:])
 
 

@@ -364,9 +364,11 @@ def test_every_address_of_localhost_listens_on_one_port():
 
 
 @pytest.mark.engine
-def test_statistics_are_kept_where_the_log_shows_them():
+def test_vllm_gets_what_the_user_says_and_else_what_fits():
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    from engine import to_engine_args
+    from engine import NO_LIMIT, to_engine_args
 
-    assert not to_engine_args(Settings(), []).disable_log_stats
-    assert to_engine_args(Settings(), ["--disable-log-stats"]).disable_log_stats
+    args = to_engine_args(Settings(), [])
+    assert (args.disable_log_stats, args.max_logprobs) == (False, NO_LIMIT)
+    args = to_engine_args(Settings(), ["--disable-log-stats", "--max-logprobs", "20"])
+    assert (args.disable_log_stats, args.max_logprobs) == (True, 20)
