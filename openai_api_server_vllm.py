@@ -1,6 +1,6 @@
 """An OpenAI-compatible server for Chinese-LLaMA-Alpaca-2 on vLLM: the routes, the app, the command.
 
-The way of a request: pydantic validates the body, `prompt_template` makes prompt ids, `generation` accepts it, the
+The way of a request: `reading` validates the body, `prompt_template` makes prompt ids, `generation` accepts it, the
 engine pushes deltas, `replies` gives them OpenAI's shapes, `streaming` sends them.
 """
 
