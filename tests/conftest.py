@@ -62,10 +62,11 @@ def client(serve: Callable[..., TestClient]) -> TestClient:
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    """Whether it has come to hold in that time."""
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not (holds := bool(condition())) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return bool(condition())
+    return holds
 
 
 def posted(path: str, content: dict[str, Any] | str | bytes, *fields: str) -> bytes:
