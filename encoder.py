@@ -74,13 +74,11 @@ class SentencePieceEncoder:
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         """What each of `ids` is spelt as: joined, the text that `decode` gives."""
-        spelt: list[bytes] = []
-        begins = True
-        for token_id in ids:
-            spelling = self.token_bytes(token_id)
-            # SentencePiece puts a space before each text that it encodes.
-            spelt.append(spelling.removeprefix(b" ") if begins else spelling)
-            begins = token_id in self.control_texts
+        spellings, controls = self._spellings, self.control_texts
+        spelt = [spellings.get(token_id, b"") for token_id in ids]
+        # SentencePiece puts a space before each text that it encodes.
+        for begin in [0, *(at + 1 for at, token_id in enumerate(ids) if token_id in controls)]:
+            spelt[begin : begin + 1] = [spelling.removeprefix(b" ") for spelling in spelt[begin : begin + 1]]
         return spelt
 
 
@@ -208,6 +206,6 @@ def _tokenizer_file(settings: Settings, name: str) -> Path | None:
 
 
 def _check_range(ids: Sequence[int], vocabulary_size: int, also: Mapping[int, str]) -> None:
-    for token_id in ids:
+    for token_id in {*ids}:
         if not 0 <= token_id < vocabulary_size and token_id not in also:
             raise ValueError(f"token id {token_id} is outside the vocabulary")

@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 import protocol
 import startup
 from calls import describe, read_calls
-from errors import APIError, answer_failure, bad_request
+from errors import answer_failure, bad_request
 from generation import (
     Engine,
     Generation,
@@ -46,13 +46,12 @@ from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Ke
 from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
-from reading import COUNTING, AnsweredRoute, aside
+from reading import AnsweredRoute, aside, count
 from replies import chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
 from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
-MAX_COUNTED_BYTES = 2**20
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
@@ -111,14 +110,12 @@ class Routes:
     async def tokenize(self, body: protocol.TokenizeRequest, request: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
         self.engine.check_ready()
-        if request.state.size > MAX_COUNTED_BYTES:
-            raise APIError(413, f"A text whose tokens are asked for may have at most {MAX_COUNTED_BYTES} bytes.")
-        return await aside(request.state.size, lambda: self._tokenize(body), COUNTING)
+        return await count(request, lambda: self._tokenize(body))
 
     async def detokenize(self, body: protocol.DetokenizeRequest, request: Request) -> Response:
         """The text of token ids, control tokens spelt out."""
         check_model(body.model, self.settings.model_names)
-        text = await aside(request.state.size, lambda: self._decode(body.tokens, "tokens"), COUNTING)
+        text = await count(request, lambda: self._decode(body.tokens, "tokens"))
         return to_response(protocol.Detokenized(prompt=text), body.unknown_fields)
 
     def _tokenize(self, body: protocol.TokenizeRequest) -> Response:

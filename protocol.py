@@ -149,6 +149,8 @@ class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
         for name in sorted(self.model_fields_set):
             value: Any = self.__dict__.get(name)
             is_list = isinstance(value, list)
+            if is_list and isinstance(next(iter(value), None), int):  # token ids, perhaps very many
+                continue
             for at, member in enumerate(value if is_list else (value,)):
                 if isinstance(member, SentBody) and (unknown := member.unknown_fields):
                     path = f"{name}[{at}]" if is_list else name

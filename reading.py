@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from errors import APIError, bad_request, to_api_error
@@ -24,7 +24,7 @@ MAX_VALUES = 2**18
 """Commas, colons and opening brackets of a body: many small values take far longer to read than a long text."""
 READING = ThreadPoolExecutor(1, thread_name_prefix="reading")
 COUNTING = ThreadPoolExecutor(1, thread_name_prefix="counting")
-"""What is asked about tokens alone, which may take far longer, delays nothing that is to be answered."""
+MAX_COUNTED_BYTES = 2**20
 
 Result = TypeVar("Result")
 
@@ -34,6 +34,14 @@ async def aside(size: int, work: Callable[[], Result], thread: Executor = READIN
     if size < LONG:
         return work()
     return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+async def count(request: Request, work: Callable[[], Result]) -> Result:
+    """`work()`, about tokens alone: it may take long, and delays nothing that is to be generated."""
+    size = request.state.size
+    if size > MAX_COUNTED_BYTES:
+        raise APIError(413, f"The body of a question about tokens may have at most {MAX_COUNTED_BYTES} bytes.")
+    return await aside(size, work, COUNTING)
 
 
 class AnsweredRoute(APIRoute):
@@ -58,15 +66,19 @@ class AnsweredRoute(APIRoute):
     async def _handle_body(self, request: Request) -> Response:
         sent = (await request.body()).removeprefix(codecs.BOM_UTF8)
         size = request.state.size = len(sent)
-        if size > MAX_VALUES and sum(map(sent.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
-            raise APIError(413, f"The request body has more than {MAX_VALUES} commas, colons and opening brackets.")
         body_field: Any = self.body_field
-        try:
-            body = await aside(size, partial(body_field.field_info.annotation.model_validate_json, sent))
-        except ValidationError as failure:
-            raise _to_bad_request(failure.errors(include_url=False, include_input=False)[0]) from failure
+        body = await aside(size, partial(_read, body_field.field_info.annotation, sent))
         reply: Response = await self.endpoint(body, request)
         return reply
+
+
+def _read(model: type[BaseModel], sent: bytes) -> BaseModel:
+    if len(sent) > MAX_VALUES and sum(map(sent.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+        raise APIError(413, f"The request body has more than {MAX_VALUES} commas, colons and opening brackets.")
+    try:
+        return model.model_validate_json(sent)
+    except ValidationError as failure:
+        raise _to_bad_request(failure.errors(include_url=False, include_input=False)[0]) from failure
 
 
 def _to_bad_request(fault: ErrorDetails) -> APIError:

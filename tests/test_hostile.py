@@ -55,7 +55,8 @@ KINDS = {
     "many calls": ({400}, asked(CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"name": 1}] * 80_000}]})),
     "tokens of 1 MB": ({200}, asked("/tokenize", filled('{"prompt": "', "a", '"}', 2**20 - 100))),
     "tokens of a large body": ({413}, asked("/tokenize", filled('{"prompt": "', "a", '"}'))),
-    "text of many tokens": ({200}, asked("/detokenize", {"tokens": [1000] * 250_000})),
+    "text of many tokens": ({200}, asked("/detokenize", {"tokens": [1000] * 170_000})),
+    "text of too many tokens": ({413}, asked("/detokenize", {"tokens": [1000] * 250_000})),
     "a batch for all room": ({200, 503}, completion(prompt=["a"] * (ROOM - 1))),
     "many choices": ({200, 503}, completion(n=ROOM - 1)),
     "many beams": ({200, 503}, completion(num_beams=16, n=16)),
@@ -138,6 +139,8 @@ def worst_gap_beside(server: Server, sent: bytes, statuses: set[int]) -> float:
 @pytest.mark.parametrize(("statuses", "sent"), KINDS.values(), ids=KINDS)
 def test_a_crowd_of_hostile_requests_holds_no_stream_up(server, http, statuses, sent):
     """The best of three crowds: the machine has stalls of its own."""
-    gaps = (worst_gap_beside(server, sent, statuses) for _ in range(3))
-    assert any(gap < WORST_GAP for gap in gaps)
+    gaps: list[float] = []
+    while len(gaps) < 3 and not any(gap < WORST_GAP for gap in gaps):
+        gaps.append(worst_gap_beside(server, sent, statuses))
+    assert min(gaps) < WORST_GAP, gaps
     assert http.get("/health").status_code == 200

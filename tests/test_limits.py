@@ -99,6 +99,12 @@ def test_tokens_of_a_book_are_counted_in_parts(client, path, field):
     assert "1048576 bytes" in error(client.post(path, json={field: "a" * 1_048_576}), 413).message
 
 
+def test_tokens_of_a_book_are_read_in_parts(client):
+    assert len(client.post("/detokenize", content=f'{{"tokens": [{"500," * 200_000}500]}}').json()["prompt"]) > 200_000
+    content = f'{{"tokens": [{"1000," * 210_000}1000]}}'
+    assert "1048576 bytes" in error(client.post("/detokenize", content=content), 413).message
+
+
 def test_nothing_is_said_of_a_model_that_is_not_loaded(client, engine):
     engine.is_ready = False
     for reply in (client.get("/v1/models"), client.get("/v1/models/a"), client.post("/tokenize", json=ASK)):

@@ -456,7 +456,7 @@ def test_the_engine_does_not_outlive_a_killed_server():
         assert len(processes) >= 2
         server.process.kill()
         server.process.wait()
-        assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 5)
+        assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 10)
 
 
 @pytest.mark.engine
@@ -468,7 +468,7 @@ def test_a_second_signal_ends_at_once():
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(5) == 128 + signal.SIGTERM
-        assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 5)
+        assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 10)
         for listener in listeners:
             listener.join(10)
         assert all(lines and lines[-1] != "data: [DONE]" for lines in heard)
