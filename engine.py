@@ -16,7 +16,6 @@ from operator import itemgetter
 from threading import Thread
 from typing import cast, get_args
 
-from prometheus_client import Gauge
 from pydantic import ValidationError
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -33,12 +32,10 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer, SlowIncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.metrics.loggers import StatLoggerManager
-from vllm.v1.metrics.prometheus import unregister_vllm_metrics
-from vllm.v1.metrics.stats import SchedulerStats
 
 from beam_search import Beam, BeamSearch, beam_search
 from dispatch import Dispatcher, Take
+from engine_client import lighten_outputs, lighten_statistics, read_at_once
 from errors import APIError, bad_request, unavailable
 from generation import Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 from grammar import Follower, Vocabulary
@@ -123,6 +120,7 @@ class VLLMEngine:
 
         # Not an executor's thread: those are waited for at exit, and Ctrl-C should not have to wait.
         Thread(target=load, daemon=True).start()
+        lighten_outputs()
         try:
             llm = await asyncio.wrap_future(loaded)
         except (ValueError, RuntimeError, OSError) as failure:
@@ -132,7 +130,8 @@ class VLLMEngine:
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
         if llm.log_stats and self._args.log_level == "ERROR":
-            _lighten_statistics(llm)
+            lighten_statistics(llm)
+        read_at_once(llm.engine_core.resources.output_socket)
         # The first request for log-probabilities can compile for seconds; no client should wait for that.
         async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
             pass
@@ -209,7 +208,10 @@ class VLLMEngine:
         self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, sink: Sink
     ) -> None:
         def take(output: RequestOutput) -> Drain | None:
-            return sink([_to_delta(completion, completion.index, request) for completion in output.outputs])
+            outputs = output.outputs
+            if len(outputs) == 1:
+                return sink((_to_delta(outputs[0], outputs[0].index, request),))
+            return sink([_to_delta(completion, completion.index, request) for completion in outputs])
 
         await self._complete(prompt, params, request_id, request, take)
 
@@ -308,34 +310,6 @@ class VLLMEngine:
             raise unavailable("The engine has died.", "engine_dead") from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
-
-
-class _SchedulerStatistics:
-    """In place of vLLM's loggers, which spend microseconds on each token: what its scheduler says, for `/metrics`."""
-
-    def __init__(self, llm: AsyncLLMEngine) -> None:
-        self._llm = llm
-        self._latest = SchedulerStats()
-        for name, text, read in (
-            ("num_requests_running", "Requests that the engine generates for", lambda: self._latest.num_running_reqs),
-            ("num_requests_waiting", "Requests that wait for room in a batch", lambda: self._latest.num_waiting_reqs),
-            ("kv_cache_usage_perc", "Part of the KV cache in use, up to 1", lambda: self._latest.kv_cache_usage),
-        ):
-            Gauge(f"vllm:{name}", text).set_function(partial(self._now, read))
-
-    def _now(self, read: Callable[[], float]) -> float:
-        """The scheduler falls silent with the last request, also where that is aborted."""
-        return read() if self._llm.get_num_unfinished_requests() else 0
-
-    def record(self, scheduler_stats: SchedulerStats | None, **_: object) -> None:
-        """Called by vLLM for each step."""
-        self._latest = scheduler_stats or self._latest
-
-
-def _lighten_statistics(llm: AsyncLLMEngine) -> None:
-    llm.log_stats = llm.output_processor.log_stats = False
-    unregister_vllm_metrics()
-    llm.logger_manager = cast(StatLoggerManager, _SchedulerStatistics(llm))
 
 
 def _copied(source: Source, n: int) -> Source:

@@ -117,6 +117,8 @@ class Chunks:
 
     def frames(self, delta: Delta, log: Sequence[Token]) -> list[bytes]:
         """One frame for the text of a delta, one for the finish of its choice."""
+        if not (log or delta.call or delta.finish_reason):
+            return [self._text_frame(delta.index, delta.text)] if delta.text else []
         frames = []
         if (delta.text or delta.call) and not (self.joins_last and delta.finish_reason):
             if log or delta.call:
@@ -158,6 +160,7 @@ def _frames(generation: Generation, request: Request, spellings: Sequence[Spelli
     """All chunks of a stream, and the usage if asked for; together what comes at once."""
     options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
+    includes_usage = options is not None and options.include_usage
 
     def counted(frames: list[bytes]) -> list[bytes]:
         usage = to_json(generation.usage)
@@ -167,17 +170,17 @@ def _frames(generation: Generation, request: Request, spellings: Sequence[Spelli
         first = [to_json(chunk) for chunk in await chunks.first()]
 
         def take(deltas: Sequence[Delta]) -> Drain | None:
-            nonlocal first
-            generation.began = generation.began or time.monotonic()
-            frames, first = counted(first) if counts else first, []
+            frames: list[bytes] = []
+            if generation.began is None:
+                generation.began = time.monotonic()
+                frames += counted(first) if counts else first
             for delta in deltas:
                 generation.tokens += len(delta.token_ids)
                 if delta.finish_reason is not None:
                     generation.finish_reasons.append(delta.finish_reason)
                 made = chunks.frames(delta, spellings[delta.index].take(delta) if spellings else ())
                 frames += counted(made) if counts else made
-            has_ended = len(generation.finish_reasons) == generation.choices
-            if has_ended and options is not None and options.include_usage:
+            if includes_usage and len(generation.finish_reasons) == generation.choices:
                 usage = {"choices": [], "usage": generation.usage}
                 frames.append(to_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage)))
             return write(frames) if frames else None

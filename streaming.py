@@ -98,4 +98,6 @@ class EventStream(Response):
 
 
 def _to_events(payloads: Sequence[bytes]) -> bytes:
+    if len(payloads) == 1:  # nearly always
+        return b"data: %b\n\n" % payloads[0]
     return b"".join(map(b"data: %b\n\n".__mod__, payloads))

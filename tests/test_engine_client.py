@@ -1,0 +1,136 @@
+"""The lighter parts of vLLM's engine client do what its own do, in all that a reply is made of."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import uvloop
+import zmq
+import zmq.asyncio
+
+from settings import DEMO_MODEL
+
+pytestmark = pytest.mark.engine
+TEXT = "杭州是浙江省的省会，西湖很美。🙂 The lake is beautiful."
+KINDS = {
+    "text": {},
+    "stop string": {"stop": ["西湖很"]},
+    "stop string that is kept": {"stop": ["西湖很"], "include_stop_str_in_output": True},
+    "log-probabilities": {"logprobs": 2},
+    "scores of the prompt": {"prompt_logprobs": 1},
+    "two choices": {"n": 2},
+}
+
+
+class Processor:
+    """vLLM's, with one request of so many choices, and one reader."""
+
+    def __init__(self, prompt_ids: list[int], fields: dict[str, Any], is_streamed: bool) -> None:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.tokenizers.registry import get_tokenizer
+        from vllm.v1.engine import EngineCoreRequest
+        from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+        from vllm.v1.engine.parallel_sampling import ParentRequest
+
+        kind = RequestOutputKind.DELTA if is_streamed else RequestOutputKind.FINAL_ONLY
+        self.params = SamplingParams(output_kind=kind, flat_logprobs=True, **fields)
+        self.processor = OutputProcessor(get_tokenizer(str(DEMO_MODEL)), log_stats=False)
+        self.collector = RequestOutputCollector(kind, "r")
+        self.names = [f"r-{index}" for index in range(self.params.n)]
+        self.read: list[tuple[Any, ...]] = []
+        requests = [
+            EngineCoreRequest(
+                request_id=name, prompt_token_ids=prompt_ids, mm_features=None, sampling_params=self.params,
+                pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None, data_parallel_rank=None,
+                external_req_id="r",
+            )
+            for name in ("r", *self.names)
+        ]  # fmt: skip
+        parent = ParentRequest(requests[0]) if self.params.n > 1 else None
+        for index, request in enumerate(requests[1:]):
+            self.processor.add_request(request, None, parent, index, self.collector)
+
+    def step(self, token_id: int, is_last: bool) -> None:
+        from vllm.v1.engine import EngineCoreOutput, FinishReason
+        from vllm.v1.outputs import LogprobsLists
+
+        reason = FinishReason.LENGTH if is_last else None
+        logs = LogprobsLists(*to_rows(token_id)) if self.params.logprobs else None
+        outputs = [EngineCoreOutput(name, [token_id], new_logprobs=logs, finish_reason=reason) for name in self.names]
+        self.processor.process_outputs(outputs, weight_version="default")
+
+    def look(self) -> None:
+        output = self.collector.get_nowait()
+        for choice in output.outputs if output else ():
+            logs = choice.logprobs and [*choice.logprobs.token_ids]
+            what = choice.index, choice.text, choice.token_ids, choice.finish_reason, choice.stop_reason, logs
+            self.read.append((*what, output.finished))
+
+
+def to_rows(token_id: int) -> tuple[object, ...]:
+    """The likeliest tokens of one place, in vLLM's arrays."""
+    import numpy
+
+    return numpy.array([[token_id, 7, 8]]), numpy.array([[-0.5, -0.6, -2.0]]), numpy.array([0])
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+@pytest.mark.parametrize("steps_between_reads", [1, 4])
+@pytest.mark.parametrize("is_streamed", [True, False])
+@pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
+def test_light_outputs_say_what_vllms_say(
+    demo_encoder, monkeypatch, fields, is_streamed, steps_between_reads, is_aborted
+):
+    from vllm.v1.engine import output_processor
+
+    from engine_client import LightRequestState
+
+    ids = demo_encoder.encode([TEXT])
+    told = []
+    for kind in (LightRequestState.__base__, LightRequestState):
+        monkeypatch.setattr(output_processor, "RequestState", kind)
+        request = Processor([1, 500], fields, is_streamed)
+        for step, token_id in enumerate(ids, 1):
+            request.step(token_id, is_last=step == len(ids) and not is_aborted)
+            if step == len(ids) and is_aborted:
+                request.processor.abort_requests(request.names, internal=True)
+            if not step % steps_between_reads or step == len(ids):
+                request.look()
+        told.append(request.read)
+    assert told[1] == told[0] != []
+    if is_streamed and not fields:
+        assert "".join(text for _, text, *_ in told[1]).strip() == TEXT
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_messages_are_read_at_once_and_in_order(run):
+    from engine_client import read_at_once
+
+    async def talk() -> None:
+        context = zmq.asyncio.Context()
+        with context.socket(zmq.PUSH) as sender, context.socket(zmq.PULL) as receiver:
+            sender.connect(f"tcp://127.0.0.1:{receiver.bind_to_random_port('tcp://127.0.0.1')}")
+            read_at_once(receiver)
+
+            async def send() -> None:
+                for number in range(300):
+                    await sender.send_multipart([b"%d" % number, b"part"])
+                    await asyncio.sleep(0.002 * (number % 7 == 0))
+
+            sending = asyncio.create_task(send())
+            heard = [await receiver.recv_multipart(copy=False) for _ in range(300)]
+            assert [frames[0].bytes for frames in heard] == [b"%d" % number for number in range(300)]
+            await sending
+            # Whoever waited has gone; what comes then keeps nobody busy, and waits for the next one.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(receiver.recv_multipart(copy=False), 0.05)
+            await sender.send_multipart([b"late"])
+            began = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - began < 0.1
+            assert [frame.bytes for frame in await receiver.recv_multipart(copy=False)] == [b"late"]
+        context.term()
+
+    run(talk())
