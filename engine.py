@@ -120,7 +120,6 @@ class VLLMEngine:
 
         # Not an executor's thread: those are waited for at exit, and Ctrl-C should not have to wait.
         Thread(target=load, daemon=True).start()
-        lighten_outputs()
         try:
             llm = await asyncio.wrap_future(loaded)
         except (ValueError, RuntimeError, OSError) as failure:
@@ -131,6 +130,7 @@ class VLLMEngine:
         self.vocabulary_size = llm.model_config.get_vocab_size()
         if llm.log_stats and self._args.log_level == "ERROR":
             lighten_statistics(llm)
+        lighten_outputs()
         read_at_once(llm.engine_core.resources.output_socket)
         # The first request for log-probabilities can compile for seconds; no client should wait for that.
         async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
@@ -209,7 +209,7 @@ class VLLMEngine:
     ) -> None:
         def take(output: RequestOutput) -> Drain | None:
             outputs = output.outputs
-            if len(outputs) == 1:
+            if len(outputs) == 1:  # nearly always
                 return sink((_to_delta(outputs[0], outputs[0].index, request),))
             return sink([_to_delta(completion, completion.index, request) for completion in outputs])
 
