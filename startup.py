@@ -3,12 +3,10 @@
 import gc
 import logging
 import os
-import queue
 import sys
 import threading
 import time
-from contextlib import suppress
-from logging.handlers import QueueHandler, QueueListener
+from collections import deque
 
 from protocol import CompletionRequest, to_defaults
 from settings import Settings
@@ -26,6 +24,7 @@ ENVIRONMENT = {
 """Of the engine's processes, unless the user says otherwise."""
 
 WAITING_LINES = 10_000
+SECONDS_BETWEEN_WRITES = 0.1
 
 GARBAGE_THRESHOLDS = (100_000, 50, 100)
 """How rarely garbage is looked for, in the words of `gc`: with Python's own, from 700 on, a fifth of a start."""
@@ -41,22 +40,39 @@ def lighten_engine_processes() -> None:
     sys.modules["__main__"].__file__ = __file__
 
 
-class _Enqueue(QueueHandler):
-    """A terminal that has stopped stops no request: lines wait for it, and are lost when too many do."""
+class _Together(logging.Handler):
+    """Lines of a moment are written together, by a thread: one that wakes for each costs more than the line itself.
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        with suppress(queue.Full):
-            self.queue.put_nowait(record)
+    A terminal that has stopped stops no request: lines wait for it, and the oldest are lost when too many do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown, self._ended = logging.StreamHandler(), threading.Event()
+        self._waiting: deque[logging.LogRecord] = deque(maxlen=WAITING_LINES)
+        self._writer = threading.Thread(target=self._write_all, daemon=True)
+        self._writer.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._waiting.append(record)
+
+    def close(self) -> None:
+        """Called at the end of the process."""
+        self._ended.set()
+        self._writer.join(1)
+        super().close()
+
+    def _write_all(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_WRITES) or self._waiting:
+            if lines := [self.format(self._waiting.popleft()) for _ in range(len(self._waiting))]:
+                self._shown.emit(logging.makeLogRecord({"msg": "\n".join(lines)}))
 
 
 def show_journal(settings: Settings) -> None:
     """Each request's line on the terminal, unless only errors are wanted there."""
-    journal = logging.getLogger("journal")
-    shown = logging.StreamHandler()
+    journal, shown = logging.getLogger("journal"), _Together()
     shown.setFormatter(logging.Formatter("%(message)s" if settings.log_format == "json" else "%(asctime)s %(message)s"))
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(WAITING_LINES)
-    journal.addHandler(_Enqueue(waiting))
-    QueueListener(waiting, shown).start()
+    journal.addHandler(shown)
     journal.setLevel(logging.ERROR if settings.log_level == "error" else logging.INFO)
     journal.propagate = False
 

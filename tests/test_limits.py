@@ -1,12 +1,16 @@
 """What a request may ask for at most: one above is refused fast, and before any work is done for it."""
 
+import asyncio
 import json
 import time
+from functools import partial
+from itertools import pairwise
 
 import pytest
 from test_errors import ASK, CHAT, COMPLETIONS, TALK, error
 
 from encoder import SentencePieceEncoder
+from reading import PausingThread
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 LIMITS = [
@@ -64,6 +68,32 @@ def test_a_body_of_too_many_values_is_refused_unread(client, value):
     content = f'{{"prompt": "a", "metadata": [{value * 300_000}0]}}'
     assert "commas" in error(client.post(COMPLETIONS, content=content), 413).message
     assert client.post(COMPLETIONS, json={**ASK, "metadata": "，" * 300_000}).status_code == 200
+
+
+def test_a_body_of_too_many_fields_is_a_400(client):
+    fields = {f"field {at}": at for at in range(1025)}
+    assert error(client.post(COMPLETIONS, json=fields), 400).message.endswith("body: there may be at most 1024 fields.")
+
+
+def test_long_bodies_are_read_in_turn_with_as_long_pauses():
+    """The loop, and with it every stream, has these."""
+    done = []
+
+    def work(seconds):
+        done.append(time.monotonic())
+        time.sleep(seconds)
+        if not seconds:
+            raise LookupError
+
+    async def read():
+        thread = PausingThread()
+        pieces = (thread.run(partial(work, seconds)) for seconds in (0.2, 0.1, 0))
+        results = await asyncio.gather(*pieces, return_exceptions=True)
+        assert [*map(type, results)] == [type(None), type(None), LookupError]
+
+    asyncio.run(read())
+    for (before, after), least in zip(pairwise(done), (0.4, 0.2), strict=True):
+        assert after - before > least - 0.01
 
 
 @pytest.mark.parametrize("raw", [True, False])

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import BATCH, ROOM, Server, connect, events, listening, posted, serving, wait_for
+from conftest import BATCH, ROOM, ROOT, Server, connect, events, listening, posted, serving, wait_for
 from fake_engine import FakeEngine
 
 import middleware
@@ -507,6 +508,23 @@ def test_a_dead_engine_is_told_and_ends_the_process(name):
             assert done == "data: [DONE]"
         server.reader.join(10)
         assert "error: The engine has died.\n" in server.lines
+
+
+@pytest.mark.parametrize("last", ["", "time.sleep(0.5); print('later', file=sys.stderr, flush=True)"])
+def test_the_log_is_whole_and_in_order_at_the_end(last):
+    """Its lines are written some at a time, soon."""
+    script = """
+import logging, sys, time
+from settings import Settings
+from startup import show_journal
+show_journal(Settings(log_format="json"))
+for number in range(5000):
+    logging.getLogger("journal").info("%s", f"line {number} %")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script + last], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stderr.splitlines() == [f"line {number} %" for number in range(5000)] + ["later"] * bool(last)
 
 
 @pytest.mark.engine
