@@ -23,6 +23,8 @@ OFFER = re.compile(rb"\r\n(?i:upgrade:[ \t]*h2c)[ \t]*(?=\r\n)")
 ARRIVAL_SECONDS = 30
 """For a request's head, and for its body."""
 MAX_HEAD_BYTES = 64 * 1024
+LATE = "body_is_late"
+"""In a request's state: nothing more of its body is waited for."""
 CLOSE = {"Connection": "close"}
 HEAD_TOO_LARGE = APIError(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
 
@@ -63,7 +65,10 @@ class Keys:
 
 
 class Arrival:
-    """Bodies have to be small enough, and there in time; one that is announced too large is refused unread."""
+    """Bodies have to be small enough, and there in time; one that is announced too large is refused unread.
+
+    The time is kept by the connection: a timer in each request would cost more.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -77,18 +82,15 @@ class Arrival:
         if announced.isdecimal() and int(announced) > self._max_bytes:
             await self._too_large().to_response()(scope, receive, send)
             return
-        deadline = asyncio.get_running_loop().time() + ARRIVAL_SECONDS
         arrived, is_whole = 0, False
 
         async def receive_in_time() -> Message:
             nonlocal arrived, is_whole
             if is_whole:
                 return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError as failure:
-                raise APIError(408, "The request body did not arrive in time.", headers=CLOSE) from failure
+            message = await receive()
+            if LATE in scope.get("state", ()):
+                raise APIError(408, "The request body did not arrive in time.", headers=CLOSE)
             arrived += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if arrived > self._max_bytes:
@@ -102,7 +104,7 @@ class Arrival:
 
 
 class Http1Connection(HttpToolsProtocol):
-    """uvicorn's, with limits on a request's head, and one shape of errors.
+    """uvicorn's, with limits on a request's head, on the time that it may take to arrive, and one shape of errors.
 
     It is deaf to offers of HTTP/2, which come from `curl --http2` and from Java's own client: its parser takes what
     follows one for another protocol, not for the body. Streams may write by `write_now`, which passes no middleware:
@@ -147,11 +149,15 @@ class Http1Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_head = False
-        self._wait(None)
+        self._wait(ARRIVAL_SECONDS)
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
             self._fault = HEAD_TOO_LARGE
             raise self._fault  # to the parser, which ends in `send_400_response`
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._wait(None)
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's, which is plain text
         self._refuse(self._fault)
@@ -165,8 +171,13 @@ class Http1Connection(HttpToolsProtocol):
     def _give_up(self) -> None:
         if self._is_head:
             self._refuse(APIError(408, "The head of the request did not arrive in time."))
-        else:
+        elif self.cycle is None:
             self.transport.close()
+        elif self.flow.read_paused:  # by us, while a request before it is answered
+            self._wait(ARRIVAL_SECONDS)
+        else:
+            self.scope["state"][LATE] = True
+            self.cycle.message_event.set()
 
     def _refuse(self, failure: APIError) -> None:
         """Answer what never becomes a request, unless that would end in the middle of another reply; close."""
