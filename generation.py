@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
-import shortuuid
-
 from errors import APIError, bad_request
 from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, Request, ToolFields, Usage
 
@@ -177,12 +175,17 @@ def check_length(characters: int, max_token_characters: int | None, max_model_le
         raise _too_long(max_model_len, f"at least {characters // max_token_characters}", param)
 
 
-def start_generation(engine: Engine, request: Request, prompts: list[Prompt], model_names: Sequence[str]) -> Generation:
-    """Accept a request: its model is checked, its tokens counted, the engine asked for room. Raises APIError."""
+def start_generation(
+    engine: Engine, request: Request, prompts: list[Prompt], model_names: Sequence[str], serial: str
+) -> Generation:
+    """Accept a request: its model is checked, its tokens counted, the engine asked for room. Raises APIError.
+
+    `serial` is unique, and part of the reply's id.
+    """
     engine.check_ready()
     model = check_model(request.model, model_names)
     kind = "cmpl" if isinstance(request, CompletionRequest) else "chatcmpl"
-    request_id = f"{kind}-{shortuuid.uuid()}"
+    request_id = f"{kind}-{serial}"
     limits = [_token_budget(prompt, request, engine.max_model_len) for prompt in prompts]
     engine.admit(len(prompts) * request.width)
     sources = []

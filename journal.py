@@ -3,9 +3,10 @@
 The text is never known here, unless `--log-requests` asks for it.
 """
 
-import logging
 import re
 import time
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import shortuuid
@@ -33,14 +34,16 @@ TASKS = Gauge("asyncio_tasks", "Tasks of the event loop")
 PROMPT_TOKENS = Counter("prompt_tokens", "Tokens of answered prompts")
 GENERATED_TOKENS = Counter("generated_tokens", "Tokens generated, also of replies that nobody waited for")
 
-logger = logging.getLogger(__name__)
+Log = Callable[[str], None]
+"""Takes lines, without waiting."""
 
 
 class Journal:
-    """Takes or makes the id of each request, and notes how it ended."""
+    """Takes or makes the id of each request, and notes how it ended; without a `log`, in the numbers alone."""
 
-    def __init__(self, app: ASGIApp, log_format: str) -> None:
+    def __init__(self, app: ASGIApp, log: Log | None, log_format: str) -> None:
         self.app = app
+        self._log = log
         self._is_json = log_format == "json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,10 +51,11 @@ class Journal:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if A_GIVEN_ID.fullmatch(given) else shortuuid.uuid()
+        serial = shortuuid.uuid()
+        request_id = given if A_GIVEN_ID.fullmatch(given) else serial
         began, status = time.monotonic(), CLIENT_LEFT
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        state["request_id"], state["serial"] = request_id, serial
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -83,12 +87,15 @@ class Journal:
             line["finish_reason"] = ",".join(dict.fromkeys(generation.finish_reasons)) or None
             line |= state.get("texts", {})
         line["total_s"] = round(seconds, 3)
+        if self._log is not None:
+            self._log(self._spell(line))
+
+    def _spell(self, line: dict[str, Any]) -> str:
         if self._is_json:
-            line = {"time": round(time.time(), 3), **line}
-            logger.info("%s", to_json(line).decode())
-        else:
-            # What `repr` makes of a text is one line, and moves no cursor.
-            logger.info("%s", " ".join(f"{name}={value}" for name, value in line.items()))
+            return to_json({"time": round(time.time(), 3), **line}).decode()
+        # What `repr` makes of a text is one line, and moves no cursor.
+        fields = " ".join(f"{name}={value}" for name, value in line.items())
+        return f"{datetime.now().isoformat(' ', 'milliseconds')} {fields}"
 
 
 def keep_texts(generation: Generation, encoder: Encoder) -> dict[str, list[str]]:

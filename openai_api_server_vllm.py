@@ -41,7 +41,7 @@ from generation import (
     start_generation,
     within,
 )
-from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, keep_texts
+from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, Log, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
 from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
@@ -156,7 +156,7 @@ class Routes:
         return {"version": VERSION}
 
     def _start(self, body: protocol.Request, prompts: list[Prompt], request: Request) -> Generation:
-        generation = start_generation(self.engine, body, prompts, self.settings.model_names)
+        generation = start_generation(self.engine, body, prompts, self.settings.model_names, request.state.serial)
         generation.source = within(generation.source, self.settings.request_timeout)
         request.state.generation = generation  # for the log
         if self.settings.log_requests:
@@ -211,7 +211,9 @@ def ignored_header(fields: Sequence[str]) -> dict[str, str]:
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
 
 
-def build_app(engine: Engine, template: PromptTemplate, settings: Settings, started: Started | None = None) -> FastAPI:
+def build_app(
+    engine: Engine, template: PromptTemplate, settings: Settings, log: Log | None = None, started: Started | None = None
+) -> FastAPI:
     """The app around an engine, which it starts and stops; `started` is told when loading has ended, or failed."""
 
     @asynccontextmanager
@@ -240,7 +242,7 @@ def build_app(engine: Engine, template: PromptTemplate, settings: Settings, star
         allow_credentials=settings.allow_credentials,
         expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
     )
-    app.add_middleware(Journal, log_format=settings.log_format)
+    app.add_middleware(Journal, log=log, log_format=settings.log_format)
     return app
 
 
@@ -296,7 +298,7 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
             gc.freeze()  # what is loaded stays: no search for garbage looks through it again
             startup.show(startup.banner(settings, template.layout.name, engine.max_model_len))
 
-    app = build_app(engine, template, settings, started)
+    app = build_app(engine, template, settings, startup.show_soon(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
     server.run(sockets)
     gc.unfreeze()  # else a library whose objects cannot be freed at the end complains about each
@@ -317,7 +319,6 @@ def main() -> int:
     try:
         settings, others = parse_settings(sys.argv[1:])
         keys = filter(None, (*settings.api_key, *os.environ.get("VLLM_API_KEY", "").split(",")))
-        startup.show_journal(settings)
         serve(replace(settings, api_key=[*keys]), others)
     except StartError as failure:
         startup.show(f"error: {failure}")

@@ -1,5 +1,6 @@
 """What the terminal shows while the server starts, and the banner when it answers."""
 
+import atexit
 import gc
 import logging
 import os
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from protocol import CompletionRequest, to_defaults
 from settings import Settings
@@ -40,45 +42,33 @@ def lighten_engine_processes() -> None:
     sys.modules["__main__"].__file__ = __file__
 
 
-class _Together(logging.Handler):
-    """Lines of a moment are written together, by a thread: one that wakes for each costs more than the line itself.
+def show(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def show_soon(settings: Settings) -> Callable[[str], None] | None:
+    """Shows a line, without waiting: a thread writes those of a moment together. None if only errors are wanted.
 
     A terminal that has stopped stops no request: lines wait for it, and the oldest are lost when too many do.
     """
+    if settings.log_level == "error":
+        return None
+    waiting: deque[str] = deque(maxlen=WAITING_LINES)
+    has_ended = threading.Event()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown, self._ended = logging.StreamHandler(), threading.Event()
-        self._waiting: deque[logging.LogRecord] = deque(maxlen=WAITING_LINES)
-        self._writer = threading.Thread(target=self._write_all, daemon=True)
-        self._writer.start()
+    def write() -> None:
+        while not has_ended.wait(SECONDS_BETWEEN_WRITES) or waiting:
+            if lines := [waiting.popleft() for _ in range(len(waiting))]:
+                show("\n".join(lines))
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._waiting.append(record)
+    def end() -> None:
+        has_ended.set()
+        writer.join(1)
 
-    def close(self) -> None:
-        """Called at the end of the process."""
-        self._ended.set()
-        self._writer.join(1)
-        super().close()
-
-    def _write_all(self) -> None:
-        while not self._ended.wait(SECONDS_BETWEEN_WRITES) or self._waiting:
-            if lines := [self.format(self._waiting.popleft()) for _ in range(len(self._waiting))]:
-                self._shown.emit(logging.makeLogRecord({"msg": "\n".join(lines)}))
-
-
-def show_journal(settings: Settings) -> None:
-    """Each request's line on the terminal, unless only errors are wanted there."""
-    journal, shown = logging.getLogger("journal"), _Together()
-    shown.setFormatter(logging.Formatter("%(message)s" if settings.log_format == "json" else "%(asctime)s %(message)s"))
-    journal.addHandler(shown)
-    journal.setLevel(logging.ERROR if settings.log_level == "error" else logging.INFO)
-    journal.propagate = False
-
-
-def show(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    atexit.register(end)
+    return waiting.append
 
 
 class Progress:

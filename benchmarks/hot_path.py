@@ -150,7 +150,7 @@ class Hops:
     def accept(self) -> tuple[Generation, ChatCompletionRequest]:
         body = self.read()
         prompt = self.template.render_chat([(message.role, message.text) for message in body.messages])
-        return start_generation(self.engine, body, [prompt], [NAME]), body
+        return start_generation(self.engine, body, [prompt], [NAME], "SQg9qhXDhGP5hkqMiqHLhe"), body
 
     async def to_body(self) -> None:
         self.read()

@@ -35,6 +35,10 @@ ROOM = 128
 """The real server's `--max-num-queued-reqs`: a request for so many choices is taken only when nothing else runs."""
 
 
+logged: list[str] = []
+"""What these apps would show on the terminal."""
+
+
 @pytest.fixture(scope="session")
 def demo_encoder() -> SentencePieceEncoder:
     return SentencePieceEncoder(DEMO_MODEL / "tokenizer.model")
@@ -51,7 +55,8 @@ def serve(engine: FakeEngine, demo_encoder: SentencePieceEncoder) -> Callable[..
 
     def client(**settings: Any) -> TestClient:
         template = PromptTemplate(ALPACA_2, demo_encoder, settings.pop("system_text", None))
-        return TestClient(build_app(engine, template, Settings(**settings)), raise_server_exceptions=False)
+        app = build_app(engine, template, Settings(**settings), log=logged.append)
+        return TestClient(app, raise_server_exceptions=False)
 
     return client
 
@@ -82,7 +87,7 @@ def serving(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any) 
     """An app on a fake engine, on a real socket, in a thread: its URL, and the server."""
     chosen = Settings(host="127.0.0.1", port=0, **settings)
     sockets = bind_sockets(chosen)
-    app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen)
+    app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen, log=logged.append)
     server = DrainingServer(uvicorn_config(app, chosen), engine, chosen.drain_timeout)
     thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()

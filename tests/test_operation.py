@@ -1,7 +1,6 @@
 """In operation, on real sockets: keys, what may arrive and how fast, what is told of requests, the server's end."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -17,12 +16,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import BATCH, ROOM, ROOT, Server, connect, events, listening, posted, serving, wait_for
+from conftest import BATCH, ROOM, ROOT, Server, connect, events, listening, logged, posted, serving, wait_for
 from fake_engine import FakeEngine
 
 import middleware
 import openai_api_server_vllm
-import startup
 from generation import Delta
 from settings import Settings
 
@@ -88,21 +86,18 @@ def test_a_browser_can_read_the_refusal_and_ask_before(guarded):
 def test_keys_come_from_flags_and_the_environment(monkeypatch):
     seen: list[Settings] = []
     monkeypatch.setattr(openai_api_server_vllm, "serve", lambda settings, others: seen.append(settings))
-    monkeypatch.setattr(startup, "show_journal", lambda settings: None)
     monkeypatch.setattr(sys, "argv", ["server", "--api-key", "a", "b", "--api-key=c"])
     monkeypatch.setenv("VLLM_API_KEY", "d,e,")
     assert openai_api_server_vllm.main() == 0
     assert seen[0].api_key == [*"abcde"]
 
 
-def test_keys_stay_out_of_the_log(guarded, caplog):
-    caplog.set_level(logging.DEBUG)
+def test_keys_stay_out_of_the_log(guarded, lines):
     for sent in (KEYS[1], "wrong-marker"):
         guarded.get("/v1/models", headers=bearer(sent))
         guarded.get(f"/v1/models?key={sent}", headers=bearer(sent))
-    lines = [record.getMessage() for record in caplog.records if record.name == "journal"]
-    assert len(lines) == 4
-    assert not [line for line in lines if KEYS[1] in line or "wrong-marker" in line]
+    assert len(lines()) == 4
+    assert not [line for line in lines() if KEYS[1] in line or "wrong-marker" in line]
 
 
 def test_keys_stay_out_of_what_is_shown():
@@ -237,10 +232,10 @@ SLOW = [Delta(0, "字", (5,)) for _ in range(100)] + [Delta(0, "", (2,), "stop")
 
 
 @pytest.fixture
-def lines(caplog):
+def lines():
     """The lines of the journal, as they come."""
-    caplog.set_level(logging.INFO, "journal")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "journal"]
+    logged.clear()
+    return lambda: [*logged]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +246,7 @@ def test_the_id_of_a_request_is_taken_or_made(client, lines, sent, is_taken):
     reply = client.post("/v1/completions", json=ASK, headers={"X-Request-Id": sent.encode()})
     made = reply.headers["x-request-id"]
     assert (made == sent) == is_taken
+    assert (reply.json()["id"] == f"cmpl-{made}") == (not is_taken)
     assert 1 <= len(made) <= 128
     assert f"id={made} " in lines()[-1]
 
@@ -295,6 +291,7 @@ def test_a_request_has_one_line_without_its_text(serve, lines, caplog, stream):
     assert answered["prompt_tokens"] > 20
     assert (refused["status"], unknown["status"], unknown["path"]) == (400, 404, "other")
     assert SECRET not in caplog.text
+    assert not [line for line in lines() if SECRET in line]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -514,17 +511,18 @@ def test_a_dead_engine_is_told_and_ends_the_process(name):
 def test_the_log_is_whole_and_in_order_at_the_end(last):
     """Its lines are written some at a time, soon."""
     script = """
-import logging, sys, time
+import sys, time
 from settings import Settings
-from startup import show_journal
-show_journal(Settings(log_format="json"))
+from startup import show_soon
+assert show_soon(Settings(log_level="error")) is None
+log = show_soon(Settings())
 for number in range(5000):
-    logging.getLogger("journal").info("%s", f"line {number} %")
+    log(f"line {number}")
 """
     ended = subprocess.run(
         [sys.executable, "-c", script + last], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
-    assert ended.stderr.splitlines() == [f"line {number} %" for number in range(5000)] + ["later"] * bool(last)
+    assert ended.stderr.splitlines() == [f"line {number}" for number in range(5000)] + ["later"] * bool(last)
 
 
 @pytest.mark.engine
