@@ -227,19 +227,6 @@ async def pour(deltas: Deltas, sink: Sink) -> None:
                 await drain()
 
 
-def within(source: Source, seconds: float) -> Source:
-    """The same deltas, as far as they come in time; raises APIError (504) then."""
-
-    async def limited(sink: Sink) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await source(sink)
-        except TimeoutError as failure:
-            raise APIError(504, f"The request took more than {seconds:g} seconds.", code="request_timeout") from failure
-
-    return limited
-
-
 def changed(source: Source, change: Callable[[Delta], Delta]) -> Source:
     """The same deltas, each changed on its way."""
     return lambda sink: source(lambda deltas: sink([change(delta) for delta in deltas]))

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import protocol
 import startup
@@ -39,7 +40,6 @@ from generation import (
     check_model,
     check_tools,
     start_generation,
-    within,
 )
 from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, Log, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
@@ -47,7 +47,7 @@ from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from reading import AnsweredRoute, aside, count
-from replies import chat_chunks, chat_completion, completion, completion_chunks
+from replies import Frames, chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
 from streaming import EventStream, while_connected
 
@@ -80,8 +80,8 @@ class Routes:
         prompts = await aside(request.state.size, lambda: [*map(render, body.prompt)])
         generation = self._start(body, prompts, request)
         if body.stream:
-            return EventStream(completion_chunks(generation, body, self.encoder), ignored_header(body.ignored_fields))
-        return await whole(body, request, completion(generation, body, self.encoder))
+            return self._stream(body, completion_chunks(generation, body, self.encoder))
+        return await self._whole(body, request, completion(generation, body, self.encoder))
 
     async def create_chat_completion(self, body: ChatCompletionRequest, request: Request) -> Response:
         """The assistant's answer to a conversation."""
@@ -93,8 +93,8 @@ class Routes:
         if body.callable_functions:
             generation.source = read_calls(generation.source, body.callable_functions)
         if body.stream:
-            return EventStream(chat_chunks(generation, body, self.encoder), ignored_header(body.ignored_fields))
-        return await whole(body, request, chat_completion(generation, body, self.encoder))
+            return self._stream(body, chat_chunks(generation, body, self.encoder))
+        return await self._whole(body, request, chat_completion(generation, body, self.encoder))
 
     async def list_models(self) -> protocol.ModelList:
         """The served models: one, under all its names."""
@@ -157,11 +157,21 @@ class Routes:
 
     def _start(self, body: protocol.Request, prompts: list[Prompt], request: Request) -> Generation:
         generation = start_generation(self.engine, body, prompts, self.settings.model_names, request.state.serial)
-        generation.source = within(generation.source, self.settings.request_timeout)
         request.state.generation = generation  # for the log
         if self.settings.log_requests:
             request.state.texts = keep_texts(generation, self.encoder)
         return generation
+
+    def _stream(self, body: GenerationFields, frames: Frames) -> Response:
+        return EventStream(frames, ignored_header(body.ignored_fields), self.settings.request_timeout)
+
+    async def _whole(self, body: GenerationFields, request: Request, reply: Awaitable[BaseModel]) -> Response:
+        """The reply as one body, unless the client leaves before it is there: that frees the engine."""
+        try:
+            item = await while_connected(request.receive, reply, self.settings.request_timeout)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
+        return to_response(item, body.ignored_fields)
 
     def _chat_prompt(self, body: ChatCompletionRequest | protocol.TokenizeRequest) -> Prompt:
         texts = [(message.role, message.text) for message in body.messages]
@@ -191,14 +201,6 @@ class Routes:
 
     def _model(self, name: str) -> protocol.Model:
         return protocol.Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
-
-
-async def whole(body: GenerationFields, request: Request, reply: Coroutine[Any, Any, BaseModel]) -> Response:
-    """The reply as one body, unless the client leaves before it is there: that frees the engine."""
-    item = await while_connected(request.receive, reply)
-    if item is None:
-        return Response(status_code=CLIENT_LEFT)
-    return to_response(item, body.ignored_fields)
 
 
 def to_response(item: BaseModel, ignored: Sequence[str]) -> Response:

@@ -5,13 +5,14 @@ the work: a framework's response object alone would find out at the next write, 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from errors import to_api_error
+from errors import APIError, to_api_error
 from generation import Drain
 
 Result = TypeVar("Result")
@@ -22,26 +23,35 @@ DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """The result of `work`; None if the client leaves, which cancels the calling task: it is there for `work` alone."""
+async def while_connected(receive: Receive, work: Awaitable[Result], seconds: float) -> Result:
+    """The result of `work`; raises ClientDisconnect if the client leaves, APIError (504) if it takes too long.
+
+    Either cancels the calling task: it is there for `work` alone.
+    """
     worker = asyncio.current_task()
     assert worker is not None
-    has_left = False
+    late = APIError(504, f"The request took more than {seconds:g} seconds.", code="request_timeout")
+    reasons: list[Exception] = []
+
+    def end(reason: Exception) -> None:
+        if not reasons and worker.cancel():
+            reasons.append(reason)
 
     async def listen() -> None:
-        nonlocal has_left
         while (await receive())["type"] != "http.disconnect":
             pass
-        has_left = worker.cancel()
+        end(ClientDisconnect())
 
     listener = asyncio.ensure_future(listen())
+    timer = asyncio.get_running_loop().call_later(seconds, end, late)
     try:
         return await work
     except asyncio.CancelledError:
-        if not has_left or worker.uncancel():  # the server itself ends the request
+        if not reasons or worker.uncancel():  # the server itself ends the request
             raise
-        return None
+        raise reasons[0] from None
     finally:
+        timer.cancel()
         listener.cancel()
 
 
@@ -54,10 +64,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, payloads: Payloads, headers: Mapping[str, str]) -> None:
+    def __init__(self, payloads: Payloads, headers: Mapping[str, str], seconds: float) -> None:
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
-        self._payloads = payloads
+        self._payloads, self._seconds = payloads, seconds
         self._has_begun = False
         self._waiting = b""
         self._in_turn = asyncio.Lock()
@@ -65,11 +75,10 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
         self._write_now: Callable[[bytes], bool] | None = scope.get("write_now")
-        await while_connected(receive, self._send_all(scope, receive, send))
-
-    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._payloads(self._write)
+            await while_connected(receive, self._payloads(self._write), self._seconds)
+        except ClientDisconnect:
+            return
         except Exception as failure:  # noqa: BLE001 - answered by its status, or if that is sent as an event
             error = to_api_error(failure)
             if not self._has_begun:

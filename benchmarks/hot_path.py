@@ -165,7 +165,7 @@ class Hops:
         await chat_chunks(*self.accept(), self.template.encoder)(ignore)
 
     async def to_events(self) -> None:
-        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {})(
+        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {}, 600)(
             {"write_now": discard_now}, hold, discard
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from errors import APIError
 from generation import Delta, merge
@@ -32,7 +33,7 @@ class Server:
         self.sent.append(message.get("status") or message["body"].decode())
 
     async def stream(self, payloads) -> list[str | int]:
-        await EventStream(payloads, {})(self.scope, self.receive, self.send)
+        await EventStream(payloads, {}, 600)(self.scope, self.receive, self.send)
         return [piece for piece in self.sent if piece]
 
 
@@ -167,18 +168,19 @@ class Client:
         return {"type": "http.disconnect"}
 
 
+@pytest.mark.parametrize("is_late", [True, False])
 @pytest.mark.parametrize(("leaves", "is_cancelled"), [(True, False), (False, True), (True, True), (False, False)])
-def test_work_ends_with_its_client_or_with_the_server(leaves, is_cancelled):
+def test_work_ends_with_its_client_with_its_time_or_with_the_server(leaves, is_cancelled, is_late):
     async def work(ended):
         try:
-            return await asyncio.sleep(0.05, "done")
+            return await asyncio.sleep(0.1, "done")
         except asyncio.CancelledError:
             ended.append("work")
             raise
 
     async def connected():
         client, ended = Client(), []
-        task = asyncio.create_task(while_connected(client.receive, work(ended)))
+        task = asyncio.create_task(while_connected(client.receive, work(ended), 0.05 if is_late else 5))
         await asyncio.sleep(0.01)
         if leaves:
             client.left.set()
@@ -187,10 +189,13 @@ def test_work_ends_with_its_client_or_with_the_server(leaves, is_cancelled):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        else:
-            assert await task == (None if leaves else "done")
+        elif leaves or is_late:
+            with pytest.raises(ClientDisconnect if leaves else APIError):
+                await task
             assert task.cancelling() == 0
-        assert ended == ["work"] * (leaves or is_cancelled)
+        else:
+            assert await task == "done"
+        assert ended == ["work"] * (leaves or is_cancelled or is_late)
         await asyncio.sleep(0)
         assert client.waits == 0, "the listener is still there"
 
