@@ -171,7 +171,7 @@ class Http1Connection(HttpToolsProtocol):
     def _give_up(self) -> None:
         if self._is_head:
             self._refuse(APIError(408, "The head of the request did not arrive in time."))
-        elif self.cycle is None:
+        elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
         elif self.flow.read_paused:  # by us, while a request before it is answered
             self._wait(ARRIVAL_SECONDS)

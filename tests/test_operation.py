@@ -172,6 +172,27 @@ def test_a_body_shorter_than_announced_is_waited_for_and_given_up(demo_encoder, 
         assert not engine.asked
 
 
+def test_a_body_that_is_held_up_by_the_request_before_it_is_not_late(demo_encoder, monkeypatch):
+    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.2)
+    engine = FakeEngine(delay=0.3)
+    with listening(engine, demo_encoder) as url:
+        began = time.monotonic()
+        first = posted("/v1/completions", ASK)
+        second = posted("/v1/completions", {**ASK, "user": "x" * 300_000}, "Connection: close")
+        heard = exchange(url, first + second)
+        assert heard.count(b"HTTP/1.1 200 ") == 2
+        assert time.monotonic() - began > 2 * 0.3
+
+
+def test_a_connection_is_closed_if_the_rest_of_an_answered_request_does_not_come(demo_encoder, monkeypatch):
+    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.2)
+    with listening(FakeEngine(), demo_encoder, api_key=KEYS) as url:
+        began = time.monotonic()
+        heard = exchange(url, HEAD + b"Content-Length: 100\r\n\r\n{")
+        assert b" 401 " in heard.split(b"\r\n")[0]
+        assert time.monotonic() - began < 3
+
+
 @pytest.mark.parametrize("pieces", [[HEAD], [b"P"], [HEAD + b"X: y"], [HEAD, *[b"X: y\r\n"] * 30]])
 def test_a_head_that_does_not_come_is_given_up(demo_encoder, monkeypatch, pieces):
     monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.3)
