@@ -178,7 +178,7 @@ def test_a_body_that_is_held_up_by_the_request_before_it_is_not_late(demo_encode
     with listening(engine, demo_encoder) as url:
         began = time.monotonic()
         first = posted("/v1/completions", ASK)
-        second = posted("/v1/completions", {**ASK, "user": "x" * 300_000}, "Connection: close")
+        second = posted("/v1/completions", {**ASK, "user": "x" * 4_000_000}, "Connection: close")
         heard = exchange(url, first + second)
         assert heard.count(b"HTTP/1.1 200 ") == 2
         assert time.monotonic() - began > 2 * 0.3
