@@ -10,6 +10,7 @@ slow or busy machine changes both; `--check` fails at more than twice the ratios
 
 import argparse
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from prompt_template import PromptTemplate
 from protocol import ChatCompletionRequest, Request
 from replies import chat_chunks, chat_completion
 from settings import DEMO_MODEL, Settings, bind_sockets
+from startup import GARBAGE_THRESHOLDS
 from streaming import EventStream
 
 QUESTION = "请介绍一下北京的历史和文化。"
@@ -232,6 +234,7 @@ def serve() -> None:
     settings = Settings(port=sockets[0].getsockname()[1])
     template = PromptTemplate(ALPACA_2, SentencePieceEncoder(DEMO_MODEL / "tokenizer.model"))
     print(settings.url, flush=True)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     uvicorn.Server(uvicorn_config(build_app(ReadyEngine(), template, settings), settings)).run(sockets)
 
 
