@@ -7,12 +7,12 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import shortuuid
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic_core import to_json
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encoder import Encoder
@@ -34,6 +34,8 @@ TASKS = Gauge("asyncio_tasks", "Tasks of the event loop")
 PROMPT_TOKENS = Counter("prompt_tokens", "Tokens of answered prompts")
 GENERATED_TOKENS = Counter("generated_tokens", "Tokens generated, also of replies that nobody waited for")
 
+_requests, _duration = cache(REQUESTS.labels), cache(DURATION.labels)
+
 Log = Callable[[str], None]
 """Takes lines, without waiting."""
 
@@ -50,7 +52,7 @@ class Journal:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         serial = shortuuid.uuid()
         request_id = given if A_GIVEN_ID.fullmatch(given) else serial
         began, status = time.monotonic(), CLIENT_LEFT
@@ -73,8 +75,8 @@ class Journal:
     def _note(self, scope: Scope, state: dict[str, Any], status: int, began: float) -> None:
         seconds = time.monotonic() - began
         path = state.get("path", "other")
-        REQUESTS.labels(scope["method"], path, status).inc()
-        DURATION.labels(path).observe(seconds)
+        _requests(scope["method"], path, status).inc()
+        _duration(path).observe(seconds)
         line: dict[str, Any] = {"id": state["request_id"], "method": scope["method"], "path": path, "status": status}
         generation: Generation | None = state.get("generation")
         if generation is not None:

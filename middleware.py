@@ -78,8 +78,8 @@ class Arrival:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
+        announced = dict(scope["headers"]).get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > self._max_bytes:
             await self._too_large().to_response()(scope, receive, send)
             return
         arrived, is_whole = 0, False

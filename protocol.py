@@ -21,6 +21,8 @@ UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
+EMPTY: Any = ()
+"""An absent list; pydantic would copy one that is `[]` for each request."""
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
 FinishReason = Literal["stop", "length", "tool_calls"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -148,13 +150,10 @@ class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
         names = list(self.model_extra or ())
         for name in sorted(self.model_fields_set):
             value: Any = self.__dict__.get(name)
-            is_list = isinstance(value, list)
-            if is_list and isinstance(next(iter(value), None), int):  # token ids, perhaps very many
-                continue
-            for at, member in enumerate(value if is_list else (value,)):
-                if isinstance(member, SentBody) and (unknown := member.unknown_fields):
-                    path = f"{name}[{at}]" if is_list else name
-                    names += [f"{path}.{inner}" for inner in unknown]
+            if isinstance(value, SentBody):
+                names += [f"{name}.{inner}" for inner in value.unknown_fields]
+            elif isinstance(value, list) and isinstance(next(iter(value), None), SentBody):
+                names += [f"{name}[{at}].{inner}" for at, member in enumerate(value) for inner in member.unknown_fields]
         return names
 
 
@@ -244,7 +243,7 @@ class ToolFields(SentBody):
     """The fields of a conversation that say what may be called."""
 
     tools: list[Tool] = Field(
-        [], max_length=MAX_TOOLS, description="Functions; only used where tool_choice asks for one."
+        EMPTY, max_length=MAX_TOOLS, description="Functions; only used where tool_choice asks for one."
     )
     tool_choice: Annotated[
         ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice)
@@ -283,9 +282,11 @@ class GenerationFields(SentBody):
     )
     stop: Annotated[
         list[ShortText], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=ShortText | list[ShortText])
-    ] = Field([], max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply, not part of it.")
+    ] = Field(
+        EMPTY, max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply, not part of it."
+    )
     stop_token_ids: Annotated[list[TokenId], FailFast()] = Field(
-        [], max_length=MAX_TOKENS_NAMED, description="Token ids that end the reply."
+        EMPTY, max_length=MAX_TOKENS_NAMED, description="Token ids that end the reply."
     )
     include_stop_str_in_output: bool = Field(False, description="Leave the stop string in the reply.")
     ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
@@ -407,7 +408,7 @@ class ChatMessage(SentBody):
     )
     refusal: str = Field("", description="An assistant's refusal is text like its content.")
     tool_calls: list[Any] = Field(
-        [], max_length=MAX_TOOLS, description="An assistant's calls, which the model reads as it writes them."
+        EMPTY, max_length=MAX_TOOLS, description="An assistant's calls, which the model reads as it writes them."
     )
     function_call: Any = Field(None, description="The same, as older clients send it.")
     name: Any = Field(None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters.")
@@ -465,7 +466,7 @@ class TokenizeRequest(ToolFields):
 
     model: str | None = Field(None, description="The served model; absent: the same.")
     prompt: str | None = Field(None, description="As for a completion.")
-    messages: Messages = Field([], max_length=MAX_MESSAGES, description="As for a chat completion.")
+    messages: Messages = Field(EMPTY, max_length=MAX_MESSAGES, description="As for a chat completion.")
     raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
     add_special_tokens: bool = Field(True, description="false: a prompt without the token that begins a text.")
     add_generation_prompt: bool = Field(True, description="false: only for a final assistant message to be continued.")
