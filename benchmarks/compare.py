@@ -28,12 +28,12 @@ from servers import ENGINE_FLAGS, FLOOR, MODEL, NAME, OURS, PEER, Server, cpu_se
 THIS, OTHER, ALONE = "this server", "vllm serve", "engine alone"
 LOADS = (
     Load("1 stream of 128 tokens", 1, 128, 4),
-    Load("32 streams of 128 tokens", 32, 128),
+    Load("32 streams of 128 tokens", 32, 128, 4),
     Load("128 streams of 128 tokens", 128, 128),
     Load("256 streams of 128 tokens", 256, 128),
     Load("32 streams of 1920 tokens", 32, 1920),
     Load("32 plain replies of 128 tokens", 32, 128, is_streamed=False),
-    Load("64 plain replies of 16 tokens", 64, 16, 4, is_streamed=False),
+    Load("64 plain replies of 16 tokens", 64, 16, 16, is_streamed=False),
 )
 PROMPT_TOKENS = 40
 MANY_TOKENS = 50_000
