@@ -21,8 +21,7 @@ UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
-EMPTY: Any = ()
-"""An absent list; pydantic would copy one that is `[]` for each request."""
+EMPTY: Any = ()  # an absent list; pydantic would copy one that is `[]` for each request
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
 FinishReason = Literal["stop", "length", "tool_calls"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from protocol import CompletionRequest, to_defaults
 from settings import Settings
@@ -59,7 +60,8 @@ def show_soon(settings: Settings) -> Callable[[str], None] | None:
     def write() -> None:
         while not has_ended.wait(SECONDS_BETWEEN_WRITES) or waiting:
             if lines := [waiting.popleft() for _ in range(len(waiting))]:
-                show("\n".join(lines))
+                with suppress(OSError):  # of a full disk, say: these lines are lost, and the next may not be
+                    show("\n".join(lines))
 
     def end() -> None:
         has_ended.set()

@@ -21,6 +21,7 @@ from fake_engine import FakeEngine
 
 import middleware
 import openai_api_server_vllm
+import startup
 from generation import Delta
 from settings import Settings
 
@@ -544,6 +545,21 @@ for number in range(5000):
         [sys.executable, "-c", script + last], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert ended.stderr.splitlines() == [f"line {number}" for number in range(5000)] + ["later"] * bool(last)
+
+
+def test_a_terminal_that_fails_once_shows_the_next_lines(monkeypatch):
+    shown: list[str] = []
+
+    def show(line):
+        shown.append(line)
+        if line == "first":
+            raise OSError("no space left")
+
+    monkeypatch.setattr(startup, "show", show)
+    log = startup.show_soon(Settings())
+    for line in ("first", "second"):
+        log(line)
+        assert wait_for(lambda line=line: line in shown, 2)
 
 
 @pytest.mark.engine
