@@ -7,7 +7,7 @@ leave it out. Knows nothing about requests' way or vLLM, which decodes by the sa
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,22 +17,24 @@ import llguidance.hf
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from errors import APIError, bad_request
-from protocol import Function, Request, to_call_text
+from json_schema import to_supported_schema
+from protocol import Function, Request, ResponseFormat, to_call_text
 
 JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 """JSON as most texts have it, and no room for a weak model to write spaces for ever."""
 MAX_GRAMMAR = 200_000
 """Characters of a whole grammar: below, it is compiled in tenths of a second."""
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
-SCHEMA_KEYS = ("items", "additionalProperties")
-SCHEMA_LIST_KEYS = ("anyOf", "oneOf", "allOf", "prefixItems")
-SCHEMA_MAP_KEYS = ("properties", "patternProperties", "$defs", "definitions")
-"""Where JSON Schema has schemas in a schema, as far as llguidance reads them."""
-COMPOSING_KEYS = {"$ref", "allOf", "anyOf", "oneOf"}
-OTHER_PROPERTIES_KEYS = {"additionalProperties", "patternProperties", "unevaluatedProperties"}
-FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-REASON = re.compile(r"(?i)unimplemented keys: [^\n]*|unsatisfiable schema|(look-around|backref)[^\n]*|too (large|many)")
+REASON = re.compile(
+    r"(?i)unimplemented keys: [^\n]*|min/maxproperties [^\n]*|unsatisfiable schema"
+    r"|(look-around|backref)[^\n]*|too (large|many)"
+)
 """What of llguidance's messages says nothing of the client's own words."""
+OPTIONS = '%llguidance {"no_forcing": true}'
+"""Else text that can only go on in one way is tokenised as the tokenizer reads it: `<s>` becomes a control token."""
+LARK_TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n]*')
+"""Strings, regular expressions and comments of a Lark grammar."""
+LARK_CONTROL_TOKEN = re.compile(r"<[^<>\s]+>")
 
 
 def to_grammar(request: Request, lead: str) -> str | None:
@@ -52,14 +54,22 @@ def to_grammar(request: Request, lead: str) -> str | None:
     elif outputs is not None:
         reply = _json({"type": "object"} if outputs.json_ is None else outputs.json_)
     elif response_format is not None and response_format.type != "text":
-        schema = response_format.json_schema
-        reply = _json(schema.schema_ if schema else {"type": "object"})
+        reply = _json(_asked_schema(response_format))
     else:
         return None
-    grammar = f"start: {json.dumps(lead)} reply\nreply: {reply}"
+    grammar = f"{OPTIONS}\nstart: {json.dumps(lead)} reply\nreply: {reply}"
     if len(grammar) > MAX_GRAMMAR:
         raise _refused(request.constrained_by[0], "too large")
     return grammar
+
+
+def _asked_schema(response_format: ResponseFormat) -> dict[str, Any]:
+    """The schema of a format, whose type may be `json_object`: its reply is an object in any case."""
+    wrapped = response_format.json_schema
+    schema = response_format.schema_ if wrapped is None else wrapped.schema_
+    if response_format.type == "json_schema" and schema is not None:
+        return schema
+    return {"type": "object", **(schema or {})}
 
 
 def _calls(functions: Sequence[Function]) -> str:
@@ -82,57 +92,21 @@ def _json(schema: dict[str, Any]) -> str:
 
 @lru_cache(8)  # a request has one schema for all its prompts
 def _json_rule(spelt: str) -> str:
-    """JSON by the schema; its objects have no other properties than it names, where it leaves that open.
-
-    A weak model would go on inventing some. Objects that are put together from several schemas stay open, because each
-    of those would refuse the others' properties.
-    """
-    schema = json.loads(spelt)
-    parts = list(_subschemas(schema))
-    is_composed = any(
-        len(_list(part, "allOf")) > 1 or ("properties" in part and part.keys() & COMPOSING_KEYS) for part in parts
-    )
-    for part in parts:
-        named = _map(part, "properties")
-        is_open = "properties" in part and not part.keys() & OTHER_PROPERTIES_KEYS
-        if is_open and not is_composed and set(map(str, _list(part, "required"))) <= named.keys():
-            part["additionalProperties"] = False
-        # Without a say in JSON Schema (2020-12, 7.2.1 and 6.4.3), yet not read by llguidance.
-        if part.get("format") not in FORMATS:
-            part.pop("format", None)
-        if part.get("uniqueItems") is False:
-            del part["uniqueItems"]
+    schema = to_supported_schema(json.loads(spelt))
     return f"%json {json.dumps({**schema, 'x-guidance': JSON_FORM})}"
-
-
-def _subschemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The schema and all that stand in it, but not what only looks like one: a constant, a default."""
-    found = [schema]
-    while found:
-        part = found.pop()
-        yield part
-        members = [part[key] for key in SCHEMA_KEYS if key in part]
-        members += [each for key in SCHEMA_LIST_KEYS for each in _list(part, key)]
-        members += [each for key in SCHEMA_MAP_KEYS for each in _map(part, key).values()]
-        found += [each for each in members if isinstance(each, dict)]
-
-
-def _list(schema: dict[str, Any], key: str) -> list[Any]:
-    return schema[key] if isinstance(schema.get(key), list) else []
-
-
-def _map(schema: dict[str, Any], key: str) -> dict[str, Any]:
-    return schema[key] if isinstance(schema.get(key), dict) else {}
 
 
 @lru_cache(8)
 def _to_lark(grammar: str) -> str:
-    if not re.search(r"(?m)^[ \t]*[\w-]+[ \t]*::=", grammar):
-        return grammar
-    try:
-        return gbnf_to_lark(grammar)
-    except Exception as failure:  # llguidance's parser raises bare Exceptions, and RecursionError
-        raise _refused("structured_outputs", "the grammar is not valid GBNF") from failure
+    """A grammar in GBNF's or Lark's syntax as Lark's; raises APIError for one that has control tokens."""
+    if re.search(r"(?m)^[ \t]*[\w-]+[ \t]*::=", grammar):
+        try:
+            grammar = gbnf_to_lark(grammar)
+        except Exception as failure:  # llguidance's parser raises bare Exceptions, and RecursionError
+            raise _refused("structured_outputs", "the grammar is not valid GBNF") from failure
+    if LARK_CONTROL_TOKEN.search(LARK_TEXTS.sub("", grammar)):
+        raise _refused("structured_outputs", "a grammar cannot have control tokens; text is written in quotes")
+    return grammar
 
 
 class Vocabulary:

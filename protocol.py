@@ -177,11 +177,20 @@ class ResponseFormat(SentBody):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JSONSchema | None = Field(None, description="Only with the type json_schema, and required there.")
+    schema_: Schema | None = Field(
+        None, alias="schema", description="llama.cpp's: a JSON schema for the type json_object, or without its wrapper."
+    )
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("'json_schema' belongs to the type json_schema, which needs it")
+        if self.json_schema is not None and (self.type != "json_schema" or self.schema_ is not None):
+            raise ValueError("'json_schema' belongs to the type json_schema, and is given once")
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
+            raise ValueError("the type json_schema needs 'json_schema'")
+        if self.type == "text" and self.schema_ is not None:
+            raise ValueError("'schema' belongs to the type json_object or json_schema")
+        if self.type == "json_object" and (self.schema_ or {}).get("type", "object") != "object":
+            raise ValueError("the type json_object is an object, and its schema is of another type")
         return self
 
 
