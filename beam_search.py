@@ -8,6 +8,7 @@ way. Does not sample.
 
 import heapq
 import math
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -37,10 +38,19 @@ class Rules:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """At most 0 each, added to log-probabilities as transformers' `sequence_bias` is."""
     prompt_ids: frozenset[int] = frozenset()
+    lead_ids: frozenset[int] = frozenset()
+    """Tokens of which a first one is no part of the answer: it is scored, but counts in no limit."""
+    room: int = sys.maxsize
+    """Tokens that fit, whatever counts."""
     logprobs: int | None = None
     """Alternatives to report for each token; None: no log-probabilities at all."""
     has_stop_strings: bool = False
     """Any token may end a beam, not only one of `stop_token_ids`."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a beam may have."""
+        return min(self.max_tokens + bool(self.lead_ids), self.room)
 
     @property
     def candidates(self) -> int:
@@ -66,7 +76,13 @@ class Beam:
     total: float = 0.0
     """Log-probabilities of all its tokens, summed, as penalised."""
     length: int = 0
+    has_lead: bool = False
+    """Its first token is one of `Rules.lead_ids`."""
     finish_reason: FinishReason | None = None
+
+    @property
+    def answer_length(self) -> int:
+        return self.length - self.has_lead
 
     def tokens(self, since: "Beam | None" = None) -> list[TokenLogprob]:
         """The tokens after `since`, an ancestor; without it all."""
@@ -139,13 +155,13 @@ class BeamSearch:
 
     def _best_possible(self, beam: Beam) -> float:
         """No score that a continuation can reach is above this one: log-probabilities only add up to less."""
-        length = self.rules.max_tokens if self.rules.length_penalty > 0 else beam.length
+        length = self.rules.max_length if self.rules.length_penalty > 0 else beam.length
         return float(beam.total / length**self.rules.length_penalty)
 
     def _scored(self, beam: Beam, tokens: Likeliest) -> list[tuple[int, float, float]]:
         """Token ids, their log-probabilities, and those as penalised, in transformers' way and order."""
         rules = self.rules
-        barred = rules.stop_token_ids if beam.length < rules.min_tokens else frozenset()
+        barred = rules.stop_token_ids if beam.answer_length < rules.min_tokens else frozenset()
         lowered = rules.prompt_ids.union(beam.token_ids()) if rules.repetition_penalty != 1 else barred
         scored = []
         for token_id, logprob in tokens:
@@ -157,16 +173,20 @@ class BeamSearch:
     def _continued(self, total: float, parent: Beam, token_id: int, logprob: float, tokens: Likeliest) -> Beam:
         rules = self.rules
         token = TokenLogprob(token_id, logprob, () if rules.logprobs is None else tokens[: rules.logprobs])
-        beam = Beam(parent, token, total, parent.length + 1)
+        has_lead = token_id in rules.lead_ids if parent.parent is None else parent.has_lead
+        beam = Beam(parent, token, total, parent.length + 1, has_lead)
         if token_id in rules.stop_token_ids or (self._hits_stop_string is not None and self._hits_stop_string(beam)):
             beam.finish_reason = "stop"
-        elif beam.length >= rules.max_tokens:
+        elif beam.answer_length >= rules.max_tokens or beam.length >= rules.room:
             beam.finish_reason = "length"
         return beam
 
 
 class Text(Protocol):
     """The text of one choice, as its tokens come."""
+
+    cut: str
+    """What its first token is spelt with and the text leaves out, once that is known."""
 
     def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
         """What the text gains; what may still become a stop string waits for more, unless these are the last."""
@@ -201,10 +221,14 @@ class _Choices:
         rules = self._search.rules
         tokens = beam.tokens(since=self._sent[rank])
         ids = [token.token_id for token in tokens]
+        is_first = self._sent[rank].parent is None
         self._sent[rank] = beam
         ends_with_stop_token = bool(ids) and ids[-1] in rules.stop_token_ids
         text = self._texts[rank].add(ids, beam.finish_reason is not None, ends_with_stop_token)
-        return Delta(rank, text, ids, beam.finish_reason, None if rules.logprobs is None else tokens)
+        cut = self._texts[rank].cut if is_first else ""
+        if is_first and beam.has_lead:
+            ids, tokens, cut = ids[1:], tokens[1:], ""
+        return Delta(rank, text, ids, beam.finish_reason, None if rules.logprobs is None else tokens, cut)
 
     def settled(self) -> Iterator[Delta]:
         """What has been settled since the last look, which costs as much as is unsettled: the more, the rarer."""

@@ -72,6 +72,11 @@ class SentencePieceEncoder:
         controls = {token_id: text.encode() for token_id, text in self.control_texts.items()}
         return {**dict(enumerate(map(_to_bytes, pieces))), **controls}
 
+    def ids_spelt(self, text: str) -> frozenset[int]:
+        """All tokens that are spelt so in the midst of a text."""
+        spelling = text.encode()
+        return frozenset(token_id for token_id, own in self._spellings.items() if own == spelling)
+
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         """What each of `ids` is spelt as: joined, the text that `decode` gives."""
         spellings, controls = self._spellings, self.control_texts
@@ -120,6 +125,10 @@ class TokenizerEncoder:
         if self._byte_of and set(piece) <= self._byte_of.keys() and token_id not in self.control_texts:
             return bytes(map(self._byte_of.__getitem__, piece))
         return _to_bytes(piece)
+
+    def ids_spelt(self, text: str) -> frozenset[int]:
+        spelling = text.encode()
+        return frozenset(token_id for token_id in range(len(self.tokenizer)) if self.token_bytes(token_id) == spelling)
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         spelt = [self.token_bytes(token_id) for token_id in ids]

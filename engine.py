@@ -7,14 +7,13 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import count
-from operator import itemgetter
 from threading import Thread
-from typing import cast, get_args
+from typing import cast
 
 from pydantic import ValidationError
 from vllm import envs
@@ -25,14 +24,12 @@ from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
-from vllm.sampling_params import SamplingParams
-from vllm.tokenizers import TokenizerLike
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.engine.detokenizer import IncrementalDetokenizer, SlowIncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from answers import Answer, AnswerText, WatchedAnswer, is_watched, joined, to_finish_reason, to_logprobs
 from beam_search import Beam, BeamSearch, beam_search
 from dispatch import Dispatcher, Take
 from engine_client import lighten_outputs, lighten_statistics, read_at_once
@@ -40,14 +37,13 @@ from errors import APIError, bad_request, unavailable
 from generation import Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 from grammar import Follower, Vocabulary
 from lookahead import Lookahead
-from protocol import FinishReason, Request
+from protocol import Request
 from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from settings import Settings, StartError
 
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
 CPU_KV_CACHE = 4 * GIB
-FINISH_REASONS = (None, *get_args(FinishReason))
 NO_LIMIT = -1
 
 
@@ -86,6 +82,10 @@ def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str
     if settings.is_demo and "--no-enforce-eager" not in others:
         args.enforce_eager = True
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else the first log-probabilities are compiled, for seconds
+
+
+class _AllOver(Exception):  # noqa: N818 - no error
+    """Raised where vLLM would go on although every answer is over."""
 
 
 class VLLMEngine:
@@ -176,8 +176,11 @@ class VLLMEngine:
     def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
         """The deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
-        params = to_sampling_params(request, prompt, max_tokens, self.vocabulary_size)
-        asked = prompt, params, request_id, request
+        room = self.max_model_len - len(prompt.ids)
+        # One more for the lead, which counts in no limit; what comes too much is left out again.
+        limit = min(max_tokens + bool(prompt.lead_ids), room)
+        params = to_sampling_params(request, prompt, limit, self.vocabulary_size)
+        asked = prompt, params, request_id, request, max_tokens
         if request.is_beam_search:
             if self._args.logprobs_mode != "raw_logprobs":
                 raise bad_request("Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams")
@@ -194,7 +197,7 @@ class VLLMEngine:
 
         def take(output: RequestOutput) -> None:
             # vLLM's first row is empty: nothing comes before the first token.
-            scores.extend(_to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1))
+            scores.extend(to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1))
 
         with self._room(1):
             await self._run(prompt.ids, to_score_params(alternatives), request_id, take)
@@ -205,26 +208,55 @@ class VLLMEngine:
             raise bad_request(f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}.", "prompt")
 
     async def _sample(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, sink: Sink
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, limit: int, sink: Sink
     ) -> None:
+        answers = self._answers(prompt, params, request, limit)
+
         def take(output: RequestOutput) -> Drain | None:
             outputs = output.outputs
-            if len(outputs) == 1:  # nearly always
-                return sink((_to_delta(outputs[0], outputs[0].index, request),))
-            return sink([_to_delta(completion, completion.index, request) for completion in outputs])
+            if len(outputs) == 1 and not answers[outputs[0].index].is_over:  # nearly always
+                return sink((answers[outputs[0].index].to_delta(outputs[0], outputs[0].index),))
+            return sink(_read(answers, outputs))
 
-        await self._complete(prompt, params, request_id, request, take)
+        await self._complete(prompt, params, request_id, request, answers, take)
 
-    async def _best(self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request) -> Deltas:
+    async def _best(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, limit: int
+    ) -> Deltas:
         """The `n` of all choices with the highest cumulative log-probability, the best first."""
-        made: list[CompletionOutput] = []
-        await self._complete(prompt, params, request_id, request, lambda output: made.extend(output.outputs))
-        made.sort(key=lambda completion: completion.cumulative_logprob or 0.0, reverse=True)
-        for rank, completion in enumerate(made[: request.n]):
-            yield _to_delta(completion, rank, request)
+        answers = self._answers(prompt, params, request, limit)
+        made: list[list[Delta]] = [[] for _ in answers]
+        scores = [0.0] * len(answers)
+
+        def take(output: RequestOutput) -> None:
+            score = {completion.index: completion.cumulative_logprob for completion in output.outputs}
+            for delta in _read(answers, output.outputs):
+                made[delta.index].append(delta)
+                scores[delta.index] = score[delta.index] or 0.0
+
+        await self._complete(prompt, params, request_id, request, answers, take)
+        best = sorted(range(len(made)), key=scores.__getitem__, reverse=True)
+        for rank, index in enumerate(best[: request.n]):
+            yield replace(joined(made[index]), index=rank)
+
+    def _answers(self, prompt: Prompt, params: SamplingParams, request: Request, limit: int) -> list[Answer]:
+        """One for each choice; if stop strings are looked for there, `params` are changed to ask vLLM for none."""
+        assert self._llm is not None
+        kind = WatchedAnswer if is_watched(prompt, params) else Answer
+        asked = copy(params)
+        if kind is WatchedAnswer:
+            params.stop, params.output_kind = [], RequestOutputKind.DELTA
+        tokenizer = self._llm.get_tokenizer()
+        return [kind(tokenizer, prompt, asked, limit, request.alternatives) for _ in range(params.n)]
 
     async def _complete(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, take: Take
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        request_id: str,
+        request: Request,
+        answers: Sequence[Answer],
+        take: Take,
     ) -> None:
         """What vLLM adds to choices, as it comes; raises APIError where it breaks the request's grammar."""
 
@@ -233,30 +265,39 @@ class VLLMEngine:
                 _check(completion, followers[completion.index])
             return take(output)
 
-        with self._room(params.n):
-            followers = await self._follow(params, request, prompt.answer_lead)
-            await self._run(prompt.ids, params, request_id, check if followers else take)
+        def watch(output: RequestOutput) -> Drain | None:
+            drain = (check if followers else take)(output)
+            if all(answer.is_over for answer in answers):
+                raise _AllOver
+            return drain
 
-    async def _search(self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request) -> Deltas:
+        with self._room(params.n), suppress(_AllOver):
+            followers = await self._follow(params, request, prompt.answer_lead)
+            reader = watch if isinstance(answers[0], WatchedAnswer) else check if followers else take
+            await self._run(prompt.ids, params, request_id, reader)
+
+    async def _search(
+        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, limit: int
+    ) -> Deltas:
         """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
         assert self._llm is not None
         inputs = self._llm.input_processor
         params.update_from_generation_config(inputs.generation_config_fields, inputs.renderer.get_eos_token_id())
-        rules = to_rules(request, params, prompt)
+        rules = to_rules(request, params, prompt, limit, self.max_model_len - len(prompt.ids))
         numbers = count()
 
         async def run(token_ids: list[int], take: Callable[[TokenLogprob], None]) -> None:
             def take_all(output: RequestOutput) -> None:
-                _to_finish_reason(output.outputs[0].finish_reason)
-                for token in _to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs):
+                to_finish_reason(output.outputs[0].finish_reason)
+                for token in to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs):
                     take(token)
 
             run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
             await self._run(prompt.ids + token_ids, run_params, f"{request_id}-{next(numbers)}", take_all)
 
         tokenizer = self._llm.get_tokenizer()
-        search = BeamSearch(rules, _StopStrings(tokenizer, prompt.ids, params) if params.stop else None)
-        texts = [_ChoiceText(tokenizer, prompt.ids, params) for _ in range(rules.n)]
+        search = BeamSearch(rules, _StopStrings(AnswerText(tokenizer, prompt, params)) if params.stop else None)
+        texts = [AnswerText(tokenizer, prompt, params) for _ in range(rules.n)]
         lookahead = Lookahead(run)
         with self._room(rules.width):
             try:
@@ -333,65 +374,26 @@ def _full() -> APIError:
     return unavailable("The server is at its limit of unfinished requests; try again.", "server_overloaded")
 
 
-def _to_delta(completion: CompletionOutput, index: int, request: Request) -> Delta:
-    delta = Delta(index, completion.text, completion.token_ids)
-    if completion.finish_reason is not None:
-        delta.finish_reason = _to_finish_reason(completion.finish_reason)
-    if completion.logprobs is not None and request.alternatives is not None:
-        delta.logprobs = list(_to_logprobs(completion.logprobs, request.alternatives))
-    return delta
-
-
-def _to_logprobs(flat: FlatLogprobs, count: int, first: int = 0) -> Iterator[TokenLogprob]:
-    """vLLM's rows from `first` on: the token that was taken, and the `count` likeliest ones.
-
-    vLLM names the taken token twice, if it is one of the likeliest, but only once where it has merged two outputs.
-    """
-    for start, end in zip(flat.start_indices[first:], flat.end_indices[first:], strict=True):
-        row = dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
-        likeliest = sorted(row.items(), key=itemgetter(1), reverse=True)
-        yield TokenLogprob(flat.token_ids[start], flat.logprobs[start], likeliest[:count])
-
-
-def _to_finish_reason(reason: str | None) -> FinishReason | None:
-    if reason not in FINISH_REASONS:
-        raise APIError(500, f"The engine ended the generation: {reason}.")
-    return cast(FinishReason | None, reason)
-
-
-class _ChoiceText:
-    """vLLM's own detokenizer for the tokens of one choice."""
-
-    def __init__(self, tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> None:
-        self._detokenizer = _to_detokenizer(tokenizer, prompt_ids, params)
-
-    def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
-        self._detokenizer.update(token_ids, ends_with_stop_token)
-        return cast(str, self._detokenizer.get_next_output_text(is_last, delta=True))
+def _read(answers: Sequence[Answer], outputs: Sequence[CompletionOutput]) -> list[Delta]:
+    """What the outputs add to the answers that are not over."""
+    return [
+        answers[completion.index].to_delta(completion, completion.index)
+        for completion in outputs
+        if not answers[completion.index].is_over
+    ]
 
 
 class _StopStrings:
-    """Whether a stop string ends with the last token of a beam, by vLLM's detokenizer, forked where beams part."""
+    """Whether a stop string ends with the last token of a beam, by a text that is forked where beams part."""
 
-    def __init__(self, tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> None:
-        self._begun = _to_detokenizer(tokenizer, prompt_ids, params)
+    def __init__(self, begun: AnswerText) -> None:
+        self._begun = begun
         self._length = 0
-        self._parents: dict[Beam | None, IncrementalDetokenizer] = {}
-        self._read: dict[Beam | None, IncrementalDetokenizer] = {}
+        self._parents: dict[Beam | None, AnswerText] = {}
+        self._read: dict[Beam | None, AnswerText] = {}
 
     def __call__(self, beam: Beam) -> bool:
         if beam.length > self._length:  # a new step, whose beams go on from those of the last one
             self._length, self._parents, self._read = beam.length, self._read, {}
-        parent = self._parents.get(beam.parent, self._begun)
-        fork = self._read[beam] = copy(parent)
-        fork.token_ids = [*parent.token_ids]
-        if isinstance(fork, SlowIncrementalDetokenizer):
-            fork.tokens = [*parent.tokens]
-        else:
-            fork.stream = copy(parent.stream)
-        return fork.update([beam.token.token_id], False) is not None
-
-
-def _to_detokenizer(tokenizer: TokenizerLike, prompt_ids: list[int], params: SamplingParams) -> IncrementalDetokenizer:
-    request = EngineCoreRequest("", prompt_ids, None, params, None, 0.0, None, None, None)
-    return IncrementalDetokenizer.from_new_request(tokenizer, request)
+        fork = self._read[beam] = self._parents.get(beam.parent, self._begun).fork()
+        return fork.update([beam.token.token_id]) is not None

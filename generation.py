@@ -35,7 +35,9 @@ class Prompt:
     text: str = ""
     """The client's own text, for `echo`."""
     answer_lead: str = ""
-    """Text that parts prompt and answer: the model generates it, the reply leaves it out."""
+    """Text that parts prompt and answer: the model generates it, and the engine leaves it out of its deltas."""
+    lead_ids: frozenset[int] = frozenset()
+    """Tokens that spell `answer_lead` and nothing else; the first of an answer is left out if it is one of them."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
 
@@ -60,6 +62,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     logprobs: Sequence[TokenLogprob] | None = None
     """Of each of `token_ids`, where they were asked for."""
+    cut: str = ""
+    """What the first of `token_ids` is spelt with and the text leaves out: the prompt's `answer_lead`, or nothing."""
     call: str | None = None
     """The function that is called, where its call begins: the texts from here on are its arguments."""
 
@@ -105,7 +109,8 @@ class Engine(Protocol):
     def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
         """The deltas of `request.n` choices, in one piece each unless `request.stream`.
 
-        Raises APIError at once, not at the first delta, for fields that it cannot honour.
+        They are what the client sees: without the prompt's `answer_lead`, which counts in no limit. Raises APIError
+        at once, not at the first delta, for fields that it cannot honour.
         """
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
@@ -188,14 +193,12 @@ def start_generation(
     request_id = f"{kind}-{serial}"
     limits = [_token_budget(prompt, request, engine.max_model_len) for prompt in prompts]
     engine.admit(len(prompts) * request.width)
-    sources = []
-    for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-        source = (
-            engine.generate(prompt, request, limit, f"{request_id}-{number}")
-            if limit
-            else partial(pour, _nothing(request.n))
-        )
-        sources.append(_without_lead(source, prompt.answer_lead, request.n) if prompt.answer_lead else source)
+    sources = [
+        engine.generate(prompt, request, limit, f"{request_id}-{number}")
+        if limit
+        else partial(pour, _nothing(request.n))
+        for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
+    ]
 
     async def scores() -> list[list[TokenLogprob]]:
         tasks = [
@@ -256,20 +259,6 @@ async def end(tasks: Collection[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _without_lead(source: Source, lead: str, n: int) -> Source:
-    waiting = {*range(n)}
-
-    def cut(sink: Sink, deltas: Sequence[Delta]) -> Drain | None:
-        if waiting:
-            for delta in deltas:
-                if delta.text and delta.index in waiting:
-                    waiting.remove(delta.index)
-                    delta.text = delta.text.removeprefix(lead)
-        return sink(deltas)
-
-    return lambda sink: source(partial(cut, sink))
 
 
 async def _nothing(n: int) -> Deltas:

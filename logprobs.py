@@ -7,6 +7,7 @@ import codecs
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from encoder import Encoder
 from generation import Delta, TokenLogprob
@@ -14,6 +15,15 @@ from protocol import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogp
 
 LEAST = -9999.0
 """Stands for minus infinity, which JSON does not have."""
+
+
+class Alternative(NamedTuple):
+    """One of the likeliest tokens in a place."""
+
+    name: bytes
+    spelling: bytes
+    """What it would have added to the text."""
+    logprob: float
 
 
 @dataclass(slots=True)
@@ -26,7 +36,7 @@ class Token:
     offset: int
     """Characters of the text that stand before it."""
     logprob: float | None
-    top: list[tuple[bytes, float]]
+    top: list[Alternative]
 
 
 class Spelling:
@@ -35,18 +45,19 @@ class Spelling:
     offset = 0
     """Characters before the next token."""
 
-    def __init__(self, encoder: Encoder, hides_control: bool, lead: str = "") -> None:
-        """`lead` is what the text leaves out at its beginning."""
+    def __init__(self, encoder: Encoder, hides_control: bool) -> None:
         self._encoder = encoder
         self._control = encoder.control_texts
         self._hidden = self._control if hides_control else {}
-        self._lead = lead.encode()
+        self._cut = b""
+        """What the next token is spelt with and the text leaves out."""
         self._pending: deque[TokenLogprob] = deque()
         self._room = 0
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def take(self, delta: Delta) -> list[Token]:
         """Tokens whose text is there; at a stop string what comes after it is cut off, as it is from the text."""
+        self._cut = delta.cut.encode() or self._cut
         self._pending += delta.logprobs or ()
         self._room += len(delta.text.encode())
         if not delta.text and delta.finish_reason is None:
@@ -55,15 +66,15 @@ class Spelling:
         while self._pending:
             token = self._pending[0]
             whole = b"" if token.token_id in self._hidden else self._encoder.token_bytes(token.token_id)
-            spelling = whole.removeprefix(self._lead)
+            spelling = whole.removeprefix(self._cut)
             if len(spelling) > self._room and delta.finish_reason is None:
                 break
             self._pending.popleft()
-            self._lead = b"" if whole else self._lead
             # At the end what is not in the text is of a stop string, of half a character, or a control token.
             if self._room or not spelling or delta.finish_reason == "length" or token.token_id in self._control:
                 taken.append(self._place(token, spelling[: self._room], spelling))
                 self._room = max(self._room - len(spelling), 0)
+            self._cut = b"" if whole else self._cut
         return taken
 
     def prompt(self, logprobs: Sequence[TokenLogprob]) -> list[Token]:
@@ -77,18 +88,35 @@ class Spelling:
     def _place(self, token: TokenLogprob, spelling: bytes, uncut: bytes) -> Token:
         offset = self.offset
         self.offset += len(self._characters.decode(spelling))
-        names = {token_id: self._encoder.token_bytes(token_id) for token_id, _ in token.top}
-        control = self._control.get(token.token_id)
-        names[token.token_id] = (spelling or uncut) if control is None else control.encode()
-        top = [(names[token_id], max(logprob, LEAST)) for token_id, logprob in token.top]
-        logprob = None if token.logprob is None else max(token.logprob, LEAST)
-        return Token(spelling, names[token.token_id], offset, logprob, top)
+        name = self._control[token.token_id].encode() if token.token_id in self._control else spelling or uncut
+        top = [
+            Alternative(name, spelling, _finite(logprob))
+            if token_id == token.token_id
+            else Alternative(*self._spell_alternative(token_id), _finite(logprob))
+            for token_id, logprob in token.top
+        ]
+        return Token(spelling, name, offset, None if token.logprob is None else _finite(token.logprob), top)
+
+    def _spell_alternative(self, token_id: int) -> tuple[bytes, bytes]:
+        """A token's name, and what it would have added to the text: a control token nothing."""
+        if token_id in self._control:
+            return self._control[token_id].encode(), b""
+        whole = self._encoder.token_bytes(token_id)
+        spelling = whole.removeprefix(self._cut) or whole
+        return spelling, spelling
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, LEAST)
 
 
 def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
     content = []
     for token in tokens:
-        top = [TopLogprob(token=_to_text(name), logprob=logprob, bytes=list(name)) for name, logprob in token.top]
+        top = [
+            TopLogprob(token=_to_text(other.name), logprob=other.logprob, bytes=list(other.spelling))
+            for other in token.top
+        ]
         text, logprob = _to_text(token.name), LEAST if token.logprob is None else token.logprob
         content.append(ChatTokenLogprob(token=text, logprob=logprob, bytes=list(token.spelling), top_logprobs=top))
     return ChatLogprobs(content=content)
@@ -104,13 +132,17 @@ def to_completion_logprobs(tokens: Sequence[Token]) -> CompletionLogprobs:
         tokens=[_to_key(token.name) for token in tokens],
         token_logprobs=[token.logprob for token in tokens],
         text_offset=[token.offset for token in tokens],
-        top_logprobs=[
-            None
-            if token.logprob is None
-            else {_to_key(name): logprob for name, logprob in [*token.top, (token.name, token.logprob)]}
-            for token in tokens
-        ],
+        top_logprobs=[None if token.logprob is None else _to_top(token, token.logprob) for token in tokens],
     )
+
+
+def _to_top(token: Token, logprob: float) -> dict[str, float]:
+    """The likeliest first; of two tokens that are spelt alike the likelier one, but for the token itself."""
+    top: dict[str, float] = {}
+    for other in token.top:
+        top.setdefault(_to_key(other.name), other.logprob)
+    top[_to_key(token.name)] = logprob
+    return top
 
 
 def _to_key(name: bytes) -> str:

@@ -24,14 +24,17 @@ class PromptTemplate:
         self.layout = layout
         self.encoder = encoder
         self._system_prompt = system_prompt
+        self._lead_ids = encoder.ids_spelt(layout.answer_lead) if layout.answer_lead else frozenset()
 
     def render_chat(self, messages: Sequence[Message], functions: str = "") -> Prompt:
         """The prompt of a conversation; a final assistant message is continued, `functions` end the system text."""
         default = self.layout.system if functions and self._system_prompt is None else self._system_prompt
         conversation = to_conversation(messages, default, functions)
         ids = self.encoder.encode(self.layout.runs(conversation, self.encoder))
-        lead = "" if conversation.is_partial else self.layout.answer_lead
-        return Prompt(ids, "", lead, self.layout.stop, self.layout.stop_token_ids)
+        prompt = Prompt(ids, stop=self.layout.stop, stop_token_ids=self.layout.stop_token_ids)
+        if not conversation.is_partial:
+            prompt.answer_lead, prompt.lead_ids = self.layout.answer_lead, self._lead_ids
+        return prompt
 
     def render_instruction(self, text: str) -> Prompt:
         """The prompt of one instruction: a conversation of one user message."""

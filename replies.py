@@ -212,8 +212,7 @@ def _spellings(generation: Generation, request: Request, encoder: Encoder) -> li
     """One for each choice, if log-probabilities are asked for."""
     if request.alternatives is None:
         return []
-    prompts = [prompt for prompt in generation.prompts for _ in range(generation.n)]
-    return [Spelling(encoder, request.skip_special_tokens, prompt.answer_lead) for prompt in prompts]
+    return [Spelling(encoder, request.skip_special_tokens) for _ in range(generation.choices)]
 
 
 def _completion_choice(

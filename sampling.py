@@ -25,7 +25,8 @@ SAME_SEARCH = ("n", "length_penalty", "early_stopping", "logit_bias")
 def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabulary_size: int) -> SamplingParams:
     """vLLM's parameters for one prompt; raises APIError for a value that vLLM would refuse later.
 
-    vLLM refuses n > 1 with greedy sampling, where all choices are equal: such a request is generated once.
+    `max_tokens` counts the template's lead, which `min_tokens` of a request does not. vLLM refuses n > 1 with greedy
+    sampling, where all choices are equal: such a request is generated once.
     """
     for name, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
         if any(token_id >= vocabulary_size for token_id in ids):
@@ -39,7 +40,7 @@ def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabu
         stop=[*filter(None, request.stop), *prompt.stop],
         stop_token_ids=[*request.stop_token_ids, *prompt.stop_token_ids],
         max_tokens=max_tokens,
-        min_tokens=min(request.min_tokens, max_tokens),
+        min_tokens=min(request.min_tokens + bool(request.min_tokens and prompt.lead_ids), max_tokens),
         # vLLM sums log-probabilities only where it is asked for some.
         logprobs=0 if request.alternatives is None and request.takes_best else request.alternatives,
         flat_logprobs=True,
@@ -50,15 +51,20 @@ def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabu
     )
 
 
-def to_rules(request: Request, params: SamplingParams, prompt: Prompt) -> Rules:
-    """For a beam search; `params` are the same request's, with the model's own end of text."""
+def to_rules(request: Request, params: SamplingParams, prompt: Prompt, max_tokens: int, room: int) -> Rules:
+    """For a beam search of answers of `max_tokens`, where the model has room for `room` tokens after the prompt.
+
+    `params` are the same request's, with the model's own end of text.
+    """
     penalty = request.beam_repetition_penalty
     ends = [*(params.stop_token_ids or ()), *([] if params.eos_token_id is None else [params.eos_token_id])]
     return Rules(
         **_same(request, SAME_SEARCH),
         width=request.width,
-        max_tokens=params.max_tokens,
-        min_tokens=params.min_tokens,
+        max_tokens=max_tokens,
+        min_tokens=min(request.min_tokens, max_tokens),
+        lead_ids=prompt.lead_ids,
+        room=room,
         stop_token_ids=frozenset(ends),
         repetition_penalty=penalty,
         prompt_ids=frozenset(prompt.ids if penalty != 1 else ()),
@@ -80,7 +86,7 @@ def to_score_params(alternatives: int) -> SamplingParams:
 
 def to_run_params(rules: Rules, begun: int, vocabulary_size: int) -> SamplingParams:
     """For a greedy run ahead of a beam search, after `begun` tokens: all that the search may need of it."""
-    ahead = rules.max_tokens - begun
+    ahead = rules.max_length - begun
     if rules.repetition_penalty != 1:
         ahead = min(ahead, PENALISED_AHEAD)
     return SamplingParams(

@@ -16,7 +16,7 @@ Script = Sequence[Delta | Exception]
 class FakeEngine:
     """Speaks `script` for every prompt; a plain request gets each choice in one piece, as from vLLM."""
 
-    script: Script = (Delta(0, " 北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop"))
+    script: Script = (Delta(0, "北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop"))
     max_model_len: int = 2048
     delay: float = 0.0
     room: int = 512

@@ -19,6 +19,8 @@ EARLY_STOPPINGS = (False, True, "never")
 class Letters:
     """A text where token i is the i-th letter; what ends it is left out."""
 
+    cut = ""
+
     def __init__(self) -> None:
         self.is_whole = False
 

@@ -111,18 +111,6 @@ def test_an_empty_answer_at_the_end_is_none(client, engine, demo_encoder):
     assert engine.asked[0][0].ids == engine.asked[1][0].ids
 
 
-def test_the_first_space_of_an_answer_belongs_to_the_template(client, engine):
-    engine.script = SCRIPTS["lead alone, then text"]
-    body = client.post(PATH, json={"messages": HELLO}).json()
-    assert body["choices"][0]["message"]["content"] == " 两格"
-
-
-def test_a_continued_answer_keeps_its_space(client):
-    messages = [*HELLO, {"role": "assistant", "content": "首都是"}]
-    body = client.post(PATH, json={"messages": messages}).json()
-    assert body["choices"][0]["message"]["content"] == " 北京。"
-
-
 def test_what_comes_at_once_is_sent_at_once(serve, engine):
     """One write for the role and the first text, one for each text, one for the end and the usage, and [DONE]."""
     app = serve().app

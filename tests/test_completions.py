@@ -12,14 +12,12 @@ from protocol import ChatCompletionRequest, CompletionRequest
 
 PATH = "/v1/completions"
 SCRIPTS = {
-    "stop": [Delta(0, " 北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop")],
-    "length": [Delta(0, " 北", (5,)), Delta(0, "京", (6,), "length")],
+    "stop": [Delta(0, "北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop")],
+    "length": [Delta(0, "北", (5,)), Delta(0, "京", (6,), "length")],
     "empty": [Delta(0, "", (2,), "stop")],
-    "only the lead": [Delta(0, " ", (4,)), Delta(0, "", (2,), "stop")],
-    "lead alone, then text": [Delta(0, " ", (4,)), Delta(0, " 两格", (5,), "stop")],
     "emoji and quotes": [Delta(0, "", (9,)), Delta(0, "😀\n\"\\\t", (9, 9)), Delta(0, "\x00龘", (1,), "stop")],
     "two choices": [
-        Delta(1, " B", (3,)), Delta(0, " A", (3,)), Delta(1, "b", (4,), "length"), Delta(0, "a", (4,), "stop"),
+        Delta(1, "B", (3,)), Delta(0, "A", (3,)), Delta(1, "b", (4,), "length"), Delta(0, "a", (4,), "stop"),
     ],
 }  # fmt: skip
 
@@ -49,7 +47,7 @@ def test_the_prompt_is_put_into_the_template(client, engine, demo_encoder):
 def test_a_raw_prompt_is_used_as_it_is(serve, engine, demo_encoder, settings, fields):
     body = serve(**settings).post(PATH, json={"prompt": "从前</s>", **fields}).json()
     assert engine.asked[0][0].ids == demo_encoder.encode([1, "从前</s>"])
-    assert body["choices"][0]["text"] == " 北京。"
+    assert body["choices"][0]["text"] == "北京。"
 
 
 def test_raw_false_wins_over_the_flag(serve, engine):

@@ -20,6 +20,7 @@ from settings import DEMO_MODEL
 pytestmark = pytest.mark.engine
 
 MODEL = "chinese-llama-alpaca-2"
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 CAPITAL = "告诉我中国的首都在哪里"
 COMPARISON = "告诉我中国和美国分别各有哪些优点缺点"
 STORIES = [{"role": "user", "content": "给我讲一些有关杭州的故事吧"}]
@@ -285,7 +286,8 @@ def test_an_answer_sent_back_gives_the_same_ids(http):
     before = http.post("/tokenize", json={"messages": STORIES}).json()["tokens"]
     generated = reply["usage"]["completion_tokens"]
     assert tokens[: len(before)] == before
-    assert tokens[len(before) + generated - 1] == 2
+    assert tokens[len(before)] == 2960  # the space between prompt and answer, which counts as neither
+    assert tokens[len(before) + generated] == 2
 
 
 def test_control_tokens_in_a_prompt_are_answered_as_text(http):
@@ -358,8 +360,8 @@ def test_log_probabilities_change_no_text_and_are_the_models(http, demo_encoder)
     plain = http.post("/v1/completions", json=fields).json()["choices"][0]
     choice = http.post("/v1/completions", json={**fields, "logprobs": 3}).json()["choices"][0]
     assert choice["text"] == plain["text"]
-    prompt = http.post("/tokenize", json={"prompt": CAPITAL}).json()["tokens"]
-    answer = [*demo_encoder.encode([choice["text"]]), 2]
+    space, *answer = [*demo_encoder.encode([choice["text"]]), 2]
+    prompt = [*http.post("/tokenize", json={"prompt": CAPITAL}).json()["tokens"], space]
     model = LlamaForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.bfloat16)
     with torch.no_grad():
         logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
@@ -455,3 +457,95 @@ def test_the_terminal_shows_our_lines_alone(server):
     """From the command to the banner: no library's chatter."""
     known = ("Importing vLLM", "Loading ", "\n", "  Ready at", "  model", "  template", "  sampling", "  try", "    ")
     assert [line for line in server.shown if not line.startswith(known)] == []
+
+
+WORDS = "What is the capital of Japan?"
+WAYS = [{}, {"n": 2}, {"n": 2, "temperature": 1.0, "seed": 5}, {"best_of": 3, "n": 2, "seed": 5, "temperature": 1.0}]
+
+
+def texts_of(http, path: str, **fields) -> tuple[list[str], dict, list[str]]:
+    """Of each choice its text, and why it ended; plain and streamed are the same."""
+    ask = {"prompt": WORDS, "messages": WORDS, "temperature": 0, "repetition_penalty": 1.0, **fields}
+    del ask["messages" if path == COMPLETIONS else "prompt"]
+    plain = http.post(path, json=ask)
+    assert plain.status_code == 200, plain.text
+    choices, usage = plain.json()["choices"], plain.json()["usage"]
+    texts = [choice["text"] if path == COMPLETIONS else choice["message"]["content"] for choice in choices]
+    reasons = [choice["finish_reason"] for choice in choices]
+    *chunks, last = events(
+        http.post(path, json={**ask, "stream": True, "stream_options": {"include_usage": True}}).text
+    )
+    streamed, ended = [""] * len(texts), [""] * len(texts)
+    for chunk in chunks:
+        [choice] = chunk["choices"]
+        streamed[choice["index"]] += choice["text"] if path == COMPLETIONS else choice["delta"].get("content", "")
+        ended[choice["index"]] = choice["finish_reason"] or ended[choice["index"]]
+    assert (streamed, ended, last["usage"]) == (texts, reasons, usage)
+    return texts, usage, reasons
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+@pytest.mark.parametrize("ways", [*WAYS, {"num_beams": 3, "n": 2}], ids=json.dumps)
+@pytest.mark.parametrize("stop", [" ", " is", ["  ", " c"], ["The", " "]], ids=str)
+def test_a_stop_string_does_not_see_the_space_before_the_answer(http, path, ways, stop):
+    whole, _, _ = texts_of(http, path, **ways)
+    cut, usage, reasons = texts_of(http, path, **ways, stop=stop)
+    stops = [stop] if isinstance(stop, str) else stop
+    if "num_beams" not in ways:  # beams that are cut are other beams
+        assert cut == [min((text.split(each)[0] for each in stops), key=len) for text in whole]
+        assert usage["completion_tokens"] > 0
+    assert any(cut) or "The" in stop
+    assert not any(each in text for each in stops for text in cut)
+    assert set(reasons) == {"stop"}
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+@pytest.mark.parametrize("ways", [*WAYS, {"num_beams": 3, "n": 2}], ids=json.dumps)
+@pytest.mark.parametrize("question", [WORDS, CAPITAL])
+def test_max_tokens_are_tokens_of_the_answer(http, path, ways, question):
+    """The space before the answer counts in no limit, whether it is a token of its own or not."""
+    ask = {"messages": question} if path == CHAT else {"prompt": question}
+    for limit in (1, 2, 5):
+        texts, usage, reasons = texts_of(http, path, **ask, **ways, max_tokens=limit)
+        assert usage["completion_tokens"] == limit * len(texts)
+        assert set(reasons) == {"length"}
+        assert all(texts)
+        assert not any(text.startswith(" ") for text in texts)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("question", [WORDS, CAPITAL])
+@pytest.mark.parametrize("ways", [{}, {"n": 2}, {"best_of": 2}, {"num_beams": 2}], ids=json.dumps)
+def test_a_classification_by_one_token_is_answered_by_one(http, question, ways, stream):
+    """The first entry of the log-probabilities is the first token that can be seen."""
+    ask = {"max_tokens": 1, "temperature": 0, "stream": stream, **ways}
+    reply = http.post(CHAT, json={"messages": question, "logprobs": True, "top_logprobs": 3, **ask})
+    choices = [event["choices"][0] for event in events(reply.text)] if stream else reply.json()["choices"]
+    for index in range(ways.get("n", 1)):
+        own = [choice for choice in choices if choice["index"] == index]
+        text = "".join((choice.get("message") or choice["delta"]).get("content") or "" for choice in own)
+        [entry] = [entry for choice in own if choice.get("logprobs") for entry in choice["logprobs"]["content"]]
+        assert entry["token"] == text == bytes(entry["bytes"]).decode() != ""
+        assert entry["top_logprobs"][0] == {name: entry[name] for name in ("token", "logprob", "bytes")}
+        assert len({top["token"] for top in entry["top_logprobs"]}) == 3
+    reply = http.post(COMPLETIONS, json={"prompt": question, "logprobs": 3, **ask})
+    choices = [event["choices"][0] for event in events(reply.text)] if stream else reply.json()["choices"]
+    told = [choice for choice in choices if choice["logprobs"]]
+    assert [choice["logprobs"]["tokens"] for choice in told] == [
+        [choice["text"]] for choice in choices if choice["text"]
+    ]
+
+
+def test_a_limit_of_the_room_is_the_room(http):
+    """Where prompt and answer fill the context, the space takes its place there."""
+    length = http.post("/tokenize", json={"prompt": "字" * 900}).json()["count"]
+    ask = {"prompt": "字" * 900, "max_tokens": 10**6, "ignore_eos": True, "temperature": 0}
+    for ways in ({}, {"num_beams": 2}):
+        usage = http.post(COMPLETIONS, json={**ask, **ways}).json()["usage"]
+        assert 2048 - length - 1 <= usage["completion_tokens"] <= 2048 - length
+
+
+def test_an_answer_at_its_limit_may_be_as_short_as_it_must_be_long(http):
+    for ways in ({}, {"num_beams": 2}, {"stop": " "}):
+        ask = {"prompt": CAPITAL, "temperature": 0, "min_tokens": 30, "max_tokens": 30, **ways}
+        assert http.post(COMPLETIONS, json=ask).json()["usage"]["completion_tokens"] == 30

@@ -24,6 +24,7 @@ COMBINATIONS = list(product((2, 4, 8), (0.5, 1.0, 2.0), (False, True, "never")))
 TOPICS, RANDOM = 60, 48
 MAX_TOKENS = 40
 EOS = 2
+LEAD = 2960
 TIE = 1e-4
 
 
@@ -49,16 +50,22 @@ class Both:
         topics = list(dict.fromkeys(json.loads(line)["messages"][-1]["content"] for line in lines))
         return topics[:: len(topics) // TOPICS][:TOPICS] + varied_strings(1500)[:: 1500 // RANDOM][:RANDOM]
 
-    def ours(self, text: str, rules: Rules, **fields) -> list[list[int]]:
+    def ours(self, text: str, rules: Rules, has_lead: bool = False, **fields) -> list[list[int]]:
+        """The token ids of our results; without a lead in the prompt they are all that the model generated."""
         request = CompletionRequest(
             prompt=text, num_beams=rules.width, n=rules.n, length_penalty=rules.length_penalty,
             early_stopping=rules.early_stopping, max_tokens=rules.max_tokens, **fields,
         )  # fmt: skip
         prompt = self.template.render_instruction(text)
+        if not has_lead:
+            prompt = replace(prompt, answer_lead="", lead_ids=frozenset())
 
         async def search() -> list[list[int]]:
             source = self.engine.generate(prompt, request, rules.max_tokens, f"{text} {rules}")
-            return [list(delta.token_ids) for delta in await collect(source)]
+            results: list[list[int]] = [[] for _ in range(rules.n)]
+            for delta in await collect(source):
+                results[delta.index] += delta.token_ids
+            return results
 
         return self.runner.run(search())
 
@@ -132,11 +139,29 @@ def test_penalised_results_are_those_of_transformers(pair):
         assert pair.ours(text, rules, **fields) == [tokens for tokens, _ in pair.theirs(text, rules)]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_templates_lead_is_scored_but_no_part_of_a_result(pair, stream):
+    """The results are those of transformers for one token more, without the first, which counts in no limit."""
+    compared = 0
+    for text in pair.prompts()[::9]:
+        for max_tokens, min_tokens in ((1, 0), (6, 0), (40, 20)):
+            rules = replace(rules_of(4, 1.0, False), max_tokens=max_tokens, min_tokens=min_tokens)
+            theirs = pair.theirs(
+                text, replace(rules, max_tokens=max_tokens + 1, min_tokens=min_tokens + bool(min_tokens))
+            )
+            if {tokens[0] for tokens, _ in theirs} != {LEAD}:
+                continue
+            ours = pair.ours(text, rules, has_lead=True, min_tokens=min_tokens, stream=stream)
+            assert ours == [tokens[1:] for tokens, _ in theirs]
+            compared += 1
+    assert compared > 20
+
+
 def test_rows_are_whole_where_vllm_has_merged_outputs():
     """vLLM merges outputs that wait for a slow reader; the row of the second then names the taken token only once."""
     from vllm.logprobs import FlatLogprobs
 
-    from engine import _to_logprobs
+    from answers import to_logprobs
 
     rows = [([7, 7, 8], [-0.1, -0.1, -2.5]), ([9, 5, 6], [-3.0, -0.2, -2.0])]
     outputs = []
@@ -146,9 +171,9 @@ def test_rows_are_whole_where_vllm_has_merged_outputs():
     merged = FlatLogprobs()
     for output in outputs:
         merged.extend(output)
-    whole = [token for output in outputs for token in _to_logprobs(output, 2)]
+    whole = [token for output in outputs for token in to_logprobs(output, 2)]
     assert [token.top for token in whole] == [[(7, -0.1), (8, -2.5)], [(5, -0.2), (6, -2.0)]]
-    assert list(_to_logprobs(merged, 2)) == whole
+    assert list(to_logprobs(merged, 2)) == whole
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from encoder import SentencePieceEncoder, TokenizerEncoder
 from generation import Delta, TokenLogprob
-from logprobs import LEAST, Spelling
+from logprobs import LEAST
 from protocol import ChatCompletion, Completion
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -23,15 +23,22 @@ EOS = 2
 
 
 def spoken(encoder: SentencePieceEncoder, text: str, finish_reason: str = "stop", cut: int = 0) -> list[Delta]:
-    """One token a delta, text only when its characters are whole, as an engine does; `cut` of them left out."""
+    """One token a delta, text only when its characters are whole, as an engine does; `cut` of them left out.
+
+    The space that belongs to the template is left out, with its token if it has one of its own.
+    """
     ids = [*encoder.encode([text]), *([EOS] if not cut and finish_reason == "stop" else [])]
+    has_lone_lead = ids[0] in encoder.ids_spelt(" ")
+    ids = ids[has_lone_lead:]
     deltas, sent = [], ""
     for at, token_id in enumerate(ids):
         whole = b"".join(encoder.token_bytes(other) for other in ids[: at + 1] if other != EOS).decode(errors="ignore")
-        whole = whole[: len(f" {text}") - cut]
+        whole = (whole if has_lone_lead else whole[1:])[: len(text) - cut]
         log = TokenLogprob(token_id, -float(at), [(token_id, -float(at)), (EOS, -math.inf)])
         deltas.append(Delta(0, whole[len(sent) :], (token_id,), logprobs=[log]))
         sent = whole
+    if not has_lone_lead:
+        deltas[0].cut = " "
     deltas[-1].finish_reason = finish_reason
     return deltas
 
@@ -112,7 +119,7 @@ def test_an_echo_has_the_prompts_tokens_too(client, speak, stream, demo_encoder)
         for name in ("tokens", "text_offset", "token_logprobs", "top_logprobs")
     )
     prompt_ids = demo_encoder.encode([demo_encoder.bos_id, "你好😀"])
-    assert text == "你好😀 好。"
+    assert text == "你好😀好。"
     assert tokens[0] == "<s>"
     assert values[0] is tops[0] is None
     assert values[1 : len(prompt_ids)] == [-float(at) for at in range(1, len(prompt_ids))]
@@ -153,8 +160,9 @@ def test_zero_of_the_likeliest(client, speak):
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
 def test_the_likeliest_are_as_many_as_asked_for(client, speak, path):
-    """The first token is a space that belongs to the template: named alike beside itself and among the likeliest."""
-    speak("好。")
+    """The first token begins with the template's space: named alike, without it, by itself and among the likeliest."""
+    deltas = speak("The end.")
+    assert deltas[0].cut == " "
     if path == COMPLETIONS:
         log = client.post(path, json={"prompt": "a", "logprobs": 2}).json()["choices"][0]["logprobs"]
         assert [len(top) for top in log["top_logprobs"]] == [2] * (len(log["tokens"]) - 1) + [1]
@@ -185,7 +193,7 @@ def test_an_echo_stands_before_each_choice_of_each_prompt(client, engine, demo_e
     second = demo_encoder.decode([1, 300])
     for index, prompt in enumerate(["你好", "你好", second, second]):
         own = [piece for piece in pieces if piece["index"] == index]
-        assert "".join(piece["text"] for piece in own) == f"{prompt} 好。"
+        assert "".join(piece["text"] for piece in own) == f"{prompt}好。"
         offsets = [offset for piece in own for offset in piece["logprobs"]["text_offset"]]
         assert offsets[-len(one)] == len(prompt)
         assert sum(len(piece["logprobs"]["tokens"]) for piece in own) == len(one) + (2 if index > 1 else 3)
@@ -207,10 +215,3 @@ def test_a_byte_level_tokenizer_spells_its_bytes():
     assert encoder.spell([1, 2, 3, 4]) == ["好".encode()[:2], "好".encode()[2:], b" a", b"A"]
     assert encoder.token_bytes(0) == b"<|end|>"
     assert encoder.token_bytes(99) == b""
-
-
-def test_a_space_that_the_template_owns_is_not_the_texts(demo_encoder):
-    ids = demo_encoder.encode(["好。"])
-    spelling = Spelling(demo_encoder, hides_control=True, lead=" ")
-    tokens = spelling.take(Delta(0, "好。", ids, "stop", [TokenLogprob(token_id, -1.0) for token_id in ids]))
-    assert b"".join(token.spelling for token in tokens).decode() == "好。"

@@ -52,6 +52,11 @@ KINDS = {
         {"structured_outputs": {"grammar": 'start: "北" /[一二]{3}/'}},
         lambda text: re.fullmatch("北[一二]{3}", text),
     ),
+    "control tokens' names": (
+        {"structured_outputs": {"choice": ["<s>删除</s>", "</s>"]}},
+        lambda text: text in ("<s>删除</s>", "</s>"),
+    ),
+    "llama.cpp's schema": ({"response_format": {"type": "json_object", "schema": CITY}}, keeps_city),
     "gbnf": (
         {"structured_outputs": {"grammar": 'root ::= "a" [0-9] [0-9]'}},
         lambda text: re.fullmatch("a[0-9]{2}", text),

@@ -21,7 +21,7 @@ TOOLS = [
 ]
 ASK = {"messages": HELLO, "tools": TOOLS, "tool_choice": "required"}
 NAMED = {"type": "function", "function": {"name": "now"}}
-CALL = ' {"name": "weather", "arguments": {"city": "杭州}"}}'
+CALL = '{"name": "weather", "arguments": {"city": "杭州}"}}'
 ARGUMENTS = '{"city": "杭州}"}'
 
 
@@ -73,14 +73,14 @@ def test_a_stream_of_a_call_joins_to_the_plain_reply_however_its_text_is_cut(cli
 
 
 def test_the_arguments_stream_as_they_come(client, engine):
-    engine.script = script(CALL, 43, 46, 48)
+    engine.script = script(CALL, 42, 45, 47)
     chunks = events(client.post(PATH, json={**ASK, "stream": True}).text)
     pieces = [chunk["choices"][0]["delta"].get("tool_calls", [{}])[0].get("function") for chunk in chunks]
     assert [piece["arguments"] for piece in pieces if piece] == ['{"city": ', '"杭州', '}"', "}"]
 
 
 def test_choices_call_for_themselves(client, engine):
-    now = ' {"name": "now", "arguments": {}}'
+    now = '{"name": "now", "arguments": {}}'
     first, second = script(CALL, 20, 41), script(now, 12, 30, index=1)
     engine.script = [delta for pair in zip(first, second, strict=True) for delta in pair]
     for fields in ({}, {"stream": True}):
@@ -98,9 +98,9 @@ def test_choices_call_for_themselves(client, engine):
         (CALL[:-4], "length", '{"city": "杭州'),
         (CALL[:-1], "length", ARGUMENTS),
         (CALL[:-4], "stop", '{"city": "杭州'),
-        (' {"name": "weather", "arguments": ' + "[" * 2000, "length", "[" * 2000),
+        ('{"name": "weather", "arguments": ' + "[" * 2000, "length", "[" * 2000),
         (CALL[:12], "length", None),
-        (' {"name": "other", "arguments": {}}', "stop", None),
+        ('{"name": "other", "arguments": {}}', "stop", None),
         ("", "length", None),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_call_in_the_history_is_the_text_that_the_model_wrote(client, engine, 
     message = client.post(PATH, json=ASK).json()["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "晴"}
     reply = client.post(PATH, json={"messages": [*HELLO, message, result], "tools": TOOLS})
-    assert f"你好 [/INST]{CALL}</s><s>[INST] 晴 [/INST]" in demo_encoder.decode(engine.asked[-1][0].ids)
+    assert f"你好 [/INST] {CALL}</s><s>[INST] 晴 [/INST]" in demo_encoder.decode(engine.asked[-1][0].ids)
     assert reply.headers["X-Ignored-Parameters"] == "tools"
 
 
