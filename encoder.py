@@ -138,6 +138,18 @@ class TokenizerEncoder:
 Encoder = SentencePieceEncoder | TokenizerEncoder
 
 
+def encode_word(encoder: Encoder, word: str) -> list[list[int]]:
+    """The ids of a word where it begins a text and in the midst of one, as far as they differ."""
+    begun = encoder.encode([word])
+    line = encoder.encode(["\n"])
+    after_line = encoder.encode([f"\n{word}"])
+    forms = [begun]
+    if after_line[: len(line)] == line:
+        forms.append(after_line[len(line) :])
+    spaceless = [ids[1:] if encoder.token_bytes(ids[0]) == b" " else ids for ids in forms if ids]
+    return [list(ids) for ids in dict.fromkeys(map(tuple, spaceless)) if ids]
+
+
 def _encode_each(runs: Sequence[Run], encode_text: Callable[[str], list[int]]) -> list[int]:
     ids: list[int] = []
     for run in runs:

@@ -16,13 +16,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from errors import APIError, bad_request
+from foreign_fields import CHAT_FIELDS, COMPLETION_FIELDS, FOREIGN_FIELDS, check_foreign_fields
 from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, Request, ToolFields, Usage
 
-SUCCESSORS = {
-    **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar"), "structured_outputs"),
-    **{"functions": "tools", "function_call": "tool_choice"},
-}
-"""Fields of former times that changed the answer, and what stands for them today."""
+MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
 CUTTING_FIELDS = ("stop", "stop_token_ids", "include_stop_str_in_output")
 """What would leave a call broken."""
 
@@ -40,6 +37,8 @@ class Prompt:
     """Tokens that spell `answer_lead` and nothing else; the first of an answer is left out if it is one of them."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    barred: Sequence[Sequence[int]] = ()
+    """Token ids that an answer may not have one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +152,14 @@ class Generation:
 
 def check_fields(request: Request) -> None:
     """Raise for fields that this version cannot honour, and for fields that contradict each other."""
-    for name in SUCCESSORS.keys() & (request.model_extra or {}).keys():
-        raise bad_request(f"'{name}' is not supported: use '{SUCCESSORS[name]}'.", name)
+    if request.model_extra:
+        own = COMPLETION_FIELDS if isinstance(request, CompletionRequest) else CHAT_FIELDS
+        check_foreign_fields(request.model_extra, FOREIGN_FIELDS | own)
     param = "num_beams" if request.num_beams > 1 else "best_of"
     _require(request.width >= request.n, param, f"must be at least 'n', which is {request.n}.")
+    is_open = "allowed_token_ids" not in request.model_fields_set or bool(request.allowed_token_ids)
+    _require(is_open, "allowed_token_ids", "must allow at least one token.")
+    _require(all(request.bad_words), "bad_words", "cannot have an empty word.")
     if request.is_beam_search:
         _check_beams(request)
     _require(request.stream or request.stream_options is None, "stream_options", "is only allowed with 'stream': true.")
@@ -170,8 +173,22 @@ def check_fields(request: Request) -> None:
 
 
 def check_tools(request: ToolFields) -> None:
-    is_known = request.callable_functions or request.tool_choice.type in ("auto", "none")
-    _require(bool(is_known), "tool_choice", "asks for a function that is not among the 'tools'.")
+    """Raise for a choice that is none of the tools."""
+    offered = {tool.function.name for tool in request.tools}
+    is_known = offered.issuperset(request.tool_choice.allowed_names or ())
+    has_some = bool(offered) or not request.tool_choice.is_call_required
+    _require(is_known and has_some, "tool_choice", "asks for a function that is not among the 'tools'.")
+
+
+def truncate(ids: list[int], request: Request, max_model_len: int) -> list[int]:
+    """The prompt's last ids, or its first, as many as `truncate_prompt_tokens` says; raises APIError for too many."""
+    size = request.truncate_prompt_tokens
+    if size is None:
+        return ids
+    limit = max_model_len - bool(request.token_limit)  # as vLLM: room for one token, if any is to be generated
+    _require(size != 0 and size <= limit, "truncate_prompt_tokens", f"must be -1 or from 1 to {limit}.")
+    size = limit if size == -1 else size
+    return ids[:size] if request.truncation_side == "right" else ids[-size:]
 
 
 def check_length(characters: int, max_token_characters: int | None, max_model_len: int, param: str) -> None:
@@ -218,8 +235,16 @@ def check_model(asked: str | None, served: Sequence[str]) -> str:
     if asked is None:
         return served[0]
     if asked not in served:
-        raise APIError(404, "The model does not exist; see /v1/models.", param="model", code="model_not_found")
+        named, names = _shown(asked, MAX_NAME_SHOWN), _shown("', '".join(served), MAX_NAMES_SHOWN)
+        message = f"The model '{named}' does not exist. Served here: '{names}'."
+        raise APIError(404, message, param="model", code="model_not_found")
     return asked
+
+
+def _shown(name: str, limit: int) -> str:
+    """A text as it may stand in a message: cut, and with nothing in it that moves a cursor or breaks a line."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:limit])
+    return escaped if len(escaped) <= limit and len(name) <= limit else f"{escaped[: limit - 1]}…"
 
 
 async def pour(deltas: Deltas, sink: Sink) -> None:
@@ -294,6 +319,8 @@ def _check_beams(request: Request) -> None:
         is_unset = name not in request.model_fields_set or not getattr(request, name)
         _require(is_unset, name, "is not supported with beam search; 'repetition_penalty' is.")
     _require(request.beam_repetition_penalty >= 1, "repetition_penalty", "must be at least 1 with beam search.")
+    for name in ("bad_words", "allowed_token_ids"):
+        _require(not getattr(request, name), name, "is not supported with beam search.")
     is_lowering = max(request.logit_bias.values(), default=0) <= 0
     _require(is_lowering, "logit_bias", "must not be above 0 for any token with beam search.")
 
@@ -305,6 +332,9 @@ def _check_constraint(request: Request) -> None:
     _require(not request.is_beam_search, param, "is not supported with beam search.")
     _require(not request.ignore_eos, param, "cannot be combined with 'ignore_eos'.")
     _require(not request.min_tokens, param, "cannot be combined with 'min_tokens'.")
+    # Between them they could leave no token at all.
+    for name in ("bad_words", "allowed_token_ids"):
+        _require(not getattr(request, name), name, f"cannot be combined with '{param}'.")
     if request.callable_functions:
         _require(request.alternatives is None, "logprobs", "cannot be given for the call of a function.")
         for name in CUTTING_FIELDS:

@@ -81,6 +81,8 @@ class Layout:
     """The default system text, as far as it is known."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    is_jinja: bool = False
+    """A template that a request could give fields of its own."""
 
 
 def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
@@ -170,7 +172,7 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
         except (ValueError, TypeError, KeyError):  # they may hold the client's text, so they go no further
             raise bad_request("The model's chat template cannot render these messages.", "messages") from None
 
-    return Layout(name, partial(rendered_runs, render))
+    return Layout(name, partial(rendered_runs, render), is_jinja=True)
 
 
 ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, " ", ALPACA_2_SYSTEM)

@@ -30,6 +30,7 @@ from starlette.requests import ClientDisconnect
 import protocol
 import startup
 from calls import describe, read_calls
+from encoder import encode_word
 from errors import answer_failure, bad_request
 from generation import (
     Engine,
@@ -40,6 +41,7 @@ from generation import (
     check_model,
     check_tools,
     start_generation,
+    truncate,
 )
 from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, Log, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
@@ -53,6 +55,7 @@ from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
+MAX_CUT_CHARACTERS = 2**20
 SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
 STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
@@ -75,7 +78,7 @@ class Routes:
         body = body.with_defaults(self.defaults)
         check_fields(body)
         self.engine.admit(len(body.prompt) * body.width)  # before they are encoded
-        self._check_length(max((len(prompt) for prompt in body.prompt if isinstance(prompt, str)), default=0), "prompt")
+        self._check_length(max((len(prompt) for prompt in body.prompt if isinstance(prompt, str)), default=0), body)
         render = partial(self._completion_prompt, raw=body.raw, echo=body.echo)
         prompts = await aside(request.state.size, lambda: [*map(render, body.prompt)])
         generation = self._start(body, prompts, request)
@@ -104,8 +107,8 @@ class Routes:
     async def get_model(self, model_id: str) -> protocol.Model:
         """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
         self.engine.check_ready()
-        name = model_id if model_id in self.settings.model_names else f"/{model_id}"
-        return self._model(check_model(name, self.settings.model_names))
+        names = self.settings.model_names
+        return self._model(check_model(f"/{model_id}" if f"/{model_id}" in names else model_id, names))
 
     async def tokenize(self, body: protocol.TokenizeRequest, request: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
@@ -156,6 +159,13 @@ class Routes:
         return {"version": VERSION}
 
     def _start(self, body: protocol.Request, prompts: list[Prompt], request: Request) -> Generation:
+        if body.truncate_prompt_tokens is not None:
+            for prompt in prompts:
+                prompt.ids = truncate(prompt.ids, body, self.engine.max_model_len)
+        if body.bad_words:
+            barred = [ids for word in body.bad_words for ids in encode_word(self.encoder, word)]
+            for prompt in prompts:
+                prompt.barred = barred
         generation = start_generation(self.engine, body, prompts, self.settings.model_names, request.state.serial)
         request.state.generation = generation  # for the log
         if self.settings.log_requests:
@@ -176,7 +186,8 @@ class Routes:
     def _chat_prompt(self, body: ChatCompletionRequest | protocol.TokenizeRequest) -> Prompt:
         texts = [(message.role, message.text) for message in body.messages]
         if isinstance(body, ChatCompletionRequest):
-            self._check_length(sum(len(text) for _, text in texts), "messages")
+            self.template.check_fields(body.model_extra or {})
+            self._check_length(sum(len(text) for _, text in texts), body)
         described = describe(body.callable_functions) if body.callable_functions else ""
         return self.template.render_chat(texts, described)
 
@@ -187,8 +198,11 @@ class Routes:
         is_raw = self.settings.raw_completions if raw is None else raw
         return self.template.render_raw(prompt) if is_raw else self.template.render_instruction(prompt)
 
-    def _check_length(self, characters: int, param: str) -> None:
-        check_length(characters, self.encoder.max_token_characters, self.engine.max_model_len, param)
+    def _check_length(self, characters: int, body: protocol.Request) -> None:
+        """Refuse, before it is encoded, a text that cannot fit, or is too long to be cut until it does."""
+        if body.truncate_prompt_tokens is None or characters > MAX_CUT_CHARACTERS:
+            param = "messages" if isinstance(body, ChatCompletionRequest) else "prompt"
+            check_length(characters, self.encoder.max_token_characters, self.engine.max_model_len, param)
 
     def _spell(self, ids: Sequence[int]) -> list[str]:
         return [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]

@@ -3,12 +3,13 @@
 Knows nothing about HTTP, sampling or the engine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
+from errors import bad_request
 from generation import Prompt
 from layouts import ALPACA, ALPACA_2, PROBE, Layout, Message, chat_template_layout, fastchat_layout, to_conversation
 from settings import Settings, StartError
@@ -25,6 +26,11 @@ class PromptTemplate:
         self.encoder = encoder
         self._system_prompt = system_prompt
         self._lead_ids = encoder.ids_spelt(layout.answer_lead) if layout.answer_lead else frozenset()
+
+    def check_fields(self, sent: Mapping[str, Any]) -> None:
+        """Raise APIError (400) for fields that a chat template in Jinja would take: other templates take none."""
+        if self.layout.is_jinja and sent.get("chat_template_kwargs"):
+            raise bad_request("'chat_template_kwargs' is not supported.", "chat_template_kwargs")
 
     def render_chat(self, messages: Sequence[Message], functions: str = "") -> Prompt:
         """The prompt of a conversation; a final assistant message is continued, `functions` end the system text."""

@@ -9,24 +9,44 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_CHOICES = 128
 MAX_BEAMS = 16
 MAX_STOP_STRINGS, MAX_SHORT_TEXT = 16, 1024
 MAX_PROMPTS, MAX_MESSAGES = 2048, 4096
 MAX_TOKENS_NAMED = 1024
+MAX_BAD_WORDS, MAX_TOKENS_ALLOWED = 64, 65_536
 MAX_FIELDS, MAX_TOOLS = 1024, 128
 MAX_SCHEMA, MAX_EXPRESSION = 65_536, 16_384
 UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
+UNUSED_IF_TOP_P_IS_0 = ("temperature", "top_k", "min_p", "seed", "best_of")
 UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
-OTHER_PARTS = ("image_url", "input_audio", "video_url", "audio_url", "file", "text", "refusal")
+TEXT_PARTS = ("text", "refusal")
+OTHER_PARTS = (
+    *(
+        "image_url",
+        "image",
+        "input_image",
+        "image_file",
+        "image_pil",
+        "image_embeds",
+        "input_audio",
+        "audio",
+        "audio_url",
+    ),
+    *("video", "video_url", "file", "input_file", "document", "thinking", "tool_use", "tool_result", "tool_call"),
+    *("input_text", "output_text", "reasoning"),
+)
+"""Parts of messages that other servers know; any other text in a part's type is not repeated."""
 EMPTY: Any = ()  # an absent list; pydantic would copy one that is `[]` for each request
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
 FinishReason = Literal["stop", "length", "tool_calls"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 ShortText = Annotated[str, Field(max_length=MAX_SHORT_TEXT)]
 SentPrompt = str | list[str] | list[TokenId] | list[list[TokenId]]
+SPEAKING_ROLES = ("system", "developer", "user", "tool", "function")
 ToolMode = Literal["auto", "none", "required"]
 
 
@@ -114,16 +134,28 @@ def _to_text(value: Any) -> Any:
         return value or ""
     if not isinstance(value, list):
         raise ValueError("it must be a string, null, or a list of text parts")
-    return "\n".join(map(_to_part_text, value))
+    return "\n".join(_to_part_text(part, at) for at, part in enumerate(value))
 
 
-def _to_part_text(part: Any) -> str:
+def _to_part_text(part: Any, at: int) -> str:
+    """The text of a part of a content; the error for any other part says which part it is."""
     if isinstance(part, str):
         return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("text", "refusal") and isinstance(part.get(kind), str):
-        return str(part[kind])
-    raise ValueError(f"only text parts are supported, and one is {kind if kind in OTHER_PARTS else 'another kind'}")
+    if not isinstance(part, dict):
+        raise _wrong_part(at, "it must be a text part or a string")
+    kind = part.get("type")
+    if kind not in TEXT_PARTS:
+        is_known = kind in OTHER_PARTS
+        found = f"this one is of the type {kind}" if is_known else "the type of this one is missing or unknown"
+        raise _wrong_part(at, f"only text parts are supported, and {found}")
+    if not isinstance(part.get(kind), str):
+        raise _wrong_part(at, f"a part of the type {kind} needs '{kind}', a string")
+    text: str = part[kind]
+    return text
+
+
+def _wrong_part(at: int, reason: str) -> PydanticCustomError:
+    return PydanticCustomError("part", reason, {"step": at})
 
 
 def is_absent(value: object) -> bool:
@@ -234,17 +266,46 @@ class FunctionName(SentBody):
     name: str
 
 
+class AllowedTool(SentBody):
+    """One of the tools that may be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(SentBody):
+    """Which of the tools may be called, and whether one has to be."""
+
+    mode: Literal["auto", "required"]
+    tools: list[AllowedTool] = Field(min_length=1, max_length=MAX_TOOLS)
+
+
 class ToolChoice(SentBody):
     """Whether a function has to be called, and which."""
 
-    type: Literal["auto", "none", "required", "function"]
+    type: Literal["auto", "none", "required", "function", "allowed_tools"]
     function: FunctionName | None = Field(None, description="Only with the type function, and required there.")
+    allowed_tools: AllowedTools | None = Field(None, description="Only with the type allowed_tools.")
 
     @model_validator(mode="after")
-    def _check_function(self) -> Self:
-        if (self.type == "function") != (self.function is not None):
-            raise ValueError("'function' belongs to the type function, which needs it")
+    def _check_type(self) -> Self:
+        for name in ("function", "allowed_tools"):
+            if (self.type == name) != (getattr(self, name) is not None):
+                raise ValueError(f"'{name}' belongs to the type {name}, which needs it")
         return self
+
+    @property
+    def is_call_required(self) -> bool:
+        return self.type in ("required", "function") or (
+            self.allowed_tools is not None and self.allowed_tools.mode == "required"
+        )
+
+    @property
+    def allowed_names(self) -> list[str] | None:
+        """The functions that may be called; None: all."""
+        if self.allowed_tools is not None:
+            return [tool.function.name for tool in self.allowed_tools.tools]
+        return None if self.function is None else [self.function.name]
 
 
 class ToolFields(SentBody):
@@ -255,15 +316,19 @@ class ToolFields(SentBody):
     )
     tool_choice: Annotated[
         ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice)
-    ] = Field("auto", validate_default=True, description="'required' or a function: a call; 'auto' or 'none': text.")
+    ] = Field(
+        "auto",
+        validate_default=True,
+        description="'required', a function, or allowed_tools of the mode required: a call; else text.",
+    )
 
     @property
     def callable_functions(self) -> list[Function]:
         """Functions one of which the answer has to call; none: it is text."""
-        functions = [tool.function for tool in self.tools]
-        if (named := self.tool_choice.function) is not None:
-            return [function for function in functions if function.name == named.name][:1]
-        return functions if self.tool_choice.type == "required" else []
+        if not self.tool_choice.is_call_required:
+            return []
+        functions, names = [tool.function for tool in self.tools], self.tool_choice.allowed_names
+        return functions if names is None else [function for function in functions if function.name in names]
 
 
 class GenerationFields(SentBody):
@@ -274,7 +339,9 @@ class GenerationFields(SentBody):
     max_completion_tokens: int | None = Field(None, ge=0, description="The same; the smaller of the two wins.")
     temperature: float = Field(0.2, ge=0, le=2, description="0 is greedy.")
     do_sample: bool = Field(True, description="false: the same as temperature 0.")
-    top_p: float = Field(0.9, gt=0, le=1, description="Sample from the likeliest tokens up to this probability.")
+    top_p: float = Field(
+        0.9, ge=0, le=1, description="Sample from the likeliest tokens up to this probability; 0 takes the likeliest."
+    )
     top_k: int = Field(40, ge=-1, lt=2**31, description="Sample from this many likeliest tokens; 0 or -1: from all.")
     min_p: float = Field(0.0, ge=0, le=1, description="Least probability of a token relative to the likeliest.")
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="For each token that the reply already has.")
@@ -300,10 +367,24 @@ class GenerationFields(SentBody):
     ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
     min_tokens: int = Field(0, ge=0, description="Tokens before the reply may end.")
     skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
+    spaces_between_special_tokens: bool = Field(True, description="Put spaces between control tokens in the text.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same gives the same text.")
     logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)] = (
         Field({}, max_length=MAX_TOKENS_NAMED, description="Token id -> what is added to its logit.")
     )
+    bad_words: Annotated[list[ShortText], FailFast()] = Field(
+        EMPTY, max_length=MAX_BAD_WORDS, description="Words whose tokens are not generated one after the other."
+    )
+    allowed_token_ids: Annotated[list[TokenId], FailFast()] = Field(
+        EMPTY, max_length=MAX_TOKENS_ALLOWED, description="The only token ids that may be generated."
+    )
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, description="Use so many tokens of the prompt, the last ones; -1: as many as leave room for one."
+    )
+    truncation_side: Literal["left", "right"] = Field(
+        "left", description="With truncate_prompt_tokens: which end of the prompt is left out."
+    )
+    return_token_ids: bool = Field(False, description="The token ids of prompt and reply beside the text, as in vLLM.")
     stream: bool = Field(False, description="Server-sent events instead of one body.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
     response_format: ResponseFormat | None = Field(None, description="Text, or JSON by constrained decoding.")
@@ -332,7 +413,7 @@ class GenerationFields(SentBody):
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature == 0 or not self.do_sample
+        return self.temperature == 0 or self.top_p == 0 or not self.do_sample
 
     @property
     def callable_functions(self) -> list[Function]:
@@ -369,8 +450,11 @@ class GenerationFields(SentBody):
         """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
         if self.is_beam_search:
             unused = UNUSED_WITH_BEAMS + ("do_sample",) * self.do_sample + ("best_of",) * (self.num_beams > 1)
+        elif self.is_greedy:
+            is_sent = self.top_p == 0 and "top_p" in self.model_fields_set
+            unused = UNUSED_WITHOUT_BEAMS + (UNUSED_IF_TOP_P_IS_0 if is_sent else UNUSED_IF_GREEDY)
         else:
-            unused = UNUSED_WITHOUT_BEAMS + (UNUSED_IF_GREEDY if self.is_greedy else ())
+            unused = UNUSED_WITHOUT_BEAMS
         return self.unknown_fields + [name for name in unused if name in self.model_fields_set]
 
 
@@ -421,6 +505,14 @@ class ChatMessage(SentBody):
     function_call: Any = Field(None, description="The same, as older clients send it.")
     name: Any = Field(None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters.")
     tool_call_id: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_content(cls, fields: Any) -> Any:
+        """All but an assistant say something, if only that it is empty: else the name of the field is misspelt."""
+        if isinstance(fields, dict) and fields.get("role") in SPEAKING_ROLES and "content" not in fields:
+            raise PydanticCustomError("missing", "it is required", {"step": "content"})
+        return fields
 
     @property
     def unknown_fields(self) -> list[str]:
@@ -551,6 +643,8 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
+    token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 
 class Completion(Reply[CompletionChoice]):
@@ -591,6 +685,7 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
+    token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 
 class ChatCompletion(Reply[ChatChoice]):
@@ -598,6 +693,7 @@ class ChatCompletion(Reply[ChatChoice]):
 
     object: Literal["chat.completion"] = "chat.completion"
     usage: Usage
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 
 class ChatDelta(BaseModel):
@@ -615,12 +711,14 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = Field(default=None, exclude_if=is_absent)
     finish_reason: FinishReason | None = None
+    token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 
 class ChatChunk(Reply[ChatChunkChoice]):
     """One event of a chat stream."""
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 
 class Model(BaseModel):

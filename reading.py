@@ -106,7 +106,8 @@ def _read(model: type[BaseModel], sent: bytes) -> BaseModel:
 
 def _to_bad_request(fault: ErrorDetails) -> APIError:
     """A fault that pydantic found, as a 400 that names the field with its path."""
-    param = _path(fault["loc"])
+    step = fault.get("ctx", {}).get("step")  # of what a validator of ours found inside a value
+    param = _path(fault["loc"] if step is None else (*fault["loc"], step))
     if fault["type"] == "json_invalid":
         return bad_request(f"The request body is not valid JSON: {fault['ctx']['error']}.")
     if not param and fault["type"] != "value_error":

@@ -7,7 +7,7 @@ encoded once, from the same models that describe the wire format, and only the t
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import shortuuid
 from pydantic import BaseModel
@@ -34,6 +34,7 @@ class Choice:
     finish_reason: FinishReason = "stop"
     call: str | None = None
     """The function that it calls; the text is its arguments."""
+    token_ids: list[int] = field(default_factory=list)
 
 
 async def completion(generation: Generation, request: CompletionRequest, encoder: Encoder) -> protocol.Completion:
@@ -45,6 +46,10 @@ async def completion(generation: Generation, request: CompletionRequest, encoder
         _completion_choice(index, choice.text, choice.log if spellings else None, choice.finish_reason)
         for index, choice in enumerate(choices)
     ]
+    if request.return_token_ids:
+        prompts = _prompt_ids(generation)
+        for reply, choice in zip(whole, choices, strict=True):
+            reply.prompt_token_ids, reply.token_ids = prompts[reply.index], choice.token_ids
     return protocol.Completion(**_envelope(generation), choices=whole, usage=usage)
 
 
@@ -58,10 +63,12 @@ async def chat_completion(generation: Generation, request: ChatCompletionRequest
             message=_to_message(choice),
             logprobs=to_chat_logprobs(choice.log) if request.logprobs else None,
             finish_reason=choice.finish_reason,
+            token_ids=choice.token_ids if request.return_token_ids else None,
         )
         for index, choice in enumerate(choices)
     ]
-    return ChatCompletion(**_envelope(generation), choices=whole, usage=usage)
+    prompt_ids = generation.prompts[0].ids if request.return_token_ids else None
+    return ChatCompletion(**_envelope(generation), choices=whole, usage=usage, prompt_token_ids=prompt_ids)
 
 
 def completion_chunks(generation: Generation, request: CompletionRequest, encoder: Encoder) -> Frames:
@@ -76,7 +83,8 @@ def completion_chunks(generation: Generation, request: CompletionRequest, encode
         begun = await _begun(generation, request, encoder, spellings) if request.echo else []
         return [chunk(Delta(index, choice.text, ()), choice.log) for index, choice in enumerate(begun)]
 
-    return _frames(generation, request, spellings, Chunks(first, chunk, joins_last=True))
+    prompts = _prompt_ids(generation) if request.return_token_ids else {}
+    return _frames(generation, request, spellings, Chunks(first, chunk, joins_last=True, prompts=prompts))
 
 
 def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> Frames:
@@ -98,7 +106,10 @@ def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder:
 
     async def first() -> list[protocol.ChatChunk]:
         role = protocol.ChatDelta(role="assistant", content=None if is_call else "")
-        return [to_chunk(Delta(index, "", ()), role) for index in range(generation.choices)]
+        chunks = [to_chunk(Delta(index, "", ()), role) for index in range(generation.choices)]
+        if request.return_token_ids:
+            chunks[0].prompt_token_ids = generation.prompts[0].ids
+        return chunks
 
     return _frames(generation, request, _spellings(generation, request, encoder), Chunks(first, chunk))
 
@@ -112,23 +123,34 @@ class Chunks:
     chunk: Callable[[Delta, Sequence[Token]], BaseModel]
     joins_last: bool = False
     """The last chunk of a choice carries its last text too."""
+    prompts: dict[int, list[int]] = field(default_factory=dict)
+    """Token ids to be told in the first chunk of a choice after `first`."""
     around: dict[int, list[bytes]] = field(default_factory=dict)
     """What stands before and after the text in all frames of a choice."""
 
-    def frames(self, delta: Delta, log: Sequence[Token]) -> list[bytes]:
-        """One frame for the text of a delta, one for the finish of its choice."""
-        if not (log or delta.call or delta.finish_reason):
+    def frames(self, delta: Delta, log: Sequence[Token], token_ids: list[int] | None = None) -> list[bytes]:
+        """One frame for the text of a delta, one for the finish of its choice; the first has log and `token_ids`."""
+        is_told = bool(log or delta.call or token_ids)
+        if not (is_told or delta.finish_reason):
             return [self._text_frame(delta.index, delta.text)] if delta.text else []
         frames = []
         if (delta.text or delta.call) and not (self.joins_last and delta.finish_reason):
-            if log or delta.call:
-                frames.append(to_json(self.chunk(replace(delta, finish_reason=None), log)))
-                log = ()
+            if is_told:
+                frames.append(to_json(self._told(replace(delta, finish_reason=None), log, token_ids)))
+                log, token_ids = (), token_ids and []
             else:
                 frames.append(self._text_frame(delta.index, delta.text))
         if delta.finish_reason:
-            frames.append(to_json(self.chunk(delta, log)))
+            frames.append(to_json(self._told(delta, log, token_ids)))
         return frames
+
+    def _told(self, delta: Delta, log: Sequence[Token], token_ids: list[int] | None) -> BaseModel:
+        chunk: Any = self.chunk(delta, log)
+        if token_ids is not None:
+            chunk.choices[0].token_ids = token_ids
+        if delta.index in self.prompts:
+            chunk.choices[0].prompt_token_ids = self.prompts.pop(delta.index)
+        return cast(BaseModel, chunk)
 
     def _text_frame(self, index: int, text: str) -> bytes:
         """The hot path: `chunk` of a delta with nothing but text, encoded once for each choice."""
@@ -136,6 +158,20 @@ class Chunks:
             self.around[index] = to_json(self.chunk(Delta(index, MARK, ()), ())).split(to_json(MARK))
         before, after = self.around[index]
         return b"%b%b%b" % (before, to_json(text), after)
+
+
+class TokenIds:
+    """The token ids that go with the text of each choice: those without text wait for some, or for the end."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[int]] = {}
+
+    def take(self, delta: Delta) -> list[int] | None:
+        token_ids = [*self._waiting.pop(delta.index, ()), *delta.token_ids]
+        if delta.text or delta.finish_reason:
+            return token_ids
+        self._waiting[delta.index] = token_ids
+        return None
 
 
 async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: Sequence[Choice]) -> Usage:
@@ -148,6 +184,7 @@ async def _fold(generation: Generation, spellings: Sequence[Spelling], choices: 
             choice.text += delta.text
             choice.call = delta.call or choice.call
             choice.log += spellings[delta.index].take(delta) if spellings else ()
+            choice.token_ids += delta.token_ids
             choice.finish_reason = delta.finish_reason or choice.finish_reason
             generation.tokens += len(delta.token_ids)
 
@@ -161,6 +198,8 @@ def _frames(generation: Generation, request: Request, spellings: Sequence[Spelli
     options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
     includes_usage = options is not None and options.include_usage
+
+    ids_of = TokenIds().take if request.return_token_ids else lambda _: None
 
     def counted(frames: list[bytes]) -> list[bytes]:
         usage = to_json(generation.usage)
@@ -178,7 +217,8 @@ def _frames(generation: Generation, request: Request, spellings: Sequence[Spelli
                 generation.tokens += len(delta.token_ids)
                 if delta.finish_reason is not None:
                     generation.finish_reasons.append(delta.finish_reason)
-                made = chunks.frames(delta, spellings[delta.index].take(delta) if spellings else ())
+                log = spellings[delta.index].take(delta) if spellings else ()
+                made = chunks.frames(delta, log, ids_of(delta))
                 frames += counted(made) if counts else made
             if includes_usage and len(generation.finish_reasons) == generation.choices:
                 usage = {"choices": [], "usage": generation.usage}
@@ -188,6 +228,11 @@ def _frames(generation: Generation, request: Request, spellings: Sequence[Spelli
         await generation.source(take)
 
     return frames
+
+
+def _prompt_ids(generation: Generation) -> dict[int, list[int]]:
+    """Of each choice, by its index."""
+    return {index: generation.prompts[index // generation.n].ids for index in range(generation.choices)}
 
 
 def _to_message(choice: Choice) -> protocol.AssistantMessage:

@@ -1,9 +1,11 @@
 """Request fields -> vLLM's SamplingParams."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.tokenizers import TokenizerLike
 
 from beam_search import Rules
 from errors import bad_request
@@ -15,8 +17,8 @@ PENALISED_AHEAD = 16
 """Tokens of a run whose beams are penalised: each may lower one more, so the engine must send one more."""
 
 SAME_SAMPLING = (
-    *("top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    *("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"),
+    *("top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens"),
 )
 SAME_SEARCH = ("n", "length_penalty", "early_stopping", "logit_bias")
 """Fields that vLLM, or a beam search, has under the same names, with the same meaning."""
@@ -28,15 +30,16 @@ def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabu
     `max_tokens` counts the template's lead, which `min_tokens` of a request does not. vLLM refuses n > 1 with greedy
     sampling, where all choices are equal: such a request is generated once.
     """
-    for name, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
-        if any(token_id >= vocabulary_size for token_id in ids):
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        if any(token_id >= vocabulary_size for token_id in getattr(request, name)):
             raise bad_request(f"'{name}' has a token id outside the vocabulary of {vocabulary_size}.", name)
     grammar = to_grammar(request, prompt.answer_lead)
     in_pieces = request.stream and not request.takes_best
-    return SamplingParams(
+    params = SamplingParams(
         **_same(request, SAME_SAMPLING),
         n=1 if request.is_greedy else request.width,
         temperature=0.0 if request.is_greedy else request.temperature,
+        top_p=request.top_p or 1.0,  # 0 is greedy here, and nothing to vLLM
         stop=[*filter(None, request.stop), *prompt.stop],
         stop_token_ids=[*request.stop_token_ids, *prompt.stop_token_ids],
         max_tokens=max_tokens,
@@ -47,8 +50,32 @@ def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabu
         logit_bias=dict(request.logit_bias) or None,
         structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         output_kind=RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
+        allowed_token_ids=list(request.allowed_token_ids) or None,
         skip_clone=True,  # for this request alone; a deep copy costs as much as all of this
     )
+    if prompt.barred:
+        _bar(params, prompt.barred, vocabulary_size)
+    return params
+
+
+def _bar(params: SamplingParams, sequences: Sequence[Sequence[int]], vocabulary_size: int) -> None:
+    """Let vLLM bar token ids that are not those that its own tokenizer would make of `bad_words`."""
+    params.bad_words = [str(at) for at in range(len(sequences))]
+    try:
+        params.update_from_tokenizer(cast(TokenizerLike, _Numbered(sequences, vocabulary_size - 1)))
+    except VLLMValidationError as failure:
+        raise bad_request(f"'bad_words' cannot be barred: {failure}", "bad_words") from failure
+    params.bad_words = []  # vLLM has the ids, and is not to encode the words again
+
+
+class _Numbered(NamedTuple):
+    """What vLLM asks of a tokenizer, for texts that are numbers of sequences."""
+
+    sequences: Sequence[Sequence[int]]
+    max_token_id: int
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002 - vLLM names it
+        return list(self.sequences[int(text)])
 
 
 def to_rules(request: Request, params: SamplingParams, prompt: Prompt, max_tokens: int, room: int) -> Rules:

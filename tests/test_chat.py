@@ -1,12 +1,19 @@
 """`POST /v1/chat/completions` over HTTP, on a fake engine."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from conftest import events
 from fastapi.testclient import TestClient
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from test_completions import SCRIPTS
+
+from generation import Delta
+from layouts import ALPACA_2
+from openai_api_server_vllm import build_app
+from prompt_template import PromptTemplate
+from settings import Settings
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "你好"}]
@@ -97,7 +104,7 @@ def test_nothing_of_a_message_is_dropped_silently(client, engine, demo_encoder):
         {"role": "assistant", "content": None, "function_call": {"name": "天气"}, "audio": None},
         {"role": "function", "name": "天气", "content": "晴"},
         {"role": "assistant", "content": None, "refusal": "不行"},
-        {"role": "user", "contnet": "乙"},
+        {"role": "user", "content": "", "contnet": "乙"},
     ]
     reply = client.post(PATH, json={"messages": messages})
     assert reply.headers["X-Ignored-Parameters"] == "messages%5B0%5D.name, messages%5B4%5D.contnet"
@@ -127,3 +134,31 @@ def test_what_comes_at_once_is_sent_at_once(serve, engine):
     TestClient(counted).post(PATH, json=fields)
     bodies = [message["body"] for message in written if message["type"] == "http.response.body"]
     assert [body.count(b"data: ") for body in bodies] == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"n": 2}], ids=str)
+def test_token_ids_are_returned_beside_the_answer(client, engine, stream, fields):
+    script = [Delta(0, "", (9,)), Delta(0, "北京", (5, 6)), Delta(0, "", (7,)), Delta(0, "", (2,), "stop")]
+    engine.script = [replace(delta, index=index) for index in range(fields.get("n", 1)) for delta in script]
+    body = {"messages": HELLO, "return_token_ids": True, "stream": stream, **fields}
+    reply = client.post(PATH, json=body)
+    pieces = events(reply.text) if stream else [reply.json()]
+    assert [piece["prompt_token_ids"] for piece in pieces if "prompt_token_ids" in piece] == [engine.asked[0][0].ids]
+    assert "prompt_token_ids" in pieces[0]
+    choices = [choice for piece in pieces for choice in piece["choices"]]
+    for index in range(fields.get("n", 1)):
+        told = [choice.get("token_ids", []) for choice in choices if choice["index"] == index]
+        assert [token_id for token_ids in told for token_id in token_ids] == [9, 5, 6, 7, 2]
+    if stream:
+        assert [choice["token_ids"] for choice in choices if choice["delta"].get("content")] == [
+            [9, 5, 6]
+        ] * fields.get("n", 1)
+
+
+def test_fields_for_a_jinja_template_are_refused_where_there_is_one(engine, demo_encoder):
+    fields = {"messages": HELLO, "chat_template_kwargs": {"enable_thinking": False}}
+    for is_jinja, status in ((True, 400), (False, 200)):
+        template = PromptTemplate(replace(ALPACA_2, is_jinja=is_jinja), demo_encoder)
+        reply = TestClient(build_app(engine, template, Settings())).post(PATH, json=fields)
+        assert reply.status_code == status

@@ -279,3 +279,77 @@ def test_sampling_defaults_are_not_for_beams(serve, engine):
 def test_a_body_is_json_whatever_it_is_called(client, content_type):
     headers = {} if content_type is None else {"Content-Type": content_type}
     assert client.post(PATH, content='{"prompt": "你好"}'.encode(), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "kept"),
+    [
+        (3, None, slice(-3, None)),
+        (3, "right", slice(3)),
+        (-1, "left", slice(-19, None)),
+        (19, "left", slice(-19, None)),
+        (-1, "right", slice(19)),
+    ],
+)
+def test_a_prompt_is_cut_to_so_many_tokens(serve, engine, size, side, kept):
+    engine.max_model_len = 20
+    ids = [*range(300, 340)]
+    fields = {"truncate_prompt_tokens": size, **({} if side is None else {"truncation_side": side})}
+    reply = serve().post(PATH, json={"prompt": [ids, ids[:2]], **fields})
+    assert reply.status_code == 200
+    assert [prompt.ids for prompt, *_ in engine.asked] == [ids[kept], ids[:2]]
+    assert reply.json()["usage"]["prompt_tokens"] == len(ids[kept]) + 2
+
+
+def test_a_long_text_is_cut_where_it_would_be_refused(client, engine, demo_encoder):
+    long = "杭州" * 100_000
+    assert client.post(PATH, json={"prompt": long}).status_code == 400
+    assert client.post(PATH, json={"prompt": long, "truncate_prompt_tokens": 100, "raw": True}).status_code == 200
+    assert demo_encoder.decode(engine.asked[0][0].ids) == "杭州" * 100
+    talk = {"messages": long, "truncate_prompt_tokens": -1}
+    assert client.post("/v1/chat/completions", json=talk).status_code == 200
+    assert len(engine.asked[1][0].ids) == engine.max_model_len - 1
+    endless = client.post(PATH, json={"prompt": "杭州" * 600_000, "truncate_prompt_tokens": 5})
+    assert endless.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_token_ids_are_returned_beside_the_text(client, engine, name, stream):
+    """Those of the prompt once for each choice; those of the reply whole, also where they come without text."""
+    engine.script = [*SCRIPTS[name]]
+    n = 2 if name == "two choices" else 1
+    body = {"prompt": [[300, 301], "你好"], "n": n, "return_token_ids": True, "stream": stream}
+    reply = client.post(PATH, json=body)
+    assert reply.status_code == 200
+    choices = [event["choices"][0] for event in events(reply.text)] if stream else reply.json()["choices"]
+    for index in range(2 * n):
+        own = [choice for choice in choices if choice["index"] == index]
+        wanted = [token_id for delta in SCRIPTS[name] if delta.index == index % n for token_id in delta.token_ids]
+        assert [token_id for choice in own for token_id in choice["token_ids"]] == wanted
+        told = [choice["prompt_token_ids"] for choice in own if "prompt_token_ids" in choice]
+        assert told == [engine.asked[index // n][0].ids]
+        assert own[0]["prompt_token_ids"] == told[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_token_ids_are_told_unasked(client, stream):
+    text = client.post(PATH, json={"prompt": "a", "stream": stream}).text
+    assert "token_ids" not in text
+    text = client.post("/v1/chat/completions", json={"messages": "a", "stream": stream}).text
+    assert "token_ids" not in text
+
+
+def test_top_p_0_takes_the_likeliest_token(client, engine):
+    reply = client.post(PATH, json={"prompt": "a", "top_p": 0, "temperature": 1.5, "seed": 5, "top_k": 3})
+    assert engine.asked[0][1].is_greedy
+    assert reply.headers["X-Ignored-Parameters"] == "temperature, top_k, seed"
+    reply = client.post(PATH, json={"prompt": "a", "top_p": 0})
+    assert "X-Ignored-Parameters" not in reply.headers
+
+
+def test_the_servers_own_top_p_may_be_0(serve, engine):
+    client = serve(override_generation_config={"top_p": 0})
+    client.post(PATH, json={"prompt": "a"})
+    client.post(PATH, json={"prompt": "a", "top_p": 0.5})
+    assert [request.is_greedy for _, request, _ in engine.asked] == [True, False]

@@ -43,7 +43,7 @@ def error(reply, status: int):
         (COMPLETIONS, {**ASK, "temperature": 2.01}, "temperature"),
         (COMPLETIONS, {**ASK, "temperature": -0.1}, "temperature"),
         (COMPLETIONS, {**ASK, "temperature": "hot"}, "temperature"),
-        (COMPLETIONS, {**ASK, "top_p": 0}, "top_p"),
+        (COMPLETIONS, {**ASK, "top_p": -0.1}, "top_p"),
         (COMPLETIONS, {**ASK, "top_k": -2}, "top_k"),
         (COMPLETIONS, {**ASK, "min_p": 1.5}, "min_p"),
         (COMPLETIONS, {**ASK, "presence_penalty": 2.5}, "presence_penalty"),
@@ -68,6 +68,18 @@ def error(reply, status: int):
         (COMPLETIONS, {"prompt": [60000], "echo": True}, "prompt"),
         (COMPLETIONS, {**ASK, "stream_options": {"include_usage": True}}, "stream_options"),
         (COMPLETIONS, {**ASK, "suffix": "end"}, "suffix"),
+        (COMPLETIONS, {**ASK, "bad_words": [""]}, "bad_words"),
+        (COMPLETIONS, {**ASK, "bad_words": "a"}, "bad_words"),
+        (COMPLETIONS, {**ASK, "bad_words": ["a"], "num_beams": 2}, "bad_words"),
+        (COMPLETIONS, {**ASK, "allowed_token_ids": []}, "allowed_token_ids"),
+        (COMPLETIONS, {**ASK, "allowed_token_ids": [-1]}, "allowed_token_ids[0]"),
+        (COMPLETIONS, {**ASK, "allowed_token_ids": [5], "use_beam_search": True}, "allowed_token_ids"),
+        (COMPLETIONS, {**ASK, "allowed_token_ids": [5], "structured_outputs": {"regex": "a"}}, "allowed_token_ids"),
+        (CHAT, {**TALK, "bad_words": ["a"], "response_format": {"type": "json_object"}}, "bad_words"),
+        (COMPLETIONS, {**ASK, "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        (COMPLETIONS, {**ASK, "truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+        (CHAT, {**TALK, "truncate_prompt_tokens": 2048}, "truncate_prompt_tokens"),
+        (CHAT, {**TALK, "truncation_side": "middle"}, "truncation_side"),
         (COMPLETIONS, {**ASK, "num_beams": 17}, "num_beams"),
         (COMPLETIONS, {**ASK, "num_beams": 4, "n": 5}, "num_beams"),
         (COMPLETIONS, {**ASK, "use_beam_search": True, "best_of": 17}, "best_of"),
@@ -95,9 +107,9 @@ def error(reply, status: int):
         (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role"),
         (CHAT, {"messages": [{"role": "king", "content": "a"}]}, "messages[0].role"),
         (CHAT, {"messages": [*TALK["messages"], {"role": "user", "content": 5}]}, "messages[1].content"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0]"),
         (CHAT, {**TALK, "logprobs": 5}, "logprobs"),
         (CHAT, {**TALK, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         (CHAT, {**TALK, "top_logprobs": 3}, "top_logprobs"),
@@ -126,6 +138,20 @@ def test_a_wrong_field_is_named(client, engine, path, body, param):
     ("path", "fields", "successor"),
     [
         (COMPLETIONS, {**ASK, "guided_choice": ["a"]}, "structured_outputs"),
+        (CHAT, {**TALK, "prompt_logprobs": 1}, "echo"),
+        (COMPLETIONS, {**ASK, "prompt_logprobs": 0}, "echo"),
+        (CHAT, {**TALK, "chat_template": "{{ messages }}"}, "--prompt-template"),
+        (CHAT, {**TALK, "grammar": 'root ::= "a"'}, "structured_outputs"),
+        (COMPLETIONS, {**ASK, "json_schema": {"type": "object"}}, "response_format"),
+        (COMPLETIONS, {**ASK, "n_predict": 5}, "max_tokens"),
+        (CHAT, {**TALK, "max_new_tokens": 5}, "max_tokens"),
+        (CHAT, {**TALK, "repeat_penalty": 1.2}, "repetition_penalty"),
+        (COMPLETIONS, {**ASK, "mirostat": 2}, "not supported"),
+        (COMPLETIONS, {**ASK, "regex": "a+"}, "structured_outputs"),
+        (CHAT, {**TALK, "echo": True}, "/v1/completions"),
+        (CHAT, {**TALK, "add_generation_prompt": False}, "assistant"),
+        (COMPLETIONS, {**ASK, "add_special_tokens": False}, "token ids"),
+        (COMPLETIONS, {**ASK, "return_tokens_as_token_ids": True}, "return_token_ids"),
         (CHAT, {**TALK, "guided_json": {}}, "structured_outputs"),
         (CHAT, {**TALK, "functions": [{"name": "f"}]}, "tools"),
         (CHAT, {**TALK, "function_call": {"name": "f"}}, "tool_choice"),
@@ -135,6 +161,88 @@ def test_a_field_of_former_times_names_its_successor(client, path, fields, succe
     fault = error(client.post(path, json=fields), 400)
     assert fault.param == list(fields)[-1]
     assert successor in fault.message
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {**TALK, "mirostat": 0}),
+        (CHAT, {**TALK, "echo": False}),
+        (CHAT, {**TALK, "typical_p": 1.0}),
+        (COMPLETIONS, {**ASK, "xtc_probability": 0.0}),
+        (COMPLETIONS, {**ASK, "add_special_tokens": True}),
+        (COMPLETIONS, {**ASK, "num_beam_groups": 1}),
+        (CHAT, {**TALK, "cache_prompt": True}),
+        (CHAT, {**TALK, "chat_template_kwargs": {"enable_thinking": False}}),
+    ],
+)
+def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(client, path, fields):
+    reply = client.post(path, json=fields)
+    assert (reply.status_code, reply.headers["X-Ignored-Parameters"]) == (200, list(fields)[-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "step", "reason"),
+    [
+        ([{"type": "text", "text": "a"}, "b", {"type": "image_url", "image_url": {"url": "x"}}], 2, "type image_url"),
+        ([{"type": "text", "text": "a"}, {"type": "input_audio"}], 1, "type input_audio"),
+        ([{"type": "text", "txt": "a"}], 0, "needs 'text'"),
+        (["a", {"type": "text", "text": None}], 1, "needs 'text'"),
+        ([{"type": "refusal", "text": "a"}], 0, "needs 'refusal'"),
+        ([{"text": "a"}], 0, "missing or unknown"),
+        ([{"type": ["text"], "text": "a"}], 0, "missing or unknown"),
+        (["a", None], 1, "a text part or a string"),
+        (["a", "b", ["c"]], 2, "a text part or a string"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("role", ["user", "system", "tool", "assistant"])
+def test_a_wrong_part_is_named_by_its_place_with_what_is_wrong(client, role, content, step, reason):
+    fault = error(client.post(CHAT, json={"messages": [*TALK["messages"], {"role": role, "content": content}]}), 400)
+    assert fault.param == f"messages[1].content[{step}]"
+    assert reason in fault.message
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "function"])
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_a_message_without_content_is_a_400(client, role, path):
+    """A misspelt name of the field would be answered as if nothing were said."""
+    fault = error(client.post(path, json={"messages": [*TALK["messages"], {"role": role, "contents": "a"}]}), 400)
+    assert (fault.param, fault.message) == ("messages[1].content", "The field 'messages[1].content' is required.")
+    for empty in (None, "", []):
+        assert client.post(path, json={"messages": [{"role": role, "content": empty}]}).status_code == 200
+
+
+@pytest.mark.parametrize("message", [{}, {"content": None}, {"tool_calls": []}, {"refusal": "不行"}])
+def test_an_assistant_need_not_say_anything(client, message):
+    messages = [*TALK["messages"], {"role": "assistant", **message}, *TALK["messages"]]
+    assert client.post(CHAT, json={"messages": messages}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("gpt-4", "'gpt-4'"),
+        ("通义千问", "'通义千问'"),
+        ("a" * 65, f"'{'a' * 63}…'"),
+        ("a\r\nb\x1b[31m", "'a\\r\\nb\\x1b[31m'"),
+        ("\u202e\u2028", "'\\u202e\\u2028'"),
+        ("\x00" * 64, f"'{(chr(92) + 'x00') * 16}"[:64] + "…'"),
+    ],
+)
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize", "/detokenize"])
+def test_an_unknown_model_is_named_and_so_is_what_is_served(serve, path, sent, shown):
+    body = {"model": sent, **(TALK if path == CHAT else ASK), "tokens": [5]}
+    fault = error(serve(served_model_name=["first", "第二"]).post(path, json=body), 404)
+    assert fault.code == "model_not_found"
+    assert fault.message == f"The model {shown} does not exist. Served here: 'first', '第二'."
+
+
+def test_an_unknown_models_page_names_it_too(serve):
+    served = [f"/models/{number}/a-very-long-name" for number in range(20)]
+    fault = error(serve(served_model_name=served).get("/v1/models/gpt-4"), 404)
+    assert fault.message.startswith("The model 'gpt-4' does not exist. Served here: '/models/0/a-very-long-name', '/mo")
+    assert fault.message.endswith("…'.")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -153,7 +261,7 @@ def test_a_body_that_is_no_json_object(client, content):
 @pytest.mark.parametrize(
     "body",
     [
-        '{"messages": [{"role": "assistant", "tool_calls": [%s]}, {"role": "user"}]}',
+        '{"messages": [{"role": "assistant", "tool_calls": [%s]}, {"role": "user", "content": ""}]}',
         '{"messages": "a", "tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": %s}}}], '
         '"tool_choice": "required"}',
         '{"messages": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"a": %s}}}}',
@@ -211,7 +319,7 @@ def test_a_surrogate_pair_is_a_character(client, engine, demo_encoder):
 def test_the_first_of_many_faults_is_told_shortly(client):
     parts = [{"type": "image_url", "image_url": {"url": "x" * 100}}] * 10_000
     fault = error(client.post(CHAT, json={"messages": [{"role": "user", "content": parts}]}), 400)
-    assert fault.param == "messages[0].content"
+    assert fault.param == "messages[0].content[0]"
     assert "image_url" in fault.message
 
 
@@ -224,7 +332,7 @@ def test_the_first_of_many_faults_is_told_shortly(client):
         (CHAT, {**TALK, "temperature": "秘密"}),
         (CHAT, {**TALK, "logit_bias": {"秘密": 1}}),
         (CHAT, {**TALK, "logit_bias": {"\x00" * 300: 1}}),
-        (CHAT, {**TALK, "model": "秘密"}),
+        (CHAT, {**TALK, "chat_template": "秘密"}),
     ],
 )
 def test_the_input_is_not_echoed(client, path, body):

@@ -10,7 +10,7 @@ MODULES = sorted(ROOT.glob("*.py"))
 NAMES = {module.stem for module in MODULES}
 ALLOWED_VLLM = {"engine", "answers", "engine_client", "sampling", "dispatch"}
 ALLOWED_WEB = {"openai_api_server_vllm", "streaming", "errors", "reading", "middleware", "journal", "operation"}
-WAIST_MAY_IMPORT = {"protocol", "errors"}
+WAIST_MAY_IMPORT = {"protocol", "errors", "foreign_fields"}
 BEFORE_THE_WAIST = ("settings", "protocol", "errors")
 
 

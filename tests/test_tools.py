@@ -204,3 +204,49 @@ def test_a_call_that_cannot_be_asked_for_is_a_400(client, fields, param):
     reply = client.post(PATH, json={**ASK, **fields})
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["param"] == param
+
+
+def allowed(mode: str, *names: str) -> dict:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "described"),
+    [
+        (allowed("required", "weather"), ["weather"]),
+        (allowed("required", "now", "weather"), ["weather", "now"]),
+        (allowed("auto", "weather"), []),
+    ],
+    ids=str,
+)
+def test_allowed_tools_are_those_that_may_be_called(client, engine, demo_encoder, choice, described):
+    """As OpenAI documents it: a part of the tools, of which one has to be called, or may be."""
+    engine.script = script(CALL)
+    reply = client.post(PATH, json={**ASK, "tool_choice": choice})
+    assert reply.status_code == 200
+    text = demo_encoder.decode(engine.asked[0][0].ids)
+    assert [
+        tool["function"]["name"] for tool in ASK["tools"] if f'"name": "{tool["function"]["name"]}", "d' in text
+    ] == described
+    assert reply.json()["choices"][0]["finish_reason"] == ("tool_calls" if described else "stop")
+    assert ("X-Ignored-Parameters" in reply.headers) == (not described)
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        (allowed("required", "other"), "tool_choice"),
+        (allowed("auto", "weather", "other"), "tool_choice"),
+        (allowed("maybe", "weather"), "tool_choice.allowed_tools.mode"),
+        (allowed("required"), "tool_choice.allowed_tools.tools"),
+        ({"type": "allowed_tools"}, "tool_choice"),
+        ({"type": "auto", **{"allowed_tools": {"mode": "auto", "tools": []}}}, "tool_choice.allowed_tools.tools"),
+        ({"type": "function", "allowed_tools": allowed("auto", "now")["allowed_tools"]}, "tool_choice"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", [PATH, "/tokenize"])
+def test_allowed_tools_that_cannot_be_are_a_400(client, path, choice, param):
+    reply = client.post(path, json={**ASK, "tool_choice": choice})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
