@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from errors import APIError, to_api_error
+from event_json import escape_separators
 from generation import Drain
 
 Result = TypeVar("Result")
@@ -84,7 +85,7 @@ class EventStream(Response):
             if not self._has_begun:
                 await error.to_response()(scope, receive, send)
                 return
-            self._waiting += _to_events([error.to_json()])
+            self._waiting += _to_events([escape_separators(error.to_json())])
         await self._flush(DONE)
 
     def _write(self, payloads: Sequence[bytes]) -> Drain | None:
