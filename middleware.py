@@ -26,6 +26,7 @@ MAX_HEAD_BYTES = 64 * 1024
 LATE = "body_is_late"
 """In a request's state: nothing more of its body is waited for."""
 CLOSE = {"Connection": "close"}
+NOT_IN_REFUSALS = ("content-", "access-control-allow-private-network")
 HEAD_TOO_LARGE = APIError(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
 
 
@@ -204,12 +205,12 @@ def _digest(key: bytes) -> bytes:
 
 
 class CrossOrigin(CORSMiddleware):
-    """Starlette's, with its refusals in the one shape of errors."""
+    """Starlette's, with its refusals in the one shape of errors, and without the grant of a private network."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         allowed = super().preflight_response(request_headers)
         if allowed.status_code < 400:
             return allowed
-        kept = {name: value for name, value in allowed.headers.items() if not name.startswith("content-")}
+        kept = {name: value for name, value in allowed.headers.items() if not name.startswith(NOT_IN_REFUSALS)}
         refusal = "This origin, method or header is not allowed."
         return APIError(allowed.status_code, refusal, headers=kept).to_response()

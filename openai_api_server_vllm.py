@@ -242,6 +242,7 @@ def build_app(
         allow_methods=settings.allowed_methods,
         allow_headers=settings.allowed_headers,
         allow_credentials=settings.allow_credentials,
+        allow_private_network=True,  # to origins that are allowed: a public page asks the server on its user's machine
         expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
     )
     app.add_middleware(Journal, log=log, log_format=settings.log_format)
