@@ -231,6 +231,7 @@ def build_app(
         title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, redirect_slashes=False, redoc_url=None
     )
     app.router.route_class = AnsweredRoute
+    app.state.max_body_bytes = settings.max_body_bytes
     add_routes(app, Routes(engine, template, settings))
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(Arrival, max_bytes=settings.max_body_bytes)
