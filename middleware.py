@@ -126,7 +126,7 @@ class Http1Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait(self.timeout_keep_alive)
+        self._wait(self.timeout_keep_alive or ARRIVAL_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
@@ -137,8 +137,10 @@ class Http1Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
-        if cycle.scope["http_version"] in OLD_VERSIONS:
+        is_old = cycle.scope["http_version"] in OLD_VERSIONS
+        if is_old or not self.timeout_keep_alive:
             cycle.keep_alive = False
+        if is_old:
             app = partial(without_chunks, cycle, app)
         super()._start_asgi_task(cycle, app)
 

@@ -23,6 +23,9 @@ DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+SECONDS = {"request_timeout": " (off)", "drain_timeout": "", "timeout_keep_alive": " (off)"}
+"""Flags that take seconds, and what 0 means where it is no number of them."""
+MAX_SECONDS = 10_000_000
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 AN_OBJECT = TypeAdapter(dict[str, Any]).validate_json
@@ -62,11 +65,11 @@ class Settings:
     allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
-    max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused", type=int)
+    max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused; 0: no limit", type=int)
     max_body_bytes: int = flag(8 * 2**20, "larger request bodies are refused", type=int)
-    request_timeout: float = flag(600, "seconds that one request may take", type=float)
-    drain_timeout: float = flag(30, "seconds that running requests get after SIGTERM", type=float)
-    timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed", type=int)
+    request_timeout: float = flag(600, "seconds that one request may take; 0: no limit", type=float)
+    drain_timeout: float = flag(30, "seconds that running requests get after SIGTERM; 0: none", type=float)
+    timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed; 0: after each reply", type=int)
     ssl_keyfile: str | None = flag(None, "as in uvicorn")
     ssl_certfile: str | None = flag(None, "as in uvicorn")
     root_path: str = flag("", "as in uvicorn")
@@ -128,8 +131,7 @@ def check_settings(settings: Settings) -> None:
     """Raise StartError for what can be known to fail before anything is loaded."""
     for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
         _check_directory(name, needed)
-    if not 0 <= settings.port <= 65535:
-        raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
+    _check_numbers(settings)
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
@@ -137,6 +139,20 @@ def check_settings(settings: Settings) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
         except OSError as failure:  # ssl.SSLError is one
             raise StartError(f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}.") from failure
+
+
+def _check_numbers(settings: Settings) -> None:
+    if not 0 <= settings.port <= 65535:
+        raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
+    for name, zero in SECONDS.items():
+        seconds = getattr(settings, name)
+        if not 0 <= seconds <= MAX_SECONDS:  # nor for nan
+            flag_and_value = f"{_with_dashes(f'--{name}')} {seconds}".removesuffix(".0")
+            raise StartError(f"{flag_and_value} must be 0{zero} or more seconds, at most {MAX_SECONDS}.")
+    if settings.max_num_queued_reqs < 0:
+        raise StartError(f"--max-num-queued-reqs {settings.max_num_queued_reqs} must be 0 (no limit) or more.")
+    if settings.max_body_bytes < 1:
+        raise StartError(f"--max-body-bytes {settings.max_body_bytes} must be 1 or more.")
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:

@@ -27,6 +27,7 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 async def while_connected(receive: Receive, work: Awaitable[Result], seconds: float) -> Result:
     """The result of `work`; raises ClientDisconnect if the client leaves, APIError (504) if it takes too long.
 
+    With 0 `seconds` it may take as long as it likes.
     Either cancels the calling task: it is there for `work` alone.
     """
     worker = asyncio.current_task()
@@ -44,7 +45,7 @@ async def while_connected(receive: Receive, work: Awaitable[Result], seconds: fl
         end(ClientDisconnect())
 
     listener = asyncio.ensure_future(listen())
-    timer = asyncio.get_running_loop().call_later(seconds, end, late)
+    timer = asyncio.get_running_loop().call_later(seconds, end, late) if seconds else None
     try:
         return await work
     except asyncio.CancelledError:
@@ -52,7 +53,8 @@ async def while_connected(receive: Receive, work: Awaitable[Result], seconds: fl
             raise
         raise reasons[0] from None
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
         listener.cancel()
 
 
