@@ -163,7 +163,8 @@ class Routes:
         return generation
 
     def _stream(self, body: GenerationFields, frames: Frames) -> Response:
-        return EventStream(frames, ignored_header(body.ignored_fields), self.settings.request_timeout)
+        ignored, settings = ignored_header(body.ignored_fields), self.settings
+        return EventStream(frames, ignored, settings.request_timeout, settings.sse_keep_alive)
 
     async def _whole(self, body: GenerationFields, request: Request, reply: Awaitable[BaseModel]) -> Response:
         """The reply as one body, unless the client leaves before it is there: that frees the engine."""

@@ -23,7 +23,7 @@ DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-SECONDS = {"request_timeout": " (off)", "drain_timeout": "", "timeout_keep_alive": " (off)"}
+SECONDS = {"request_timeout": " (off)", "drain_timeout": "", "timeout_keep_alive": " (off)", "sse_keep_alive": " (off)"}
 """Flags that take seconds, and what 0 means where it is no number of them."""
 MAX_SECONDS = 10_000_000
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
@@ -70,6 +70,7 @@ class Settings:
     request_timeout: float = flag(600, "seconds that one request may take; 0: no limit", type=float)
     drain_timeout: float = flag(30, "seconds that running requests get after SIGTERM; 0: none", type=float)
     timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed; 0: after each reply", type=int)
+    sse_keep_alive: float = flag(15, "seconds until a silent stream gets a comment, and again; 0: never", type=float)
     ssl_keyfile: str | None = flag(None, "as in uvicorn")
     ssl_certfile: str | None = flag(None, "as in uvicorn")
     root_path: str = flag("", "as in uvicorn")
