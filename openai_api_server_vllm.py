@@ -43,13 +43,14 @@ from generation import (
 )
 from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, Log, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
-from operation import DrainingServer
+from operation import DrainingServer, end_on_signals
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from reading import AnsweredRoute, aside, count
 from replies import Frames, chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
 from streaming import EventStream, while_connected
+from unix_socket import UnixSocket
 
 VERSION = "0.1.0"
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
@@ -272,21 +273,26 @@ def prepare(settings: Settings) -> tuple[list[socket.socket], PromptTemplate]:
         to_defaults(settings.override_generation_config)
     except ValueError as failure:
         raise StartError(f"--override-generation-config: {failure}.") from failure
-    return bind_sockets(settings), load_prompt_template(settings)
+    sockets: list[socket.socket] = bind_sockets(settings) if settings.uds is None else [UnixSocket(settings.uds)]
+    return sockets, load_prompt_template(settings)
+
+
+def to_port(bound: socket.socket) -> int:
+    """The port that a socket is bound to; 0 for a unix socket."""
+    return 0 if bound.family == socket.AF_UNIX else int(bound.getsockname()[1])
 
 
 def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
     sockets, template = prepare(settings)
-    settings = replace(settings, port=sockets[0].getsockname()[1])
+    settings = replace(settings, port=to_port(sockets[0]))
     for name, value in startup.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     startup.quieten_vllm()
     startup.lighten_engine_processes()
     gc.set_threshold(*startup.GARBAGE_THRESHOLDS)
     importing = startup.Progress("Importing vLLM")
-    # An exception would be swallowed by whichever module is being imported.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    end_on_signals(sockets)
     from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
 
     importing.end()

@@ -54,6 +54,7 @@ class Settings:
     served_model_name: Sequence[str] = flag((), "one or more names for the model; the first is in replies", nargs="+")
     host: str = flag("localhost", "address to listen on")
     port: int = flag(8000, "port to listen on", type=int)
+    uds: str | None = flag(None, "path of a unix socket to listen on, instead of host and port")
     prompt_template: str = flag("auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file")
     system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
     raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
@@ -99,13 +100,18 @@ class Settings:
     @property
     def is_open(self) -> bool:
         """Whoever reaches it can use it, from other machines too."""
+        if self.uds is not None:
+            return False
         return not self.api_key and self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
     @property
     def url(self) -> str:
+        scheme = "https" if self.ssl_certfile else "http"
+        if self.uds is not None:
+            return f"{scheme}://localhost"
         host = "localhost" if self.host in ("0.0.0.0", "::", "") else self.host
         host = f"[{host}]" if ":" in host else host
-        return f"http{'s' if self.ssl_certfile else ''}://{host}:{self.port}"
+        return f"{scheme}://{host}:{self.port}"
 
 
 def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
@@ -133,6 +139,8 @@ def check_settings(settings: Settings) -> None:
     for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
         _check_directory(name, needed)
     _check_numbers(settings)
+    if settings.uds == "":
+        raise StartError("--uds needs the path of a socket.")
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
