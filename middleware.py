@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -35,15 +36,33 @@ HEAD_TOO_LARGE = APIError(431, f"The head of the request is larger than {MAX_HEA
 
 
 class CanonicalPaths:
-    """Slashes too many are left out."""
+    """Collapses repeated slashes, and takes a path with the prefix of `--root-path` as the one without.
+
+    uvicorn puts the prefix before every path, whether the proxy has taken it away or not.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"}
+            path, root = re.sub("/{2,}", "/", scope["path"]).rstrip("/"), scope.get("root_path", "")
+            if root:
+                path = _without_prefix(path, root)
+                inner = _without_prefix(path, root)
+                # Not where the prefix is the beginning of a route itself, such as /v1.
+                path = root + (inner if inner != path and _has_route(scope, inner or "/") else path)
+            scope = {**scope, "path": path if path != root else f"{root}/"}
         await self.app(scope, receive, send)
+
+
+def _without_prefix(path: str, root: str) -> str:
+    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
+
+
+def _has_route(scope: Scope, path: str) -> bool:
+    asked = {**scope, "path": path, "root_path": ""}
+    return any(route.matches(asked)[0] is not Match.NONE for route in scope["app"].routes)
 
 
 class Keys:

@@ -7,6 +7,7 @@ engine pushes deltas, `replies` gives them OpenAI's shapes, `streaming` sends th
 import asyncio
 import gc
 import os
+import re
 import signal
 import socket
 import sys
@@ -323,7 +324,8 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     same = {name: getattr(settings, name) for name in SAME_IN_UVICORN}
     # Who is told that the server stops gets so many seconds to hear it.
     same["timeout_graceful_shutdown"] = 3
-    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=settings.root_path.rstrip("/"), **same)
+    root_path = re.sub("/{2,}", "/", f"/{settings.root_path}").rstrip("/")
+    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=root_path, **same)
 
 
 def main() -> int:

@@ -74,7 +74,7 @@ class Settings:
     sse_keep_alive: float = flag(15, "seconds until a silent stream gets a comment, and again; 0: never", type=float)
     ssl_keyfile: str | None = flag(None, "as in uvicorn")
     ssl_certfile: str | None = flag(None, "as in uvicorn")
-    root_path: str = flag("", "as in uvicorn")
+    root_path: str = flag("", "prefix of all paths before a proxy, which may take it away or not")
     log_format: str = flag("text", "of the line that each request has in the log", choices=("text", "json"))
     log_requests: bool = flag(False, "prompts and replies in the log, cut short", action="store_true")
     log_level: str = flag("warning", "debug and info bring vLLM's own log back", choices=LOG_LEVELS)
@@ -139,8 +139,7 @@ def check_settings(settings: Settings) -> None:
     for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
         _check_directory(name, needed)
     _check_numbers(settings)
-    if settings.uds == "":
-        raise StartError("--uds needs the path of a socket.")
+    _check_paths(settings)
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
@@ -148,6 +147,13 @@ def check_settings(settings: Settings) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
         except OSError as failure:  # ssl.SSLError is one
             raise StartError(f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}.") from failure
+
+
+def _check_paths(settings: Settings) -> None:
+    if settings.uds == "":
+        raise StartError("--uds needs the path of a socket.")
+    if not re.fullmatch(r"[\w.~/-]*", settings.root_path, re.ASCII):
+        raise StartError("--root-path may have letters, digits and the characters ._~/- only.")
 
 
 def _check_numbers(settings: Settings) -> None:

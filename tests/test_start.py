@@ -260,6 +260,19 @@ def test_uvicorn_gets_our_settings():
     assert (config.root_path, config.timeout_keep_alive, config.access_log) == ("/api", 99, False)
 
 
+@pytest.mark.parametrize(
+    ("flag", "prefix"), [("", ""), ("/", ""), ("api", "/api"), ("/api//v2/", "/api/v2"), ("//", "")]
+)
+def test_a_root_path_begins_with_one_slash_and_ends_with_none(flag, prefix):
+    assert uvicorn_config(FastAPI(), Settings(root_path=flag)).root_path == prefix
+
+
+@pytest.mark.parametrize("root_path", ["/接口", "/a b", "/a%20b", "/a?b", "/a\n"])
+def test_a_root_path_that_no_request_could_name(root_path):
+    with pytest.raises(StartError, match="--root-path may have"):
+        check_settings(Settings(root_path=root_path))
+
+
 def test_flags_take_their_defaults_from_the_settings():
     assert parse_settings([])[0] == Settings()
     assert {setting.name for setting in fields(Settings)} >= {"model", "port", "prompt_template"}
