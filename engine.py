@@ -5,6 +5,7 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, contextmanager, suppress
@@ -97,7 +98,7 @@ class VLLMEngine:
     def __init__(self, args: AsyncEngineArgs) -> None:
         # vLLM would count each request of a beam search; here a search is admitted once and as a whole.
         self._args = replace(args, max_num_queued_reqs=None, max_num_queued_tokens=None)
-        self._max_unfinished = args.max_num_queued_reqs
+        self._max_unfinished = args.max_num_queued_reqs or sys.maxsize
         self._max_queued_tokens = args.max_num_queued_tokens
         self._unfinished = 0
         self._dispatcher = Dispatcher()

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -26,19 +27,42 @@ MAX_HEAD_BYTES = 64 * 1024
 LATE = "body_is_late"
 """In a request's state: nothing more of its body is waited for."""
 CLOSE = {"Connection": "close"}
+NOT_IN_REFUSALS = ("content-", "access-control-allow-private-network")
+OLD_VERSIONS = ("0.9", "1.0")
+"""Of HTTP: they know no chunks, no Transfer-Encoding and no `100 Continue`, and need no Host."""
+HOST = re.compile(rb"[\w.~!$&'()*+,;=:%\[\]-]*")
+BLANKS = b" \t"
 HEAD_TOO_LARGE = APIError(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
 
 
 class CanonicalPaths:
-    """Slashes too many are left out."""
+    """Collapses repeated slashes, and takes a path with the prefix of `--root-path` as the one without.
+
+    uvicorn puts the prefix before every path, whether the proxy has taken it away or not.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"}
+            path, root = re.sub("/{2,}", "/", scope["path"]).rstrip("/"), scope.get("root_path", "")
+            if root:
+                path = _without_prefix(path, root)
+                inner = _without_prefix(path, root)
+                # Not where the prefix is the beginning of a route itself, such as /v1.
+                path = root + (inner if inner != path and _has_route(scope, inner or "/") else path)
+            scope = {**scope, "path": path if path != root else f"{root}/"}
         await self.app(scope, receive, send)
+
+
+def _without_prefix(path: str, root: str) -> str:
+    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
+
+
+def _has_route(scope: Scope, path: str) -> bool:
+    asked = {**scope, "path": path, "root_path": ""}
+    return any(route.matches(asked)[0] is not Match.NONE for route in scope["app"].routes)
 
 
 class Keys:
@@ -106,6 +130,8 @@ class Arrival:
 class Http1Connection(HttpToolsProtocol):
     """uvicorn's, with limits on a request's head, on the time that it may take to arrive, and one shape of errors.
 
+    It answers HTTP/1.0 without chunks, and refuses a head that others could read in another way.
+
     It is deaf to offers of HTTP/2, which come from `curl --http2` and from Java's own client: its parser takes what
     follows one for another protocol, not for the body. Streams may write by `write_now`, which passes no middleware:
     none looks at a body.
@@ -119,7 +145,7 @@ class Http1Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait(self.timeout_keep_alive)
+        self._wait(self.timeout_keep_alive or ARRIVAL_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
@@ -130,6 +156,11 @@ class Http1Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
+        is_old = cycle.scope["http_version"] in OLD_VERSIONS
+        if is_old or not self.timeout_keep_alive:
+            cycle.keep_alive = False
+        if is_old:
+            app = partial(without_chunks, cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
@@ -150,9 +181,17 @@ class Http1Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_head = False
         self._wait(ARRIVAL_SECONDS)
+        version = self.parser.get_http_version()
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
             self._fault = HEAD_TOO_LARGE
             raise self._fault  # to the parser, which ends in `send_400_response`
+        if fault := head_fault(version, self.headers):
+            self._fault = fault
+            raise fault
+        if version in OLD_VERSIONS:
+            write = partial(write_now_without_chunks, self.transport, self.flow)
+            self.scope["write_now"] = write  # type: ignore[typeddict-unknown-key]
+            self.expect_100_continue = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -180,15 +219,48 @@ class Http1Connection(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def _refuse(self, failure: APIError) -> None:
-        """Answer what never becomes a request, unless that would end in the middle of another reply; close."""
-        if self.cycle is None or self.cycle.response_complete:
+        """Answer what never becomes a whole request, unless that would end in the middle of a reply; close."""
+        running = self._answered
+        if running is None or running.response_complete or not running.response_started:
             body = failure.to_json()
             head = (
                 f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\nContent-Type: application/json\r\n"
             )
             head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
+        if running is not None:
+            running.disconnected = True  # it writes nothing more
         self.transport.close()
+
+
+def head_fault(version: str, headers: Sequence[tuple[bytes, bytes]]) -> APIError | None:
+    """What a request's head lacks or says twice, where the parser is content (RFC 9112, sections 3.2 and 6.1)."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version not in OLD_VERSIONS):
+        return bad_request(f"The request has {len(hosts) or 'no'} 'Host' fields: it must have one.")
+    if hosts and not HOST.fullmatch(hosts[0].strip(BLANKS)):
+        return bad_request("The request's 'Host' is no name or address.")
+    codings = [value.strip(BLANKS).lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings and (codings != [b"chunked"] or version in OLD_VERSIONS):
+        return bad_request("The request's 'Transfer-Encoding' must be 'chunked', and of HTTP/1.1.")
+    return None
+
+
+async def without_chunks(cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer HTTP/1.0: where a reply's length is not known, it ends with its connection."""
+    is_open_ended = False
+
+    async def send_plain(message: Message) -> None:
+        nonlocal is_open_ended
+        if message["type"] == "http.response.start":
+            is_open_ended = b"content-length" not in dict(message["headers"])
+            if is_open_ended:
+                cycle.chunked_encoding = False
+        elif is_open_ended:
+            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn counts what is left
+        await send(message)
+
+    await app(scope, receive, send_plain)
 
 
 def write_now(transport: asyncio.Transport, flow: FlowControl, body: bytes) -> bool:
@@ -199,17 +271,25 @@ def write_now(transport: asyncio.Transport, flow: FlowControl, body: bytes) -> b
     return not flow.write_paused
 
 
+def write_now_without_chunks(transport: asyncio.Transport, flow: FlowControl, body: bytes) -> bool:
+    """The same for a reply that has no chunks."""
+    if transport.is_closing():
+        raise ClientDisconnect
+    transport.write(body)
+    return not flow.write_paused
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
 class CrossOrigin(CORSMiddleware):
-    """Starlette's, with its refusals in the one shape of errors."""
+    """Starlette's, with its refusals in the one shape of errors, and without the grant of a private network."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         allowed = super().preflight_response(request_headers)
         if allowed.status_code < 400:
             return allowed
-        kept = {name: value for name, value in allowed.headers.items() if not name.startswith("content-")}
+        kept = {name: value for name, value in allowed.headers.items() if not name.startswith(NOT_IN_REFUSALS)}
         refusal = "This origin, method or header is not allowed."
         return APIError(allowed.status_code, refusal, headers=kept).to_response()

@@ -7,6 +7,7 @@ engine pushes deltas, `replies` gives them OpenAI's shapes, `streaming` sends th
 import asyncio
 import gc
 import os
+import re
 import signal
 import socket
 import sys
@@ -45,13 +46,14 @@ from generation import (
 )
 from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, Log, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
-from operation import DrainingServer
+from operation import DrainingServer, end_on_signals
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from reading import AnsweredRoute, aside, count
 from replies import Frames, chat_chunks, chat_completion, completion, completion_chunks
 from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
 from streaming import EventStream, while_connected
+from unix_socket import UnixSocket
 
 VERSION = "0.1.0"
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
@@ -173,7 +175,8 @@ class Routes:
         return generation
 
     def _stream(self, body: GenerationFields, frames: Frames) -> Response:
-        return EventStream(frames, ignored_header(body.ignored_fields), self.settings.request_timeout)
+        ignored, settings = ignored_header(body.ignored_fields), self.settings
+        return EventStream(frames, ignored, settings.request_timeout, settings.sse_keep_alive)
 
     async def _whole(self, body: GenerationFields, request: Request, reply: Awaitable[BaseModel]) -> Response:
         """The reply as one body, unless the client leaves before it is there: that frees the engine."""
@@ -245,6 +248,7 @@ def build_app(
         title="Chinese-LLaMA-Alpaca-2 API", version=VERSION, lifespan=lifespan, redirect_slashes=False, redoc_url=None
     )
     app.router.route_class = AnsweredRoute
+    app.state.max_body_bytes = settings.max_body_bytes
     add_routes(app, Routes(engine, template, settings))
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(Arrival, max_bytes=settings.max_body_bytes)
@@ -256,6 +260,7 @@ def build_app(
         allow_methods=settings.allowed_methods,
         allow_headers=settings.allowed_headers,
         allow_credentials=settings.allow_credentials,
+        allow_private_network=True,  # to origins that are allowed: a public page asks the server on its user's machine
         expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
     )
     app.add_middleware(Journal, log=log, log_format=settings.log_format)
@@ -283,21 +288,26 @@ def prepare(settings: Settings) -> tuple[list[socket.socket], PromptTemplate]:
         to_defaults(settings.override_generation_config)
     except ValueError as failure:
         raise StartError(f"--override-generation-config: {failure}.") from failure
-    return bind_sockets(settings), load_prompt_template(settings)
+    sockets: list[socket.socket] = bind_sockets(settings) if settings.uds is None else [UnixSocket(settings.uds)]
+    return sockets, load_prompt_template(settings)
+
+
+def to_port(bound: socket.socket) -> int:
+    """The port that a socket is bound to; 0 for a unix socket."""
+    return 0 if bound.family == socket.AF_UNIX else int(bound.getsockname()[1])
 
 
 def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
     sockets, template = prepare(settings)
-    settings = replace(settings, port=sockets[0].getsockname()[1])
+    settings = replace(settings, port=to_port(sockets[0]))
     for name, value in startup.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     startup.quieten_vllm()
     startup.lighten_engine_processes()
     gc.set_threshold(*startup.GARBAGE_THRESHOLDS)
     importing = startup.Progress("Importing vLLM")
-    # An exception would be swallowed by whichever module is being imported.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    end_on_signals(sockets)
     from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
 
     importing.end()
@@ -328,7 +338,8 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     same = {name: getattr(settings, name) for name in SAME_IN_UVICORN}
     # Who is told that the server stops gets so many seconds to hear it.
     same["timeout_graceful_shutdown"] = 3
-    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=settings.root_path.rstrip("/"), **same)
+    root_path = re.sub("/{2,}", "/", f"/{settings.root_path}").rstrip("/")
+    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=root_path, **same)
 
 
 def main() -> int:

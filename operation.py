@@ -1,13 +1,37 @@
 """The life of the server: signals, running requests that are waited for, an engine that dies."""
 
 import os
+import signal
+import socket
 import time
+from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
 import startup
 from generation import Engine
+from unix_socket import UnixSocket
+
+
+def end_on_signals(sockets: Sequence[socket.socket]) -> None:
+    """Let a signal end the process while it is starting, until uvicorn has its own say.
+
+    An exception, which Python makes of Ctrl-C, would be swallowed by whichever module is being imported. SIGTERM's
+    default is right but where a unix socket would be left behind.
+    """
+    has_path = any(isinstance(bound, UnixSocket) for bound in sockets)
+    for number in (signal.SIGINT, signal.SIGTERM) if has_path else (signal.SIGINT,):
+        signal.signal(number, lambda number, _: end_at_once(sockets, number))
+
+
+def end_at_once(sockets: Sequence[socket.socket], number: int) -> NoReturn:
+    """End the process as a signal would, and the engine's processes with it; a unix socket is removed."""
+    for bound in sockets:
+        if isinstance(bound, UnixSocket):
+            bound.remove()
+    os._exit(128 + number)
 
 
 class DrainingServer(uvicorn.Server):
@@ -18,10 +42,15 @@ class DrainingServer(uvicorn.Server):
         self._engine, self._drain_seconds = engine, drain_seconds
         self._deadline: float | None = None
         self.engine_died = False
+        self._sockets: Sequence[socket.socket] = ()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        self._sockets = sockets or ()
+        super().run(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as the signal handler it is
         if self._deadline is not None:
-            os._exit(128 + sig)  # the engine's processes end with this one
+            end_at_once(self._sockets, sig)
         self._deadline = time.monotonic() + self._drain_seconds
         self._engine.drain()
         if running := len(self.server_state.tasks):

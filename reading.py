@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from content_coding import decompress, to_coding
 from errors import APIError, bad_request, to_api_error
 
 LONG = 8 * 1024
@@ -87,7 +88,11 @@ class AnsweredRoute(APIRoute):
         return answer
 
     async def _handle_body(self, request: Request) -> Response:
-        sent = (await request.body()).removeprefix(codecs.BOM_UTF8)
+        coding = to_coding([value for name, value in request.scope["headers"] if name == b"content-encoding"])
+        sent = await request.body()
+        if coding is not None:  # however short, it may say much
+            sent = await READING.run(partial(decompress, sent, coding, request.app.state.max_body_bytes))
+        sent = sent.removeprefix(codecs.BOM_UTF8)
         size = request.state.size = len(sent)
         body_field: Any = self.body_field
         body = await aside(size, partial(_read, body_field.field_info.annotation, sent))

@@ -15,6 +15,7 @@ from pydantic_core import to_json
 
 import protocol
 from encoder import Encoder
+from event_json import to_event_json, to_event_text
 from generation import Delta, Drain, Generation
 from logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
 from protocol import ChatCompletion, ChatCompletionRequest, CompletionRequest, FinishReason, Request, Usage
@@ -136,12 +137,12 @@ class Chunks:
         frames = []
         if (delta.text or delta.call) and not (self.joins_last and delta.finish_reason):
             if is_told:
-                frames.append(to_json(self._told(replace(delta, finish_reason=None), log, token_ids)))
+                frames.append(to_event_json(self._told(replace(delta, finish_reason=None), log, token_ids)))
                 log, token_ids = (), token_ids and []
             else:
                 frames.append(self._text_frame(delta.index, delta.text))
         if delta.finish_reason:
-            frames.append(to_json(self._told(delta, log, token_ids)))
+            frames.append(to_event_json(self._told(delta, log, token_ids)))
         return frames
 
     def _told(self, delta: Delta, log: Sequence[Token], token_ids: list[int] | None) -> BaseModel:
@@ -155,9 +156,9 @@ class Chunks:
     def _text_frame(self, index: int, text: str) -> bytes:
         """The hot path: `chunk` of a delta with nothing but text, encoded once for each choice."""
         if index not in self.around:
-            self.around[index] = to_json(self.chunk(Delta(index, MARK, ()), ())).split(to_json(MARK))
+            self.around[index] = to_event_json(self.chunk(Delta(index, MARK, ()), ())).split(to_json(MARK))
         before, after = self.around[index]
-        return b"%b%b%b" % (before, to_json(text), after)
+        return b"%b%b%b" % (before, to_event_text(text), after)
 
 
 class TokenIds:
@@ -206,7 +207,7 @@ def _frames(generation: Generation, request: Request, spellings: Sequence[Spelli
         return [b'%b,"usage":%b}' % (frame[:-1], usage) for frame in frames]
 
     async def frames(write: Write) -> None:
-        first = [to_json(chunk) for chunk in await chunks.first()]
+        first = [to_event_json(chunk) for chunk in await chunks.first()]
 
         def take(deltas: Sequence[Delta]) -> Drain | None:
             frames: list[bytes] = []
@@ -222,7 +223,7 @@ def _frames(generation: Generation, request: Request, spellings: Sequence[Spelli
                 frames += counted(made) if counts else made
             if includes_usage and len(generation.finish_reasons) == generation.choices:
                 usage = {"choices": [], "usage": generation.usage}
-                frames.append(to_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage)))
+                frames.append(to_event_json(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage)))
             return write(frames) if frames else None
 
         await generation.source(take)

@@ -23,6 +23,9 @@ DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+SECONDS = {"request_timeout": " (off)", "drain_timeout": "", "timeout_keep_alive": " (off)", "sse_keep_alive": " (off)"}
+"""Flags that take seconds, and what 0 means where it is no number of them."""
+MAX_SECONDS = 10_000_000
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 AN_OBJECT = TypeAdapter(dict[str, Any]).validate_json
@@ -51,6 +54,7 @@ class Settings:
     served_model_name: Sequence[str] = flag((), "one or more names for the model; the first is in replies", nargs="+")
     host: str = flag("localhost", "address to listen on")
     port: int = flag(8000, "port to listen on", type=int)
+    uds: str | None = flag(None, "path of a unix socket to listen on, instead of host and port")
     prompt_template: str = flag("auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file")
     system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
     raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
@@ -62,14 +66,15 @@ class Settings:
     allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
-    max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused", type=int)
+    max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused; 0: no limit", type=int)
     max_body_bytes: int = flag(8 * 2**20, "larger request bodies are refused", type=int)
-    request_timeout: float = flag(600, "seconds that one request may take", type=float)
-    drain_timeout: float = flag(30, "seconds that running requests get after SIGTERM", type=float)
-    timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed", type=int)
+    request_timeout: float = flag(600, "seconds that one request may take; 0: no limit", type=float)
+    drain_timeout: float = flag(30, "seconds that running requests get after SIGTERM; 0: none", type=float)
+    timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed; 0: after each reply", type=int)
+    sse_keep_alive: float = flag(15, "seconds until a silent stream gets a comment, and again; 0: never", type=float)
     ssl_keyfile: str | None = flag(None, "as in uvicorn")
     ssl_certfile: str | None = flag(None, "as in uvicorn")
-    root_path: str = flag("", "as in uvicorn")
+    root_path: str = flag("", "prefix of all paths before a proxy, which may take it away or not")
     log_format: str = flag("text", "of the line that each request has in the log", choices=("text", "json"))
     log_requests: bool = flag(False, "prompts and replies in the log, cut short", action="store_true")
     log_level: str = flag("warning", "debug and info bring vLLM's own log back", choices=LOG_LEVELS)
@@ -95,13 +100,18 @@ class Settings:
     @property
     def is_open(self) -> bool:
         """Whoever reaches it can use it, from other machines too."""
+        if self.uds is not None:
+            return False
         return not self.api_key and self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
     @property
     def url(self) -> str:
+        scheme = "https" if self.ssl_certfile else "http"
+        if self.uds is not None:
+            return f"{scheme}://localhost"
         host = "localhost" if self.host in ("0.0.0.0", "::", "") else self.host
         host = f"[{host}]" if ":" in host else host
-        return f"http{'s' if self.ssl_certfile else ''}://{host}:{self.port}"
+        return f"{scheme}://{host}:{self.port}"
 
 
 def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
@@ -128,8 +138,8 @@ def check_settings(settings: Settings) -> None:
     """Raise StartError for what can be known to fail before anything is loaded."""
     for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
         _check_directory(name, needed)
-    if not 0 <= settings.port <= 65535:
-        raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
+    _check_numbers(settings)
+    _check_paths(settings)
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
@@ -137,6 +147,27 @@ def check_settings(settings: Settings) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
         except OSError as failure:  # ssl.SSLError is one
             raise StartError(f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}.") from failure
+
+
+def _check_paths(settings: Settings) -> None:
+    if settings.uds == "":
+        raise StartError("--uds needs the path of a socket.")
+    if not re.fullmatch(r"[\w.~/-]*", settings.root_path, re.ASCII):
+        raise StartError("--root-path may have letters, digits and the characters ._~/- only.")
+
+
+def _check_numbers(settings: Settings) -> None:
+    if not 0 <= settings.port <= 65535:
+        raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
+    for name, zero in SECONDS.items():
+        seconds = getattr(settings, name)
+        if not 0 <= seconds <= MAX_SECONDS:  # nor for nan
+            flag_and_value = f"{_with_dashes(f'--{name}')} {seconds}".removesuffix(".0")
+            raise StartError(f"{flag_and_value} must be 0{zero} or more seconds, at most {MAX_SECONDS}.")
+    if settings.max_num_queued_reqs < 0:
+        raise StartError(f"--max-num-queued-reqs {settings.max_num_queued_reqs} must be 0 (no limit) or more.")
+    if settings.max_body_bytes < 1:
+        raise StartError(f"--max-body-bytes {settings.max_body_bytes} must be 1 or more.")
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:

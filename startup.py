@@ -4,6 +4,7 @@ import atexit
 import gc
 import logging
 import os
+import shlex
 import sys
 import threading
 import time
@@ -105,13 +106,16 @@ def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
     defaults |= to_defaults(settings.override_generation_config)
     name = settings.model_names[0]
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
+    curl, where = "curl", settings.url
+    if settings.uds is not None:
+        curl, where = f"curl --unix-socket {shlex.quote(settings.uds)}", f"{settings.url} on {settings.uds}"
     warning = "  warning    no --api-key is set: whoever reaches this address may ask\n" if settings.is_open else ""
     return f"""
-  Ready at   {settings.url}  (docs: {settings.url}/docs)
+  Ready at   {where}  (docs: {settings.url}/docs)
   model      {name}{" (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"}
   template   {template_name}, context {max_model_len} tokens
   sampling   {", ".join(f"{field} {value}" for field, value in defaults.items())}
-  try        curl {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
+  try        {curl} {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'
 {warning}"""
 

@@ -5,7 +5,9 @@ the work: a framework's response object alone would find out at the next write, 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -13,12 +15,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from errors import APIError, to_api_error
-from generation import Drain
+from event_json import escape_separators
+from generation import Drain, end
 
 Result = TypeVar("Result")
 Payloads = Callable[[Callable[[Sequence[bytes]], Drain | None]], Awaitable[None]]
 """Writes them all, by a function that returns what to await if the client is slow."""
 
+COMMENT = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -26,6 +30,7 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 async def while_connected(receive: Receive, work: Awaitable[Result], seconds: float) -> Result:
     """The result of `work`; raises ClientDisconnect if the client leaves, APIError (504) if it takes too long.
 
+    With 0 `seconds` it may take as long as it likes.
     Either cancels the calling task: it is there for `work` alone.
     """
     worker = asyncio.current_task()
@@ -43,7 +48,7 @@ async def while_connected(receive: Receive, work: Awaitable[Result], seconds: fl
         end(ClientDisconnect())
 
     listener = asyncio.ensure_future(listen())
-    timer = asyncio.get_running_loop().call_later(seconds, end, late)
+    timer = asyncio.get_running_loop().call_later(seconds, end, late) if seconds else None
     try:
         return await work
     except asyncio.CancelledError:
@@ -51,7 +56,8 @@ async def while_connected(receive: Receive, work: Awaitable[Result], seconds: fl
             raise
         raise reasons[0] from None
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
         listener.cancel()
 
 
@@ -60,14 +66,18 @@ class EventStream(Response):
 
     Payloads that come together are sent together, and at once where the server can write so: it says so by a
     `write_now` in the scope. A write costs more than all that goes before it.
+
+    A stream that says nothing for `keep_alive` seconds sends a comment, which clients pass over, before a proxy on the
+    way takes it for dead. With the first comment its head is sent: a failure is an event from then on.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, payloads: Payloads, headers: Mapping[str, str], seconds: float) -> None:
+    def __init__(self, payloads: Payloads, headers: Mapping[str, str], seconds: float, keep_alive: float) -> None:
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
-        self._payloads, self._seconds = payloads, seconds
+        self._payloads, self._seconds, self._keep_alive = payloads, seconds, keep_alive
+        self._written_at = time.monotonic()
         self._has_begun = False
         self._waiting = b""
         self._in_turn = asyncio.Lock()
@@ -76,7 +86,8 @@ class EventStream(Response):
         self._send = send
         self._write_now: Callable[[bytes], bool] | None = scope.get("write_now")
         try:
-            await while_connected(receive, self._payloads(self._write), self._seconds)
+            async with self._kept_alive():
+                await while_connected(receive, self._payloads(self._write), self._seconds)
         except ClientDisconnect:
             return
         except Exception as failure:  # noqa: BLE001 - answered by its status, or if that is sent as an event
@@ -84,7 +95,7 @@ class EventStream(Response):
             if not self._has_begun:
                 await error.to_response()(scope, receive, send)
                 return
-            self._waiting += _to_events([error.to_json()])
+            self._waiting += _to_events([escape_separators(error.to_json())])
         await self._flush(DONE)
 
     def _write(self, payloads: Sequence[bytes]) -> Drain | None:
@@ -93,7 +104,32 @@ class EventStream(Response):
         if self._write_now is None or self._waiting or not self._has_begun:
             self._waiting += events
             return self._flush
+        self._written_at = time.monotonic()
         return None if self._write_now(events) else self._flush
+
+    @asynccontextmanager
+    async def _kept_alive(self) -> AsyncIterator[None]:
+        if not self._keep_alive:
+            yield
+            return
+        comments = asyncio.create_task(self._comment())
+        try:
+            yield
+        finally:
+            await end([comments])
+
+    async def _comment(self) -> None:
+        """Send a comment whenever nothing has been sent for so long, unless something waits for a slow client."""
+        while True:
+            silence = time.monotonic() - self._written_at
+            if silence < self._keep_alive:
+                await asyncio.sleep(self._keep_alive - silence)
+                continue
+            if self._waiting or self._in_turn.locked():
+                self._written_at = time.monotonic()  # as good as: it comes when the client has read
+            else:
+                self._waiting = COMMENT
+                await self._flush()
 
     async def _flush(self, end: bytes = b"") -> None:
         """Send what waits, when the client has read enough; with `end` it is the end."""
@@ -104,6 +140,7 @@ class EventStream(Response):
             events = self._waiting
             await self._send({"type": "http.response.body", "body": events + end, "more_body": not end})
             self._waiting = self._waiting[len(events) :]
+            self._written_at = time.monotonic()
 
 
 def _to_events(payloads: Sequence[bytes]) -> bytes:

@@ -167,7 +167,7 @@ class Hops:
         await chat_chunks(*self.accept(), self.template.encoder)(ignore)
 
     async def to_events(self) -> None:
-        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {}, 600)(
+        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {}, 600, 15)(
             {"write_now": discard_now}, hold, discard
         )
 

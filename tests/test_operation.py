@@ -382,6 +382,69 @@ def test_a_request_that_takes_too_long_is_ended(demo_encoder):
         assert wait_for(lambda: engine.running == 0, 1)
 
 
+@pytest.mark.parametrize("ask", [ASK, {**ASK, "stream": True}], ids=["plain", "streamed"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_without_a_limit_of_time_a_request_takes_as_long_as_it_likes(demo_encoder, path, ask):
+    with listening(FakeEngine(delay=0.2), demo_encoder, request_timeout=0) as url:
+        reply = httpx.post(f"{url}{path}", json={**ask, "messages": "a"})
+    assert (reply.status_code, '"stop"' in reply.text, "error" in reply.text) == (200, True, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("GET", "/health", None),
+        ("POST", "/v1/completions", ASK),
+        ("POST", "/v1/completions", {**ASK, "stream": True}),
+        ("POST", "/v1/chat/completions", {"messages": 1}),
+        ("GET", "/unknown", None),
+        ("HEAD", "/health", None),
+    ],
+)
+def test_without_time_for_idle_connections_each_reply_closes_its_own(demo_encoder, method, path, content):
+    with listening(FakeEngine(delay=0.05), demo_encoder, timeout_keep_alive=0) as url:
+        body = b"" if content is None else json.dumps(content).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        for pieces in ([head + body], [head[:20], head[20:], body], [(head + body) * 2]):
+            heard = exchange(url, *pieces).lower()
+            assert heard.count(b"http/1.1 ") == heard.count(b"connection: close") == 1
+        with httpx.Client(base_url=url) as client:
+            for _ in range(3):
+                reply = client.request(method, path, json=content)
+                assert reply.headers["connection"] == "close"
+
+
+def test_without_time_for_idle_connections_a_new_one_is_waited_for(demo_encoder, monkeypatch):
+    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.5)
+    with listening(FakeEngine(), demo_encoder, timeout_keep_alive=0) as url:
+        assert exchange(url, b"", HEAD.replace(b"POST", b"GET"), b"\r\n", pause=0.2)
+        began = time.monotonic()
+        assert exchange(url) == b""
+        assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_without_time_to_drain_running_requests_are_told_at_once(demo_encoder, stream):
+    engine = FakeEngine(SLOW, delay=0.3)
+    heard = []
+    with serving(engine, demo_encoder, drain_timeout=0) as (url, server):
+        asking = in_threads(
+            2, lambda: heard.append(httpx.post(f"{url}/v1/completions", json={**ASK, "stream": stream}, timeout=30))
+        )
+        assert wait_for(lambda: engine.running == 2, 5)
+        time.sleep(0.5 if stream else 0)
+        began = time.monotonic()
+        server.handle_exit(signal.SIGTERM, None)
+        for thread in asking:
+            thread.join(10)
+        assert time.monotonic() - began < 2
+        assert wait_for(lambda: server.should_exit, 2)
+    for reply in heard:
+        assert reply.status_code == (200 if stream else 503)
+        error = events(reply.text)[-1]["error"] if stream else reply.json()["error"]
+        assert error["code"] == "shutting_down"
+
+
 def in_threads(count: int, work) -> list[threading.Thread]:
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:

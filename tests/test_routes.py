@@ -166,6 +166,50 @@ def test_a_refused_preflight_is_an_error_like_any(serve):
     assert reply.headers["vary"].startswith("Origin")
 
 
+PRIVATE = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin"),
+    [
+        ({}, "https://chat.example"),
+        ({}, "null"),
+        ({"api_key": ["a key"]}, "https://chat.example"),
+        ({"allow_credentials": True}, "https://chat.example"),
+        ({"allowed_origins": ("https://chat.example",)}, "https://chat.example"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize"])
+def test_a_public_page_may_ask_a_server_in_a_private_network(serve, settings, origin, path):
+    headers = {**PRIVATE, "Origin": origin, "Access-Control-Request-Headers": "authorization,content-type"}
+    reply = serve(**settings).options(path, headers=headers)
+    assert (reply.status_code, reply.headers["access-control-allow-private-network"]) == (200, "true")
+    assert reply.headers["access-control-allow-origin"] in ("*", origin)
+    del headers["Access-Control-Request-Private-Network"]
+    reply = serve(**settings).options(path, headers=headers)
+    assert (reply.status_code, "access-control-allow-private-network" in reply.headers) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers"),
+    [
+        ({"allowed_origins": ("https://a.example",)}, {"Origin": "https://b.example"}),
+        ({"allowed_origins": ("https://a.example",), "allow_credentials": True}, {"Origin": "null"}),
+        ({"allowed_methods": ("GET",)}, {"Origin": "https://a.example"}),
+        (
+            {"allowed_headers": ("authorization",)},
+            {"Origin": "https://a.example", "Access-Control-Request-Headers": "x-other"},
+        ),
+    ],
+    ids=str,
+)
+def test_a_refused_preflight_grants_no_private_network(serve, settings, headers):
+    reply = serve(**settings).options("/v1/completions", headers={**PRIVATE, **headers})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "access-control-allow-private-network" not in reply.headers
+
+
 REQUESTS = ("CompletionRequest", "ChatCompletionRequest", "TokenizeRequest", "DetokenizeRequest")
 
 

@@ -196,6 +196,50 @@ def test_settings_that_cannot_work(settings, reason):
         check_settings(Settings(**settings))
 
 
+SECONDS = ("--request-timeout", "--drain-timeout", "--timeout-keep-alive")
+NEVER = {"-1", "-0.5", "-1e-9", "nan", "inf", "-inf", "1e300", "10000001"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *((flag, value) for flag in SECONDS for value in sorted(NEVER) if flag != "--timeout-keep-alive"),
+        *(("--timeout-keep-alive", value) for value in ("-1", "10000001", "9" * 400)),
+        *(("--max-num-queued-reqs", value) for value in ("-1", "-512")),
+        *(("--max-body-bytes", value) for value in ("0", "-1", "-8388608")),
+        *(("--port", value) for value in ("-1", "65536", "9" * 30)),
+    ],
+)
+def test_a_number_that_cannot_work_is_one_sentence_that_names_its_flag(flag, value):
+    settings, _ = parse_settings([f"{flag}={value}"])
+    with pytest.raises(StartError) as failure:
+        check_settings(settings)
+    sentence = str(failure.value)
+    assert sentence.startswith(f"{flag} ")
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert " must be " in sentence
+
+
+@pytest.mark.parametrize("flag", [*SECONDS, "--max-num-queued-reqs", "--port"])
+def test_zero_and_large_numbers_are_welcome(flag):
+    for value in ("0", "9999"):
+        check_settings(parse_settings([flag, value])[0])
+    check_settings(parse_settings(["--max-body-bytes", "1"])[0])
+
+
+def test_what_zero_means_is_in_the_sentence():
+    sentence = refused("--request-timeout", "-1")
+    assert sentence == "error: --request-timeout -1 must be 0 (off) or more seconds, at most 10000000."
+    assert "0 (no limit)" in refused("--max-num-queued-reqs", "-1")
+
+
+def test_a_number_in_a_config_file_is_checked_too(tmp_path):
+    (tmp_path / "flags.yaml").write_text("drain-timeout: .inf\nport: 0\n")
+    with pytest.raises(StartError, match="--drain-timeout inf must be"):
+        check_settings(parse_settings(["--config", str(tmp_path / "flags.yaml")])[0])
+
+
 @pytest.mark.parametrize(("name", "content"), [("tokenizer.model", b"version https"), ("tokenizer_config.json", b"{")])
 def test_tokenizer_files_that_are_broken(model, name, content):
     (model / name).write_bytes(content)
@@ -214,6 +258,19 @@ def test_a_template_that_can_render_nothing(tmp_path, choice):
 def test_uvicorn_gets_our_settings():
     config = uvicorn_config(FastAPI(), Settings(root_path="/api/", timeout_keep_alive=99))
     assert (config.root_path, config.timeout_keep_alive, config.access_log) == ("/api", 99, False)
+
+
+@pytest.mark.parametrize(
+    ("flag", "prefix"), [("", ""), ("/", ""), ("api", "/api"), ("/api//v2/", "/api/v2"), ("//", "")]
+)
+def test_a_root_path_begins_with_one_slash_and_ends_with_none(flag, prefix):
+    assert uvicorn_config(FastAPI(), Settings(root_path=flag)).root_path == prefix
+
+
+@pytest.mark.parametrize("root_path", ["/接口", "/a b", "/a%20b", "/a?b", "/a\n"])
+def test_a_root_path_that_no_request_could_name(root_path):
+    with pytest.raises(StartError, match="--root-path may have"):
+        check_settings(Settings(root_path=root_path))
 
 
 def test_flags_take_their_defaults_from_the_settings():

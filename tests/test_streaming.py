@@ -33,7 +33,7 @@ class Server:
         self.sent.append(message.get("status") or message["body"].decode())
 
     async def stream(self, payloads) -> list[str | int]:
-        await EventStream(payloads, {}, 600)(self.scope, self.receive, self.send)
+        await EventStream(payloads, {}, 600, 0)(self.scope, self.receive, self.send)
         return [piece for piece in self.sent if piece]
 
 

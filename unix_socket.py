@@ -1,0 +1,69 @@
+"""A unix socket to listen on: bound, also where a dead process has left one in its place, and removed at the end."""
+
+import atexit
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from settings import StartError
+
+MAX_PATH_BYTES = 107
+"""Linux has 108, the last of which is a zero."""
+
+
+class UnixSocket(socket.socket):
+    """A listening socket at a path, open to every user of the machine who reaches its directory."""
+
+    def __init__(self, path: str) -> None:
+        """Bind it; raises StartError if something else is there."""
+        super().__init__(socket.AF_UNIX)
+        self._path, self._process = Path(path), os.getpid()
+        self._identity: tuple[int, ...] = ()
+        try:
+            self._bind()
+        except (OSError, ValueError) as failure:  # ValueError: a zero in the path
+            reason = os.strerror(failure.errno or 0) if isinstance(failure, OSError) else str(failure)
+            raise StartError(f"--uds {path} cannot be used: {reason}.") from failure
+        atexit.register(self.remove)
+
+    def _bind(self) -> None:
+        path = os.fspath(self._path)
+        if len(os.fsencode(path)) > MAX_PATH_BYTES:
+            raise StartError(f"--uds {path} is too long: the path of a socket has at most {MAX_PATH_BYTES} bytes.")
+        if os.path.lexists(path):
+            self._remove_stale()
+        self.bind(path)
+        self._identity = _identity(self._path)
+        self._path.chmod(0o666)  # as uvicorn's; who may enter its directory is the user's to say
+        self.listen()  # at once: a socket that nobody listens to is taken for stale
+
+    def _remove_stale(self) -> None:
+        if not stat.S_ISSOCK(self._path.lstat().st_mode):
+            raise StartError(f"--uds {self._path} is there, and is no socket.")
+        with socket.socket(socket.AF_UNIX) as other:
+            other.setblocking(False)  # with a full queue, it would wait
+            try:
+                other.connect(os.fspath(self._path))
+            except ConnectionRefusedError:
+                self._path.unlink()
+                return
+            except BlockingIOError:
+                pass
+        raise StartError(f"--uds {self._path} is in use: another process listens to it.")
+
+    def close(self) -> None:
+        self.remove()
+        super().close()
+
+    def remove(self) -> None:
+        """Take it away, unless another process has put its own there meanwhile."""
+        with suppress(OSError):  # it is gone, or its directory is
+            if os.getpid() == self._process and _identity(self._path) == self._identity:
+                self._path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
