@@ -48,7 +48,7 @@ from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from reading import AnsweredRoute, aside, count
 from replies import Frames, chat_chunks, chat_completion, completion, completion_chunks
-from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
+from settings import Settings, StartError, bind_sockets, check_settings, parse_settings, read_keys
 from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
@@ -320,8 +320,8 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 def main() -> int:
     try:
         settings, others = parse_settings(sys.argv[1:])
-        keys = filter(None, (*settings.api_key, *os.environ.get("VLLM_API_KEY", "").split(",")))
-        serve(replace(settings, api_key=[*keys]), others)
+        keys = read_keys(settings.api_key, os.environ.get("VLLM_API_KEY"))
+        serve(replace(settings, api_key=keys), others)
     except StartError as failure:
         startup.show(f"error: {failure}")
         return 1

@@ -34,6 +34,9 @@ class StartError(Exception):
     """A start that cannot work, in one sentence for the person who typed the command."""
 
 
+KEY_SEPARATOR = re.compile(r"[,\r\n]")
+
+
 def flag(default: Any, meaning: str, *, is_secret: bool = False, **argument: Any) -> Any:
     """A field that is a flag; `argument` goes to argparse as it is."""
     return field(default_factory=lambda: default, repr=not is_secret, metadata={"help": meaning, **argument})
@@ -137,6 +140,28 @@ def check_settings(settings: Settings) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
         except OSError as failure:  # ssl.SSLError is one
             raise StartError(f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}.") from failure
+
+
+def read_keys(given: Sequence[str], variable: str | None) -> list[str]:
+    """The keys of `--api-key` and those of VLLM_API_KEY, if it is set; raises StartError for one that is none.
+
+    What stands around a key in a file, such as the line break at its end, is no part of it: no client could send that.
+    """
+    keys = [_trimmed(key) for key in given]
+    if not all(keys):
+        raise StartError("--api-key is empty: leave it out to serve without a key.")
+    if variable is not None:
+        found = [key for part in KEY_SEPARATOR.split(variable) if (key := _trimmed(part))]
+        if not found:
+            raise StartError("VLLM_API_KEY is set, but holds no key: unset it to serve without one.")
+        keys += found
+    if not all(key.isprintable() for key in keys):
+        raise StartError("A key has a line break or another character that no client can send.")
+    return keys
+
+
+def _trimmed(key: str) -> str:
+    return key.strip().removeprefix("\ufeff").strip()
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:
