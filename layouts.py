@@ -155,6 +155,9 @@ def fastchat_layout(name: str) -> Layout:
 
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
     """The tokenizer's own chat template, or `source`, a Jinja template in its place."""
+    own = tokenizer.chat_template
+    if source is None and isinstance(own, str):  # perhaps read from a file that an editor began with a mark
+        source = own.removeprefix("\ufeff")
 
     def render(conversation: Conversation) -> str:
         from jinja2 import TemplateError  # noqa: PLC0415

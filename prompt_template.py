@@ -109,7 +109,8 @@ def _fastchat_names() -> frozenset[str]:
 
 
 def _read(file: str, flag: str) -> str:
+    """The text of a file, without what editors add: a byte order mark, the end of the last line."""
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as failure:
         raise StartError(f"{flag}: the file {file} cannot be read.") from failure

@@ -262,6 +262,35 @@ def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
     assert template.encoder.decode(ids) == "<system>说真话。<user>你好"
 
 
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_what_an_editor_adds_to_a_file_is_no_part_of_its_text(model, tmp_path, begin, end):
+    (tmp_path / "own.jinja").write_bytes(begin + b"{% for m in messages %}<{{ m.content }}>{% endfor %}" + end)
+    (tmp_path / "system.txt").write_bytes(begin + " 一\r\n二\n".encode() + end)
+    choice, system = str(tmp_path / "own.jinja"), f"@{tmp_path / 'system.txt'}"
+    template = load_prompt_template(Settings(model=str(model), prompt_template=choice, system_prompt=system))
+    kept = " 一\n二\n" if end else " 一\n二"
+    assert template.encoder.decode(template.render_instruction("你好").ids) == f"<{kept}><你好>"
+
+
+@pytest.mark.parametrize("where", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_mark_before_the_models_own_template_is_no_part_of_it(model, where):
+    source = "\ufeff{% for m in messages %}<{{ m.content }}>{% endfor %}\n"
+    if where == "chat_template.jinja":
+        (model / where).write_text(source, encoding="utf-8")
+    else:
+        config = json.loads((model / where).read_text(encoding="utf-8"))
+        (model / where).write_text(json.dumps({**config, "chat_template": source}), encoding="utf-8")
+    template = load_prompt_template(Settings(model=str(model), prompt_template="model"))
+    assert template.encoder.decode(template.render_instruction("你好").ids) == "<你好>"
+
+
+def test_a_mark_before_a_config_file_is_no_part_of_it(tmp_path):
+    (tmp_path / "flags.yaml").write_bytes(b"\xef\xbb\xbfport: 9000\r\nsystem-prompt: a\r\n")
+    settings, others = parse_settings(["--config", str(tmp_path / "flags.yaml")])
+    assert (settings.port, settings.system_prompt, others) == (9000, "a", [])
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [("localhost", "http://localhost:80"), ("0.0.0.0", "http://localhost:80"), ("::1", "http://[::1]:80")],
