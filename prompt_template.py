@@ -62,6 +62,8 @@ def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:
     choice = settings.prompt_template
     if choice != "auto":
         return _named_layout(choice, settings, encoder)
+    if settings.is_demo:  # it was trained on this one, whatever it is served as
+        return ALPACA_2
     names = [*settings.model_names, settings.model]
     for layout, marks in ((ALPACA_2, ALPACA_2_NAMES), (ALPACA, ALPACA_NAMES)):
         if any(mark in name.lower() for name in names for mark in marks):

@@ -235,6 +235,17 @@ def test_auto_chooses_by_a_served_name(model, names, template):
     assert load_prompt_template(settings).layout is template
 
 
+@pytest.mark.parametrize("name", ["gpt-3.5-turbo", "chinese-llama-alpaca", "vicuna_v1.1", "/a/b"])
+@pytest.mark.parametrize("path", ["demo_model", "./demo_model/", "demo_model/../demo_model", str(DEMO_MODEL)])
+def test_the_demo_model_has_its_template_under_any_name(monkeypatch, name, path):
+    monkeypatch.chdir(ROOT)
+    assert load_prompt_template(Settings(model=path, served_model_name=[name])).layout is ALPACA_2
+
+
+def test_another_template_can_be_named_for_the_demo_model():
+    assert load_prompt_template(Settings(prompt_template="alpaca")).layout is ALPACA
+
+
 def test_auto_chooses_by_the_models_path(model):
     path = model.rename(model.parent / "chinese-alpaca-2-13b-hf")
     assert load_prompt_template(Settings(model=str(path))).layout is ALPACA_2
