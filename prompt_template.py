@@ -9,8 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
+from errors import bad_request
 from generation import Prompt
-from layouts import ALPACA, ALPACA_2, PROBE, Layout, Message, chat_template_layout, fastchat_layout, to_conversation
+from layouts import (
+    ALPACA,
+    ALPACA_2,
+    NO_LAYOUT,
+    PROBE,
+    Layout,
+    Message,
+    chat_template_layout,
+    fastchat_layout,
+    to_conversation,
+)
 from settings import Settings, StartError
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
@@ -35,6 +46,10 @@ class PromptTemplate:
 
     def render_instruction(self, text: str) -> Prompt:
         """The prompt of one instruction: a conversation of one user message."""
+        if self.layout is NO_LAYOUT:
+            raise bad_request(
+                "This server has no prompt template: start it with --prompt-template to choose one.", "raw"
+            )
         return replace(self.render_chat([("user", text)]), text=text)
 
     def render_raw(self, text: str) -> Prompt:
@@ -50,7 +65,8 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
         system_prompt = _read(system_prompt[1:], "--system-prompt")
     try:
         layout = _choose_layout(settings, encoder)
-        layout.runs(PROBE, encoder)
+        if layout is not NO_LAYOUT:
+            layout.runs(PROBE, encoder)
     except StartError:
         raise
     except Exception as failure:
@@ -59,25 +75,29 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
 
 
 def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:
-    choice = settings.prompt_template
-    if choice != "auto":
-        return _named_layout(choice, settings, encoder)
+    if settings.prompt_template != "auto":
+        return _named_layout(settings.prompt_template, settings, encoder)
     if settings.is_demo:  # it was trained on this one, whatever it is served as
         return ALPACA_2
     names = [*settings.model_names, settings.model]
     for layout, marks in ((ALPACA_2, ALPACA_2_NAMES), (ALPACA, ALPACA_NAMES)):
         if any(mark in name.lower() for name in names for mark in marks):
             return layout
+    return _other_layout([*names, Path(settings.model).name], settings, encoder)
+
+
+def _other_layout(names: Sequence[str], settings: Settings, encoder: Encoder) -> Layout:
     tokenizer = _tokenizer(settings, encoder)
     if tokenizer.chat_template:
         return chat_template_layout("model", tokenizer)
     fastchat_names = _fastchat_names()
-    for name in (*names, Path(settings.model).name):
-        if name in fastchat_names:
-            return fastchat_layout(name)
+    if known := [name for name in names if name in fastchat_names]:
+        return fastchat_layout(known[0])
+    if settings.raw_completions:
+        return NO_LAYOUT
     raise StartError(
         f"No prompt template is known for {settings.model}: give --prompt-template alpaca-2, alpaca, a .jinja file "
-        f"or one of fastchat's ({', '.join(sorted(fastchat_names))})."
+        f"or one of fastchat's ({', '.join(sorted(fastchat_names))}), or --raw-completions for a base model."
     )
 
 

@@ -105,11 +105,12 @@ def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
     defaults |= to_defaults(settings.override_generation_config)
     name = settings.model_names[0]
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
+    template = "none: chat needs --prompt-template" if template_name == "none" else template_name
     warning = "  warning    no --api-key is set: whoever reaches this address may ask\n" if settings.is_open else ""
     return f"""
   Ready at   {settings.url}  (docs: {settings.url}/docs)
   model      {name}{" (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"}
-  template   {template_name}, context {max_model_len} tokens
+  template   {template}, context {max_model_len} tokens
   sampling   {", ".join(f"{field} {value}" for field, value in defaults.items())}
   try        curl {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'

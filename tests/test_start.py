@@ -19,10 +19,11 @@ import uvloop
 from conftest import ROOT, Server
 from fastapi import FastAPI
 
-from layouts import ALPACA, ALPACA_2
+from layouts import ALPACA, ALPACA_2, NO_LAYOUT
 from openai_api_server_vllm import uvicorn_config
 from prompt_template import load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
+from startup import banner
 
 USERS_COMMAND = (
     "--model DIR --tokenizer DIR --tokenizer-mode slow --tensor-parallel-size 1 "
@@ -91,6 +92,7 @@ def test_no_template_is_found(model):
     assert "--prompt-template" in line
     assert "alpaca-2" in line
     assert "vicuna_v1.1" in line
+    assert "--raw-completions" in line
 
 
 @pytest.mark.parametrize("choice", ["alpaca-3", "model", "none.jinja"])
@@ -262,6 +264,22 @@ def test_auto_prefers_the_tokenizers_own_template_to_fastchats(model):
 def test_auto_falls_back_to_fastchats_template_of_that_name(model):
     settings = Settings(model=str(model), served_model_name=["vicuna_v1.1"])
     assert load_prompt_template(settings).layout.name == "vicuna_v1.1"
+
+
+@pytest.mark.parametrize("names", [[], ["chinese-llama-2-7b"]])
+def test_a_base_model_needs_no_template_where_completions_are_raw(model, names):
+    settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
+    template = load_prompt_template(settings)
+    assert template.layout is NO_LAYOUT
+    assert "  template   none: chat needs --prompt-template, context 9 tokens" in banner(
+        settings, template.layout.name, 9
+    )
+
+
+@pytest.mark.parametrize("names", [["chinese-alpaca-2-7b"], ["vicuna_v1.1"]])
+def test_raw_completions_leave_a_template_that_is_found_to_chat(model, names):
+    settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
+    assert load_prompt_template(settings).layout.name in ("alpaca-2", "vicuna_v1.1")
 
 
 def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
