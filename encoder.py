@@ -6,7 +6,6 @@ template can put there. Knows nothing about templates, requests or engines. Deco
 """
 
 import copy
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
@@ -16,6 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
+from model_files import find_file, read_object
 from settings import Settings, StartError
 
 Run = str | int | None
@@ -160,10 +160,10 @@ def control_pattern(control_ids: Mapping[str, int]) -> re.Pattern[str]:
 def load_encoder(settings: Settings) -> Encoder:
     """The encoder that the settings name, or that fits the model; raises StartError."""
     mode, name = settings.tokenizer_mode, settings.tokenizer_path
-    model_file = _tokenizer_file(settings, "tokenizer.model")
+    model_file = find_file(name, "tokenizer.model", settings.revision)
     if mode == "slow" and model_file is None:
         raise StartError(f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none.")
-    config = _tokenizer_config(settings)
+    config = read_object(find_file(name, "tokenizer_config.json", settings.revision))
     is_llama = "Llama" in str(config.get("tokenizer_class", "LlamaTokenizer"))
     if model_file is not None and (mode == "slow" or (mode == "auto" and is_llama)):
         added = config.get("added_tokens_decoder", {})
@@ -181,28 +181,6 @@ def load_tokenizer(settings: Settings) -> Any:
         return AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=remote_code)
     except (OSError, ValueError) as failure:
         raise StartError(f"No tokenizer can be loaded from {name}: {str(failure).splitlines()[0]}") from failure
-
-
-def _tokenizer_config(settings: Settings) -> dict[str, Any]:
-    file = _tokenizer_file(settings, "tokenizer_config.json")
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file else {}
-    except ValueError as failure:
-        raise StartError(f"{file} is not a JSON object.") from failure
-
-
-def _tokenizer_file(settings: Settings, name: str) -> Path | None:
-    tokenizer = settings.tokenizer_path
-    if Path(tokenizer).is_dir():
-        file = Path(tokenizer, name)
-        return file if file.is_file() else None
-    from transformers.utils import cached_file  # noqa: PLC0415
-
-    try:
-        found = cached_file(tokenizer, name, revision=settings.revision, _raise_exceptions_for_missing_entries=False)
-    except OSError as failure:
-        raise StartError(f"{tokenizer} is neither a directory nor a model that the hub can be asked for.") from failure
-    return Path(found) if found else None
 
 
 def _check_range(ids: Sequence[int], vocabulary_size: int, also: Mapping[int, str]) -> None:

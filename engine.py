@@ -40,9 +40,11 @@ from errors import APIError, bad_request, unavailable
 from generation import Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 from grammar import Follower, Vocabulary
 from lookahead import Lookahead
+from model_files import read_config, trained_length
 from protocol import FinishReason, Request
 from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from settings import Settings, StartError
+from startup import show
 
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
@@ -74,7 +76,19 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
         _start_small(args, settings, others)
+    if args.max_model_len is None:
+        args.max_model_len = _trained_length(args, settings)
     return args
+
+
+def _trained_length(args: AsyncEngineArgs, settings: Settings) -> int | None:
+    """What vLLM is told where its own count is wrong."""
+    overrides = args.hf_overrides if isinstance(args.hf_overrides, dict) else {}
+    length = trained_length({**read_config(settings), **overrides})
+    if length is not None:
+        show(f"Context of {length} tokens: the linear scaling of {settings.model} is in its max_position_embeddings "
+             "already, and vLLM would count it twice (--max-model-len changes it)")  # fmt: skip
+    return length
 
 
 def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:

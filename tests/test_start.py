@@ -51,7 +51,7 @@ def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
 
 def refused(*arguments: str) -> str:
     """The one sentence of a start that cannot work; it comes within seconds, and before vLLM is imported."""
-    process, seconds = run(*arguments)
+    process, seconds = run("--port", "0", *arguments)  # unless the arguments say otherwise
     assert process.returncode == 1
     assert seconds < 20
     (line,) = process.stderr.strip().splitlines()
