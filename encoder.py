@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-from model_files import find_file, read_object
+from model_files import find_file, read_config, read_object
 from settings import Settings, StartError
 
 Run = str | int | None
@@ -25,15 +25,13 @@ Run = str | int | None
 class SentencePieceEncoder:
     """SentencePiece on the model's own `tokenizer.model`: the ids that LLaMA models were trained on."""
 
+    description = "SentencePiece on tokenizer.model"
     max_token_characters: int | None = None
     """No token stands for more; None if that cannot be said."""
 
     def __init__(self, model_file: str | Path, added_tokens: Mapping[str, int] | None = None) -> None:
         """`added_tokens`: control tokens that the tokenizer has besides the file's, text -> id."""
-        try:
-            proto = sentencepiece_model_pb2.ModelProto.FromString(Path(model_file).read_bytes())
-        except DecodeError as failure:
-            raise StartError(f"{model_file} is not a SentencePiece model.") from failure
+        proto = _read_proto(Path(model_file))
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
         self.control_ids: dict[str, int] = dict(added_tokens or {})
         """The text of each control token -> its id."""
@@ -89,6 +87,7 @@ class TokenizerEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.description = f"transformers' {type(tokenizer).__name__}"
         # A second copy: the switch for control tokens is the tokenizer's own state, not the call's.
         text_only = copy.deepcopy(tokenizer)
         self._encode_text = partial(text_only.encode, add_special_tokens=False, split_special_tokens=True)
@@ -164,12 +163,40 @@ def load_encoder(settings: Settings) -> Encoder:
     if mode == "slow" and model_file is None:
         raise StartError(f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none.")
     config = read_object(find_file(name, "tokenizer_config.json", settings.revision))
-    is_llama = "Llama" in str(config.get("tokenizer_class", "LlamaTokenizer"))
-    if model_file is not None and (mode == "slow" or (mode == "auto" and is_llama)):
-        added = config.get("added_tokens_decoder", {})
-        special = {token["content"]: int(token_id) for token_id, token in added.items() if token.get("special")}
-        return SentencePieceEncoder(model_file, special)
+    if model_file is not None and (mode == "slow" or (mode == "auto" and _fits_llama(settings, config, model_file))):
+        return SentencePieceEncoder(model_file, _special_tokens(config))
     return TokenizerEncoder(load_tokenizer(settings))
+
+
+def _fits_llama(settings: Settings, tokenizer_config: Mapping[str, Any], model_file: Path) -> bool:
+    """Whether SentencePiece encodes as the model was trained; LLaMA's label has had many spellings, so its type counts.
+
+    Others say by their label that they were trained like LLaMA.
+    """
+    label = str(tokenizer_config.get("tokenizer_class") or "LlamaTokenizer")
+    if "llama" not in label.lower() and read_config(settings).get("model_type") != "llama":
+        return False
+    # LLaMA-3's own file of that name is tiktoken's; SentencePiece's begins with a piece: protobuf's field 1.
+    is_foreign = not model_file.read_bytes().startswith(b"\n")
+    return not (is_foreign and find_file(settings.tokenizer_path, "tokenizer.json", settings.revision))
+
+
+def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, int]:
+    added = tokenizer_config.get("added_tokens_decoder") or {}
+    try:
+        return {token["content"]: int(token_id) for token_id, token in added.items() if token.get("special")}
+    except (AttributeError, KeyError, TypeError, ValueError) as failure:
+        raise StartError("added_tokens_decoder in tokenizer_config.json does not map ids to tokens.") from failure
+
+
+def _read_proto(file: Path) -> Any:
+    try:
+        proto = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())
+    except (OSError, DecodeError) as failure:
+        raise StartError(f"{file} is not a SentencePiece model.") from failure
+    if not (proto.pieces and proto.HasField("trainer_spec")):  # which stands behind the pieces
+        raise StartError(f"{file} is not a whole SentencePiece model.")
+    return proto
 
 
 def load_tokenizer(settings: Settings) -> Any:

@@ -298,7 +298,9 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
             server.should_exit = True
         elif not task.cancelled():
             gc.freeze()  # what is loaded stays: no search for garbage looks through it again
-            startup.show(startup.banner(settings, template.layout.name, engine.max_model_len))
+            startup.show(
+                startup.banner(settings, template.layout.name, template.encoder.description, engine.max_model_len)
+            )
 
     app = build_app(engine, template, settings, startup.show_soon(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)

@@ -98,7 +98,7 @@ class Progress:
         self._show(f"took {time.monotonic() - self._began:.0f} s", end="\n")
 
 
-def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
+def banner(settings: Settings, template_name: str, encoder: str, max_model_len: int) -> str:
     """What is served, where, and a line to try it with."""
     fields = CompletionRequest.model_fields
     defaults = {name: fields[name].default for name in SHOWN_DEFAULTS}
@@ -111,6 +111,7 @@ def banner(settings: Settings, template_name: str, max_model_len: int) -> str:
   Ready at   {settings.url}  (docs: {settings.url}/docs)
   model      {name}{" (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"}
   template   {template}, context {max_model_len} tokens
+  encoder    {encoder}
   sampling   {", ".join(f"{field} {value}" for field, value in defaults.items())}
   try        curl {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
+from encoder import Encoder, load_encoder
 from model_files import trained_length
-from settings import DEMO_MODEL, Settings
+from settings import DEMO_MODEL, Settings, StartError
 
 LINEAR = {"type": "linear", "factor": 4.0}
 
@@ -83,3 +85,94 @@ def test_vllm_is_told_the_trained_length_unless_the_user_says_more(model, capsys
     shown = capsys.readouterr().err
     assert shown.count("Context of 16384 tokens") == (not others)
     assert not others or shown == ""
+
+
+def encoder_of(model: Path, mode: str = "auto") -> Encoder:
+    return load_encoder(Settings(model=str(model), tokenizer_mode=mode))
+
+
+@pytest.fixture
+def converted(model: Path) -> Path:
+    """The model with transformers' converted tokenizer beside SentencePiece's."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(model).save_pretrained(model.parent / "converted")
+    shutil.copy(model.parent / "converted" / "tokenizer.json", model)
+    return model
+
+
+LABELS = ["LLaMATokenizer", "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "PreTrainedTokenizerFast",
+          "TokenizersBackend", "GPT2Tokenizer", None, ...]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", LABELS, ids=str)
+def test_sentencepiece_encodes_for_llama_whatever_its_tokenizer_is_called(converted, demo_encoder, label):
+    change(converted / "tokenizer_config.json", tokenizer_class=label)
+    encoder = encoder_of(converted)
+    assert encoder.description == "SentencePiece on tokenizer.model"
+    assert encoder.encode(["杭州  西湖"]) == demo_encoder.encode(["杭州  西湖"])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "label", "is_sentencepiece"),
+    [
+        ("mistral", "LlamaTokenizer", True),
+        ("mixtral", "LlamaTokenizerFast", True),
+        ("internlm", ..., True),
+        ("mistral", "PreTrainedTokenizerFast", False),
+        ("qwen2", "TokenizersBackend", False),
+    ],
+)
+def test_other_models_are_encoded_as_their_label_says(converted, model_type, label, is_sentencepiece):
+    change(converted / "config.json", model_type=model_type)
+    change(converted / "tokenizer_config.json", tokenizer_class=label)
+    assert encoder_of(converted).description.startswith("SentencePiece" if is_sentencepiece else "transformers' ")
+
+
+TIKTOKEN = b"IQ== 0\nIg== 1\nIw== 2\n" * 1000
+
+
+@pytest.mark.parametrize("content", [TIKTOKEN, b"<html>", b"\x80\x04"])
+def test_a_tokenizer_model_of_another_kind_leaves_encoding_to_transformers(converted, content):
+    (converted / "tokenizer.model").write_bytes(content)
+    assert encoder_of(converted).description.startswith("transformers' ")
+    with pytest.raises(StartError, match="SentencePiece"):
+        encoder_of(converted, "slow")
+    (converted / "tokenizer.json").unlink()
+    with pytest.raises(StartError, match="SentencePiece"):
+        encoder_of(converted)
+
+
+@pytest.mark.parametrize("part", [0.001, 0.3, 0.5, 0.9, 0.97])
+def test_a_sentencepiece_model_that_is_cut_is_not_passed_over(converted, part):
+    whole = (converted / "tokenizer.model").read_bytes()
+    (converted / "tokenizer.model").write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(StartError, match=r"tokenizer\.model is not a"):
+        encoder_of(converted)
+
+
+def test_a_sentencepiece_model_that_is_cut_between_two_pieces_is_not_whole(model):
+    proto = sentencepiece_model_pb2.ModelProto.FromString((model / "tokenizer.model").read_bytes())
+    proto.ClearField("trainer_spec")
+    proto.ClearField("normalizer_spec")
+    (model / "tokenizer.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(StartError, match="not a whole SentencePiece model"):
+        encoder_of(model)
+
+
+@pytest.mark.parametrize("mode", ["auto", "slow"])
+@pytest.mark.parametrize("added", [None, {}, ...], ids=str)
+def test_no_added_tokens_are_none(model, demo_encoder, added, mode):
+    change(model / "tokenizer_config.json", added_tokens_decoder=added)
+    assert encoder_of(model, mode).control_ids == demo_encoder.control_ids
+
+
+@pytest.mark.parametrize("added", [[], "x", 5, {"a": {"content": "<pad>", "special": True}}, {"5": {"special": True}},
+                                   {"5": None}, ["<pad>"]], ids=str)  # fmt: skip
+def test_added_tokens_that_are_none_end_the_start(model, added):
+    change(model / "tokenizer_config.json", added_tokens_decoder=added)
+    if added:
+        with pytest.raises(StartError, match="added_tokens_decoder"):
+            encoder_of(model)
+    else:
+        encoder_of(model)

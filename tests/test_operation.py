@@ -137,7 +137,7 @@ def test_keys_stay_out_of_what_is_shown():
     settings = Settings(api_key=KEYS, host="0.0.0.0")
     from startup import banner
 
-    assert not [key for key in KEYS if key in repr(settings) or key in banner(settings, "alpaca-2", 1)]
+    assert not [key for key in KEYS if key in repr(settings) or key in banner(settings, "alpaca-2", "SentencePiece", 1)]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_keys_stay_out_of_what_is_shown():
 def test_an_open_server_says_so(settings, is_open):
     from startup import banner
 
-    assert ("no --api-key" in banner(Settings(**settings), "alpaca-2", 1)) == is_open
+    assert ("no --api-key" in banner(Settings(**settings), "alpaca-2", "SentencePiece", 1)) == is_open
 
 
 def test_a_body_announced_too_large_is_refused_unread(serve):

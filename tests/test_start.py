@@ -271,9 +271,9 @@ def test_a_base_model_needs_no_template_where_completions_are_raw(model, names):
     settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
     template = load_prompt_template(settings)
     assert template.layout is NO_LAYOUT
-    assert "  template   none: chat needs --prompt-template, context 9 tokens" in banner(
-        settings, template.layout.name, 9
-    )
+    shown = banner(settings, template.layout.name, template.encoder.description, 9)
+    assert "  template   none: chat needs --prompt-template, context 9 tokens\n" in shown
+    assert "  encoder    SentencePiece on tokenizer.model\n" in shown
 
 
 @pytest.mark.parametrize("names", [["chinese-alpaca-2-7b"], ["vicuna_v1.1"]])
