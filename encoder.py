@@ -33,6 +33,9 @@ class SentencePieceEncoder:
         """`added_tokens`: control tokens that the tokenizer has besides the file's, text -> id."""
         proto = _read_proto(Path(model_file))
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+        no_text = (kinds.CONTROL, kinds.UNUSED)
+        self.text_size = 1 + max((at for at, piece in enumerate(proto.pieces) if piece.type not in no_text), default=-1)
+        """Text has ids below that."""
         self.control_ids: dict[str, int] = dict(added_tokens or {})
         """The text of each control token -> its id."""
         for piece_id, piece in enumerate(proto.pieces):
@@ -95,6 +98,7 @@ class TokenizerEncoder:
             token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self.text_size = 1 + max({*tokenizer.get_vocab().values()} - self.control_texts.keys(), default=-1)
         self._byte_of = _byte_alphabet() if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", "")) else {}
         begins_with = tokenizer.encode("")[:1]
         self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None

@@ -47,6 +47,13 @@ def read_config(settings: Settings) -> dict[str, Any]:
     return {} if is_file else read_object(find_file(settings.model, "config.json", settings.revision))
 
 
+def vocabulary_rows(config: Mapping[str, Any]) -> int | None:
+    """The ids that a model has an embedding for; None if its config does not say."""
+    text_config = config.get("text_config")
+    rows = {**config, **text_config}.get("vocab_size") if isinstance(text_config, dict) else config.get("vocab_size")
+    return rows if isinstance(rows, int) else None
+
+
 def trained_length(config: Mapping[str, Any]) -> int | None:
     """The tokens that a model was trained for, where vLLM would count a linear scaling twice; None elsewhere.
 

@@ -22,6 +22,7 @@ from layouts import (
     fastchat_layout,
     to_conversation,
 )
+from model_files import read_config, vocabulary_rows
 from settings import Settings, StartError
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
@@ -65,13 +66,27 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
         system_prompt = _read(system_prompt[1:], "--system-prompt")
     try:
         layout = _choose_layout(settings, encoder)
-        if layout is not NO_LAYOUT:
-            layout.runs(PROBE, encoder)
+        _check_rows(layout, encoder, vocabulary_rows(read_config(settings)))
     except StartError:
         raise
     except Exception as failure:
         raise StartError(f"The prompt template cannot render a message: {failure}") from failure
     return PromptTemplate(layout, encoder, system_prompt)
+
+
+def _check_rows(layout: Layout, encoder: Encoder, rows: int | None) -> None:
+    """Raise StartError where text or the template has ids that the model, with so many rows, does not know.
+
+    Control tokens beyond the rows, such as an added <pad>, hurt nobody as long as no prompt has them.
+    """
+    runs = layout.runs(PROBE, encoder) if layout is not NO_LAYOUT else []
+    if rows is None:
+        return
+    if encoder.text_size > rows:
+        counts = f"{encoder.text_size:,} pieces, and the model {rows:,} rows (vocab_size in config.json)"
+        raise StartError(f"The tokenizer has {counts}: has the model been merged, and is this its tokenizer?")
+    if beyond := [encoder.control_texts[run] for run in runs if isinstance(run, int) and run >= rows]:
+        raise StartError(f"The prompt template {layout.name} has {beyond[0]}, for which the model has no row.")
 
 
 def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ALPACA_2_TOKENIZER
 from sentencepiece import sentencepiece_model_pb2
 
 from encoder import Encoder, load_encoder
+from grammar import Vocabulary
 from model_files import trained_length
+from prompt_template import load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError
 
 LINEAR = {"type": "linear", "factor": 4.0}
@@ -176,3 +179,66 @@ def test_added_tokens_that_are_none_end_the_start(model, added):
             encoder_of(model)
     else:
         encoder_of(model)
+
+
+def pad(model: Path, count: int = 10, special: bool = True) -> None:
+    """Add tokens to the tokenizer, beyond the model's rows."""
+    rows = json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    begun = {"0": "<unk>", "1": "<s>", "2": "</s>"}
+    added = {**begun, **{str(rows + number): f"<pad{number}>" for number in range(count)}}
+    tokens = {at: {"content": text, "special": special or at in begun} for at, text in added.items()}
+    change(model / "tokenizer_config.json", added_tokens_decoder=tokens)
+
+
+@pytest.mark.parametrize("mode", ["auto", "slow", "hf"])
+@pytest.mark.parametrize("where", [{"vocab_size": 4599}, {"vocab_size": ..., "text_config": {"vocab_size": 4500}}])
+def test_a_tokenizer_with_more_pieces_than_the_model_has_rows_ends_the_start(model, mode, where):
+    change(model / "config.json", **where)
+    with pytest.raises(StartError, match=r"The tokenizer has 4,600 pieces, and the model 4,5\d\d rows"):
+        load_prompt_template(Settings(model=str(model), tokenizer_mode=mode))
+
+
+def test_a_merged_tokenizer_on_a_model_that_is_not_ends_the_start(model):
+    if not ALPACA_2_TOKENIZER.is_file():
+        pytest.skip("the tokenizer of Chinese-Alpaca-2 is not beside the repository")
+    change(model / "config.json", vocab_size=32000)
+    settings = Settings(model=str(model), tokenizer=str(ALPACA_2_TOKENIZER.parent))
+    with pytest.raises(StartError, match=r"55,296 pieces, and the model 32,000 rows \(vocab_size in config.json\)"):
+        load_prompt_template(settings)
+    change(model / "config.json", vocab_size=55296)
+    load_prompt_template(settings)
+
+
+@pytest.mark.parametrize("mode", ["auto", "hf"])
+@pytest.mark.parametrize("rows", [4600, 4601, ...])
+def test_control_tokens_beyond_the_models_rows_hurt_nobody(model, mode, rows):
+    pad(model)
+    change(model / "config.json", vocab_size=rows)
+    template = load_prompt_template(Settings(model=str(model), tokenizer_mode=mode))
+    assert max(template.render_raw("<pad0><pad9>你好").ids) < 4600
+
+
+def test_added_text_beyond_the_models_rows_ends_the_start_where_it_is_encoded(model):
+    pad(model, special=False)
+    with pytest.raises(StartError, match="4,610 pieces"):
+        load_prompt_template(Settings(model=str(model), tokenizer_mode="hf"))
+    load_prompt_template(Settings(model=str(model)))  # SentencePiece has the file's own pieces alone
+
+
+@pytest.mark.parametrize("mode", ["auto", "hf"])
+def test_a_template_with_a_token_beyond_the_models_rows_ends_the_start(model, mode):
+    pad(model)
+    (model / "own.jinja").write_text("{{ messages[0].content }}<pad3>", encoding="utf-8")
+    with pytest.raises(StartError, match="has <pad3>, for which the model has no row"):
+        load_prompt_template(Settings(model=str(model), tokenizer_mode=mode, prompt_template=str(model / "own.jinja")))
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_grammars_are_read_with_control_tokens_beyond_the_models_rows(model, count):
+    from transformers import AutoTokenizer
+
+    pad(model, count)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert len(tokenizer) == 4600 + count
+    follower = Vocabulary(tokenizer, 4600).follow('start: "北京"', "", "structured_outputs")
+    follower.take([*encoder_of(model).encode(["北京"])[1:], 2], has_ended=True)

@@ -333,6 +333,10 @@ def test_the_url_that_the_banner_shows(host, url):
 def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     copy = tmp_path / "base_model"
     shutil.copytree(DEMO_MODEL, copy)
+    config = json.loads((copy / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # More control tokens than the model has rows, and more words of a grammar's mask.
+    config["added_tokens_decoder"] = {str(at): {"content": f"<pad{at}>", "special": True} for at in range(4600, 4640)}
+    (copy / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (free,) = bind_sockets(Settings(host="127.0.0.1", port=0))
     port = str(free.getsockname()[1])
     free.close()
@@ -351,6 +355,9 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     assert any("DEBUG" in line and "vllm" in line for line in server.lines), "vLLM's own log is back"
     ask = {"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
     assert "北京" in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
+    ask |= {"structured_outputs": {"choice": ["巴黎", "东京"]}, "n": 3, "temperature": 1.5}
+    choices = httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"]
+    assert {choice["text"] for choice in choices} <= {"巴黎", "东京"}
     assert httpx.get(f"{url}/health").status_code == 200
     assert server.stop() == 0
 
