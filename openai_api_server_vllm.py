@@ -43,6 +43,7 @@ from generation import (
 )
 from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, Log, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
+from model_files import check_model_files
 from operation import DrainingServer
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
@@ -262,9 +263,10 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     app.get("/version")(routes.version)
 
 
-def prepare(settings: Settings) -> tuple[list[socket.socket], PromptTemplate]:
+def prepare(settings: Settings, others: Sequence[str]) -> tuple[list[socket.socket], PromptTemplate]:
     """All that can fail before vLLM is even imported; raises StartError."""
     check_settings(settings)
+    check_model_files(settings, has_weights=not any(argument.startswith("--load-format") for argument in others))
     try:
         to_defaults(settings.override_generation_config)
     except ValueError as failure:
@@ -274,7 +276,7 @@ def prepare(settings: Settings) -> tuple[list[socket.socket], PromptTemplate]:
 
 def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
-    sockets, template = prepare(settings)
+    sockets, template = prepare(settings, others)
     settings = replace(settings, port=sockets[0].getsockname()[1])
     for name, value in startup.ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -23,7 +23,6 @@ DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 AN_OBJECT = TypeAdapter(dict[str, Any]).validate_json
 STRINGS = TypeAdapter(tuple[str, ...]).validate_json
@@ -129,8 +128,6 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
 
 def check_settings(settings: Settings) -> None:
     """Raise StartError for what can be known to fail before anything is loaded."""
-    for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
-        _check_directory(name, needed)
     if not 0 <= settings.port <= 65535:
         raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
     if settings.ssl_keyfile and not settings.ssl_certfile:
@@ -210,12 +207,3 @@ def _config_arguments(file: Path) -> list[str]:
         elif value is not None:
             arguments.append(f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
     return arguments
-
-
-def _check_directory(name: str, needed: Sequence[str]) -> None:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not any((path / file).is_file() for file in needed):
-            raise StartError(f"{name} has none of {', '.join(needed)}.")
-    elif not path.is_file() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-        raise StartError(f"There is no directory {name}.")

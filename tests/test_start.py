@@ -33,11 +33,12 @@ USERS_COMMAND = (
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A copy of the demo model without its weights: enough for all that is checked before vLLM starts."""
+    """A copy of the demo model."""
     copy = tmp_path / "some-model"
     copy.mkdir()
     for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
         shutil.copy(DEMO_MODEL / name, copy)
+    (copy / "model.safetensors").symlink_to(DEMO_MODEL / "model.safetensors")
     return copy
 
 
