@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from model_files import find_file, read_config, read_object
-from settings import Settings, StartError
+from settings import Settings, StartError, explained
 
 Run = str | int | None
 """None stands for a control token that the tokenizer lacks."""
@@ -208,10 +208,8 @@ def load_tokenizer(settings: Settings) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     name, remote_code = settings.tokenizer_path, settings.trust_remote_code
-    try:
+    with explained(f"No tokenizer can be loaded from {name}"):
         return AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=remote_code)
-    except (OSError, ValueError) as failure:
-        raise StartError(f"No tokenizer can be loaded from {name}: {str(failure).splitlines()[0]}") from failure
 
 
 def _check_range(ids: Sequence[int], vocabulary_size: int, also: Mapping[int, str]) -> None:

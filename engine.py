@@ -16,7 +16,6 @@ from operator import itemgetter
 from threading import Thread
 from typing import cast, get_args
 
-from pydantic import ValidationError
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
@@ -44,7 +43,7 @@ from model_files import read_config, trained_length
 from protocol import FinishReason, Request
 from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from settings import Settings, StartError
-from startup import show
+from startup import cause, causes_file, show
 
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
@@ -120,6 +119,16 @@ class VLLMEngine:
 
     async def start(self) -> None:
         """Load the model in a thread, so that the app answers meanwhile; raises StartError."""
+        causes = causes_file()
+        causes.touch()
+        try:
+            await self._warm_up(await self._load())
+        except Exception as failure:
+            raise StartError(f"vLLM cannot start the model: {cause(failure)}.") from failure
+        finally:
+            causes.unlink(missing_ok=True)
+
+    async def _load(self) -> AsyncLLMEngine:
         loaded: Future[AsyncLLMEngine] = Future()
 
         def load() -> None:
@@ -134,12 +143,9 @@ class VLLMEngine:
 
         # Not an executor's thread: those are waited for at exit, and Ctrl-C should not have to wait.
         Thread(target=load, daemon=True).start()
-        try:
-            llm = await asyncio.wrap_future(loaded)
-        except (ValueError, RuntimeError, OSError) as failure:
-            # pydantic's message begins with a count; what is wrong stands in its errors.
-            reason = failure.errors()[0]["msg"] if isinstance(failure, ValidationError) else str(failure)
-            raise StartError(f"vLLM cannot start the model: {reason.strip()}") from failure
+        return await asyncio.wrap_future(loaded)
+
+    async def _warm_up(self, llm: AsyncLLMEngine) -> None:
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
         if llm.log_stats and self._args.log_level == "ERROR":

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -49,7 +50,7 @@ from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from reading import AnsweredRoute, aside, count
 from replies import Frames, chat_chunks, chat_completion, completion, completion_chunks
-from settings import Settings, StartError, bind_sockets, check_settings, parse_settings, read_keys
+from settings import Settings, StartError, bind_sockets, check_settings, explained, parse_settings, read_keys
 from streaming import EventStream, while_connected
 
 VERSION = "0.1.0"
@@ -274,22 +275,31 @@ def prepare(settings: Settings, others: Sequence[str]) -> tuple[list[socket.sock
     return bind_sockets(settings), load_prompt_template(settings)
 
 
-def serve(settings: Settings, others: Sequence[str]) -> None:
-    """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
-    sockets, template = prepare(settings, others)
-    settings = replace(settings, port=sockets[0].getsockname()[1])
-    for name, value in startup.ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+def load_engine(settings: Settings, others: Sequence[str]) -> Engine:
+    """vLLM's engine, imported but not yet started; raises StartError."""
     startup.quieten_vllm()
+    startup.hide_failing_starts()
     startup.lighten_engine_processes()
     gc.set_threshold(*startup.GARBAGE_THRESHOLDS)
     importing = startup.Progress("Importing vLLM")
     # An exception would be swallowed by whichever module is being imported.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
-    from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
+    with explained("vLLM cannot be imported"):
+        from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
 
     importing.end()
-    engine = VLLMEngine(to_engine_args(settings, others))
+    with explained("vLLM cannot be told what to serve"):
+        return VLLMEngine(to_engine_args(settings, others))
+
+
+def serve(settings: Settings, others: Sequence[str]) -> None:
+    """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
+    for name, value in startup.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with explained("The server cannot start"):
+        sockets, template = prepare(settings, others)
+    settings = replace(settings, port=sockets[0].getsockname()[1])
+    engine = load_engine(settings, others)
     loading = startup.Progress(f"Loading {settings.model}")
     failures: list[BaseException] = []
 
@@ -322,11 +332,14 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def main() -> int:
+    settings = None
     try:
         settings, others = parse_settings(sys.argv[1:])
         keys = read_keys(settings.api_key, os.environ.get("VLLM_API_KEY"))
         serve(replace(settings, api_key=keys), others)
     except StartError as failure:
+        if settings is not None and settings.shows_log:
+            traceback.print_exception(failure)
         startup.show(f"error: {failure}")
         return 1
     except KeyboardInterrupt:

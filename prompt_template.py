@@ -23,7 +23,7 @@ from layouts import (
     to_conversation,
 )
 from model_files import read_config, vocabulary_rows
-from settings import Settings, StartError
+from settings import Settings, StartError, explained
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
@@ -64,13 +64,9 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
     system_prompt = settings.system_prompt
     if system_prompt and system_prompt.startswith("@"):
         system_prompt = _read(system_prompt[1:], "--system-prompt")
-    try:
+    with explained("The prompt template cannot render a message"):
         layout = _choose_layout(settings, encoder)
         _check_rows(layout, encoder, vocabulary_rows(read_config(settings)))
-    except StartError:
-        raise
-    except Exception as failure:
-        raise StartError(f"The prompt template cannot render a message: {failure}") from failure
     return PromptTemplate(layout, encoder, system_prompt)
 
 

@@ -10,14 +10,16 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
@@ -33,7 +35,33 @@ class StartError(Exception):
     """A start that cannot work, in one sentence for the person who typed the command."""
 
 
+MAX_REASON_CHARACTERS = 600
 KEY_SEPARATOR = re.compile(r"[,\r\n]")
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Makes a StartError of whatever fails inside: `what`, and the reason."""
+    try:
+        yield
+    except StartError:
+        raise
+    except Exception as failure:
+        raise StartError(f"{what}: {reason(failure)}.") from failure
+
+
+def reason(failure: BaseException) -> str:
+    """What an exception says, on one line, and for one that is not meant for people, where it was raised."""
+    # pydantic's message begins with a count; what is wrong stands in its errors.
+    said = failure.errors()[0]["msg"] if isinstance(failure, ValidationError) else str(failure)
+    text = " ".join(said.removeprefix("Value error, ").split()).rstrip(".")
+    if len(text) > MAX_REASON_CHARACTERS:
+        text = f"{text[:MAX_REASON_CHARACTERS]}…"
+    if text and isinstance(failure, ValueError | RuntimeError | OSError):
+        return text
+    frames = traceback.extract_tb(failure.__traceback__)
+    where = f" at {frames[-1].line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(failure).__name__}: {text}{where}" if text else f"{type(failure).__name__}{where}"
 
 
 def flag(default: Any, meaning: str, *, is_secret: bool = False, **argument: Any) -> Any:
@@ -93,6 +121,11 @@ class Settings:
     def vllm_log_level(self) -> str:
         """vLLM is quiet, but for errors, unless the user wants to see more."""
         return self.log_level.upper() if self.log_level in ("debug", "info") else "ERROR"
+
+    @property
+    def shows_log(self) -> bool:
+        """vLLM's own log is wanted, and tracebacks with it."""
+        return self.vllm_log_level != "ERROR"
 
     @property
     def is_open(self) -> bool:
