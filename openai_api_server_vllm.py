@@ -294,7 +294,7 @@ def load_engine(settings: Settings, others: Sequence[str]) -> Engine:
 
 def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
-    for name, value in startup.ENVIRONMENT.items():
+    for name, value in startup.environment(settings).items():
         os.environ.setdefault(name, value)
     with explained("The server cannot start"):
         sockets, template = prepare(settings, others)

@@ -29,6 +29,8 @@ ENVIRONMENT = {
     **{"TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"},
 }
 """Of the server and the engine's processes, unless the user says otherwise."""
+QUIET = {"TRANSFORMERS_VERBOSITY": "error"}
+"""It warns of each key of a config that it does not know, as yarn's "finetuned", whenever a process reads it."""
 FAILING_LOGS = (
     *("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor"),
     *("vllm.v1.engine.async_llm", "vllm.transformers_utils.repo_utils"),
@@ -43,6 +45,11 @@ SECONDS_BETWEEN_WRITES = 0.1
 
 GARBAGE_THRESHOLDS = (100_000, 50, 100)
 """How rarely garbage is looked for, in the words of `gc`: with Python's own, from 700 on, a fifth of a start."""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables of ENVIRONMENT, and of QUIET unless a log is wanted."""
+    return ENVIRONMENT if settings.shows_log else {**ENVIRONMENT, **QUIET}
 
 
 def quieten_vllm() -> None:

@@ -15,7 +15,7 @@ from conftest import ROOT
 import openai_api_server_vllm
 from encoder import load_encoder
 from settings import DEMO_MODEL, Settings, StartError, explained, reason
-from startup import cause, causes_file, keep_cause
+from startup import cause, causes_file, environment, keep_cause
 
 
 @pytest.fixture
@@ -146,19 +146,21 @@ def test_a_traceback_is_shown_only_where_a_log_is_wanted(monkeypatch, capsys, le
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: vLLM cannot start the model: KeyError: 'x' at raise KeyError")
     assert ("Traceback" in lines[0]) == (level in ("info", "debug"))
+    assert ("TRANSFORMERS_VERBOSITY" in environment(Settings(log_level=level))) == (level in ("error", "warning"))
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("level", ["warning", "info"])
 def test_what_fails_in_a_worker_is_one_sentence_at_the_end(tmp_path, level):
-    """Weights of another vocabulary, whose rows vLLM alone can count here."""
+    """Weights of another vocabulary, whose rows vLLM alone can count here, and yarn, of which transformers warns."""
     torch = pytest.importorskip("torch", reason="vLLM is not installed")
     from safetensors.torch import load_file
 
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(DEMO_MODEL / name, tmp_path)
+    yarn = {"factor": 16.0, "finetuned": True, "original_max_position_embeddings": 4096, "type": "yarn"}
     config = json.loads((DEMO_MODEL / "config.json").read_text(encoding="utf-8"))
-    config |= {"vocab_size": 4700}
+    config |= {"vocab_size": 4700, "max_position_embeddings": 65536, "rope_scaling": yarn, "rope_parameters": None}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     torch.save(load_file(DEMO_MODEL / "model.safetensors"), tmp_path / "pytorch_model.bin")
     command = [
@@ -180,4 +182,4 @@ def test_what_fails_in_a_worker_is_one_sentence_at_the_end(tmp_path, level):
     assert told[-1].startswith("error: vLLM cannot start the model: the embedding in the weights has not as many rows")
     assert (len(told) == 1) == (level == "warning")
     shown = process.stdout + process.stderr
-    assert ("Traceback" in shown) == (level == "info")
+    assert ("Traceback" in shown) == ("Unrecognized keys in `rope_parameters`" in shown) == (level == "info")
