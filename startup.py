@@ -72,7 +72,8 @@ def causes_file() -> Path:
 
 def cause(failure: BaseException) -> str:
     """Why the engine has not started: what the first of its processes wrote, or else what vLLM raised here."""
-    causes = causes_file().read_text(encoding="utf-8").splitlines()
+    file = causes_file()
+    causes = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     known = causes[0] if causes else reason(failure)
     if "root cause" in known:  # which stands nowhere: a process was killed
         known = "one of its processes has ended without a word, as happens where memory runs out"
