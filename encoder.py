@@ -6,7 +6,6 @@ template can put there. Knows nothing about templates, requests or engines. Deco
 """
 
 import copy
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
@@ -16,7 +15,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-from settings import Settings, StartError
+from model_files import find_file, read_config, read_object
+from settings import Settings, StartError, explained
 
 Run = str | int | None
 """None stands for a control token that the tokenizer lacks."""
@@ -25,16 +25,17 @@ Run = str | int | None
 class SentencePieceEncoder:
     """SentencePiece on the model's own `tokenizer.model`: the ids that LLaMA models were trained on."""
 
+    description = "SentencePiece on tokenizer.model"
     max_token_characters: int | None = None
     """No token stands for more; None if that cannot be said."""
 
     def __init__(self, model_file: str | Path, added_tokens: Mapping[str, int] | None = None) -> None:
         """`added_tokens`: control tokens that the tokenizer has besides the file's, text -> id."""
-        try:
-            proto = sentencepiece_model_pb2.ModelProto.FromString(Path(model_file).read_bytes())
-        except DecodeError as failure:
-            raise StartError(f"{model_file} is not a SentencePiece model.") from failure
+        proto = _read_proto(Path(model_file))
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+        no_text = (kinds.CONTROL, kinds.UNUSED)
+        self.text_size = 1 + max((at for at, piece in enumerate(proto.pieces) if piece.type not in no_text), default=-1)
+        """Text has ids below that."""
         self.control_ids: dict[str, int] = dict(added_tokens or {})
         """The text of each control token -> its id."""
         for piece_id, piece in enumerate(proto.pieces):
@@ -94,6 +95,7 @@ class TokenizerEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.description = f"transformers' {type(tokenizer).__name__}"
         # A second copy: the switch for control tokens is the tokenizer's own state, not the call's.
         text_only = copy.deepcopy(tokenizer)
         self._encode_text = partial(text_only.encode, add_special_tokens=False, split_special_tokens=True)
@@ -101,6 +103,7 @@ class TokenizerEncoder:
             token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self.text_size = 1 + max({*tokenizer.get_vocab().values()} - self.control_texts.keys(), default=-1)
         self._byte_of = _byte_alphabet() if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", "")) else {}
         begins_with = tokenizer.encode("")[:1]
         self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
@@ -181,16 +184,44 @@ def control_pattern(control_ids: Mapping[str, int]) -> re.Pattern[str]:
 def load_encoder(settings: Settings) -> Encoder:
     """The encoder that the settings name, or that fits the model; raises StartError."""
     mode, name = settings.tokenizer_mode, settings.tokenizer_path
-    model_file = _tokenizer_file(settings, "tokenizer.model")
+    model_file = find_file(name, "tokenizer.model", settings.revision)
     if mode == "slow" and model_file is None:
         raise StartError(f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none.")
-    config = _tokenizer_config(settings)
-    is_llama = "Llama" in str(config.get("tokenizer_class", "LlamaTokenizer"))
-    if model_file is not None and (mode == "slow" or (mode == "auto" and is_llama)):
-        added = config.get("added_tokens_decoder", {})
-        special = {token["content"]: int(token_id) for token_id, token in added.items() if token.get("special")}
-        return SentencePieceEncoder(model_file, special)
+    config = read_object(find_file(name, "tokenizer_config.json", settings.revision))
+    if model_file is not None and (mode == "slow" or (mode == "auto" and _fits_llama(settings, config, model_file))):
+        return SentencePieceEncoder(model_file, _special_tokens(config))
     return TokenizerEncoder(load_tokenizer(settings))
+
+
+def _fits_llama(settings: Settings, tokenizer_config: Mapping[str, Any], model_file: Path) -> bool:
+    """Whether SentencePiece encodes as the model was trained; LLaMA's label has had many spellings, so its type counts.
+
+    Others say by their label that they were trained like LLaMA.
+    """
+    label = str(tokenizer_config.get("tokenizer_class") or "LlamaTokenizer")
+    if "llama" not in label.lower() and read_config(settings).get("model_type") != "llama":
+        return False
+    # LLaMA-3's own file of that name is tiktoken's; SentencePiece's begins with a piece: protobuf's field 1.
+    is_foreign = not model_file.read_bytes().startswith(b"\n")
+    return not (is_foreign and find_file(settings.tokenizer_path, "tokenizer.json", settings.revision))
+
+
+def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, int]:
+    added = tokenizer_config.get("added_tokens_decoder") or {}
+    try:
+        return {token["content"]: int(token_id) for token_id, token in added.items() if token.get("special")}
+    except (AttributeError, KeyError, TypeError, ValueError) as failure:
+        raise StartError("added_tokens_decoder in tokenizer_config.json does not map ids to tokens.") from failure
+
+
+def _read_proto(file: Path) -> Any:
+    try:
+        proto = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())
+    except (OSError, DecodeError) as failure:
+        raise StartError(f"{file} is not a SentencePiece model.") from failure
+    if not (proto.pieces and proto.HasField("trainer_spec")):  # which stands behind the pieces
+        raise StartError(f"{file} is not a whole SentencePiece model.")
+    return proto
 
 
 def load_tokenizer(settings: Settings) -> Any:
@@ -198,32 +229,8 @@ def load_tokenizer(settings: Settings) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     name, remote_code = settings.tokenizer_path, settings.trust_remote_code
-    try:
+    with explained(f"No tokenizer can be loaded from {name}"):
         return AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=remote_code)
-    except (OSError, ValueError) as failure:
-        raise StartError(f"No tokenizer can be loaded from {name}: {str(failure).splitlines()[0]}") from failure
-
-
-def _tokenizer_config(settings: Settings) -> dict[str, Any]:
-    file = _tokenizer_file(settings, "tokenizer_config.json")
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file else {}
-    except ValueError as failure:
-        raise StartError(f"{file} is not a JSON object.") from failure
-
-
-def _tokenizer_file(settings: Settings, name: str) -> Path | None:
-    tokenizer = settings.tokenizer_path
-    if Path(tokenizer).is_dir():
-        file = Path(tokenizer, name)
-        return file if file.is_file() else None
-    from transformers.utils import cached_file  # noqa: PLC0415
-
-    try:
-        found = cached_file(tokenizer, name, revision=settings.revision, _raise_exceptions_for_missing_entries=False)
-    except OSError as failure:
-        raise StartError(f"{tokenizer} is neither a directory nor a model that the hub can be asked for.") from failure
-    return Path(found) if found else None
 
 
 def _check_range(ids: Sequence[int], vocabulary_size: int, also: Mapping[int, str]) -> None:

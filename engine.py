@@ -16,7 +16,6 @@ from itertools import count
 from threading import Thread
 from typing import cast
 
-from pydantic import ValidationError
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
@@ -38,9 +37,11 @@ from errors import APIError, bad_request, unavailable
 from generation import Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 from grammar import Follower, Vocabulary
 from lookahead import Lookahead
+from model_files import read_config, trained_length
 from protocol import Request
 from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from settings import Settings, StartError
+from startup import cause, causes_file, show
 
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
@@ -71,7 +72,19 @@ def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
         _start_small(args, settings, others)
+    if args.max_model_len is None:
+        args.max_model_len = _trained_length(args, settings)
     return args
+
+
+def _trained_length(args: AsyncEngineArgs, settings: Settings) -> int | None:
+    """What vLLM is told where its own count is wrong."""
+    overrides = args.hf_overrides if isinstance(args.hf_overrides, dict) else {}
+    length = trained_length({**read_config(settings), **overrides})
+    if length is not None:
+        show(f"Context of {length} tokens: the linear scaling of {settings.model} is in its max_position_embeddings "
+             "already, and vLLM would count it twice (--max-model-len changes it)")  # fmt: skip
+    return length
 
 
 def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:
@@ -107,6 +120,16 @@ class VLLMEngine:
 
     async def start(self) -> None:
         """Load the model in a thread, so that the app answers meanwhile; raises StartError."""
+        causes = causes_file()
+        causes.touch()
+        try:
+            await self._warm_up(await self._load())
+        except Exception as failure:
+            raise StartError(f"vLLM cannot start the model: {cause(failure)}.") from failure
+        finally:
+            causes.unlink(missing_ok=True)
+
+    async def _load(self) -> AsyncLLMEngine:
         loaded: Future[AsyncLLMEngine] = Future()
 
         def load() -> None:
@@ -121,12 +144,9 @@ class VLLMEngine:
 
         # Not an executor's thread: those are waited for at exit, and Ctrl-C should not have to wait.
         Thread(target=load, daemon=True).start()
-        try:
-            llm = await asyncio.wrap_future(loaded)
-        except (ValueError, RuntimeError, OSError) as failure:
-            # pydantic's message begins with a count; what is wrong stands in its errors.
-            reason = failure.errors()[0]["msg"] if isinstance(failure, ValidationError) else str(failure)
-            raise StartError(f"vLLM cannot start the model: {reason.strip()}") from failure
+        return await asyncio.wrap_future(loaded)
+
+    async def _warm_up(self, llm: AsyncLLMEngine) -> None:
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
         if llm.log_stats and self._args.log_level == "ERROR":

@@ -114,7 +114,8 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any, size: int) -> None:
         try:
-            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, size)
+            # A tokenizer can have control tokens that the model lacks; vLLM counts them too.
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, max(size, len(tokenizer)))
         except (ValueError, TypeError) as failure:
             reason = "This model's tokenizer does not support structured output."
             raise bad_request(reason) from failure

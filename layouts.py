@@ -107,6 +107,12 @@ def alpaca_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
     return [encoder.bos_id, "\n\n".join(paragraphs)]
 
 
+def no_runs(_: Conversation, __: Encoder) -> list[Run]:
+    """A base model has no way of putting a conversation."""
+    reason = "This server has no prompt template for its model: start it with --prompt-template to choose one"
+    raise bad_request(f"{reason}, or send text to /v1/completions.", "messages")
+
+
 def rendered_runs(render: Callable[[Conversation], str], conversation: Conversation, encoder: Encoder) -> list[Run]:
     """The runs of a template that renders one string, fastchat's or Jinja's.
 
@@ -157,6 +163,9 @@ def fastchat_layout(name: str) -> Layout:
 
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
     """The tokenizer's own chat template, or `source`, a Jinja template in its place."""
+    own = tokenizer.chat_template
+    if source is None and isinstance(own, str):  # perhaps read from a file that an editor began with a mark
+        source = own.removeprefix("\ufeff")
 
     def render(conversation: Conversation) -> str:
         from jinja2 import TemplateError  # noqa: PLC0415
@@ -177,3 +186,5 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
 
 ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, " ", ALPACA_2_SYSTEM)
 ALPACA = Layout("alpaca", alpaca_runs, " ", ALPACA_SYSTEM, ("### Instruction:",))
+NO_LAYOUT = Layout("none", no_runs)
+"""For a base model, whose prompts are used as they are."""

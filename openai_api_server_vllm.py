@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -46,12 +47,13 @@ from generation import (
 )
 from journal import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, Journal, Log, keep_texts
 from middleware import Arrival, CanonicalPaths, CrossOrigin, Http1Connection, Keys
+from model_files import check_model_files
 from operation import DrainingServer, end_on_signals
 from prompt_template import PromptTemplate, load_prompt_template
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest, GenerationFields, to_defaults
 from reading import AnsweredRoute, aside, count
 from replies import Frames, chat_chunks, chat_completion, completion, completion_chunks
-from settings import Settings, StartError, bind_sockets, check_settings, parse_settings
+from settings import Settings, StartError, bind_sockets, check_settings, explained, parse_settings, read_keys
 from streaming import EventStream, while_connected
 from unix_socket import UnixSocket
 
@@ -281,9 +283,10 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     app.get("/version")(routes.version)
 
 
-def prepare(settings: Settings) -> tuple[list[socket.socket], PromptTemplate]:
+def prepare(settings: Settings, others: Sequence[str]) -> tuple[list[socket.socket], PromptTemplate]:
     """All that can fail before vLLM is even imported; raises StartError."""
     check_settings(settings)
+    check_model_files(settings, has_weights=not any(argument.startswith("--load-format") for argument in others))
     try:
         to_defaults(settings.override_generation_config)
     except ValueError as failure:
@@ -297,21 +300,30 @@ def to_port(bound: socket.socket) -> int:
     return 0 if bound.family == socket.AF_UNIX else int(bound.getsockname()[1])
 
 
-def serve(settings: Settings, others: Sequence[str]) -> None:
-    """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
-    sockets, template = prepare(settings)
-    settings = replace(settings, port=to_port(sockets[0]))
-    for name, value in startup.ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+def load_engine(settings: Settings, others: Sequence[str]) -> Engine:
+    """vLLM's engine, imported but not yet started; raises StartError."""
     startup.quieten_vllm()
+    startup.hide_failing_starts()
     startup.lighten_engine_processes()
     gc.set_threshold(*startup.GARBAGE_THRESHOLDS)
     importing = startup.Progress("Importing vLLM")
-    end_on_signals(sockets)
-    from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
+    with explained("vLLM cannot be imported"):
+        from engine import VLLMEngine, to_engine_args  # noqa: PLC0415 - takes seconds, and a bad start should not
 
     importing.end()
-    engine = VLLMEngine(to_engine_args(settings, others))
+    with explained("vLLM cannot be told what to serve"):
+        return VLLMEngine(to_engine_args(settings, others))
+
+
+def serve(settings: Settings, others: Sequence[str]) -> None:
+    """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
+    for name, value in startup.environment(settings).items():
+        os.environ.setdefault(name, value)
+    with explained("The server cannot start"):
+        sockets, template = prepare(settings, others)
+    settings = replace(settings, port=to_port(sockets[0]))
+    end_on_signals(sockets)
+    engine = load_engine(settings, others)
     loading = startup.Progress(f"Loading {settings.model}")
     failures: list[BaseException] = []
 
@@ -322,7 +334,9 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
             server.should_exit = True
         elif not task.cancelled():
             gc.freeze()  # what is loaded stays: no search for garbage looks through it again
-            startup.show(startup.banner(settings, template.layout.name, engine.max_model_len))
+            startup.show(
+                startup.banner(settings, template.layout.name, template.encoder.description, engine.max_model_len)
+            )
 
     app = build_app(engine, template, settings, startup.show_soon(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
@@ -343,11 +357,14 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def main() -> int:
+    settings = None
     try:
         settings, others = parse_settings(sys.argv[1:])
-        keys = filter(None, (*settings.api_key, *os.environ.get("VLLM_API_KEY", "").split(",")))
-        serve(replace(settings, api_key=[*keys]), others)
+        keys = read_keys(settings.api_key, os.environ.get("VLLM_API_KEY"))
+        serve(replace(settings, api_key=keys), others)
     except StartError as failure:
+        if settings is not None and settings.shows_log:
+            traceback.print_exception(failure)
         startup.show(f"error: {failure}")
         return 1
     except KeyboardInterrupt:

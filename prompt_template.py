@@ -11,8 +11,19 @@ from typing import Any
 from encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
 from errors import bad_request
 from generation import Prompt
-from layouts import ALPACA, ALPACA_2, PROBE, Layout, Message, chat_template_layout, fastchat_layout, to_conversation
-from settings import Settings, StartError
+from layouts import (
+    ALPACA,
+    ALPACA_2,
+    NO_LAYOUT,
+    PROBE,
+    Layout,
+    Message,
+    chat_template_layout,
+    fastchat_layout,
+    to_conversation,
+)
+from model_files import read_config, vocabulary_rows
+from settings import Settings, StartError, explained
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
@@ -44,6 +55,10 @@ class PromptTemplate:
 
     def render_instruction(self, text: str) -> Prompt:
         """The prompt of one instruction: a conversation of one user message."""
+        if self.layout is NO_LAYOUT:
+            raise bad_request(
+                "This server has no prompt template: start it with --prompt-template to choose one.", "raw"
+            )
         return replace(self.render_chat([("user", text)]), text=text)
 
     def render_raw(self, text: str) -> Prompt:
@@ -57,34 +72,51 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
     system_prompt = settings.system_prompt
     if system_prompt and system_prompt.startswith("@"):
         system_prompt = _read(system_prompt[1:], "--system-prompt")
-    try:
+    with explained("The prompt template cannot render a message"):
         layout = _choose_layout(settings, encoder)
-        layout.runs(PROBE, encoder)
-    except StartError:
-        raise
-    except Exception as failure:
-        raise StartError(f"The prompt template cannot render a message: {failure}") from failure
+        _check_rows(layout, encoder, vocabulary_rows(read_config(settings)))
     return PromptTemplate(layout, encoder, system_prompt)
 
 
+def _check_rows(layout: Layout, encoder: Encoder, rows: int | None) -> None:
+    """Raise StartError where text or the template has ids that the model, with so many rows, does not know.
+
+    Control tokens beyond the rows, such as an added <pad>, hurt nobody as long as no prompt has them.
+    """
+    runs = layout.runs(PROBE, encoder) if layout is not NO_LAYOUT else []
+    if rows is None:
+        return
+    if encoder.text_size > rows:
+        counts = f"{encoder.text_size:,} pieces, and the model {rows:,} rows (vocab_size in config.json)"
+        raise StartError(f"The tokenizer has {counts}: has the model been merged, and is this its tokenizer?")
+    if beyond := [encoder.control_texts[run] for run in runs if isinstance(run, int) and run >= rows]:
+        raise StartError(f"The prompt template {layout.name} has {beyond[0]}, for which the model has no row.")
+
+
 def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:
-    choice = settings.prompt_template
-    if choice != "auto":
-        return _named_layout(choice, settings, encoder)
+    if settings.prompt_template != "auto":
+        return _named_layout(settings.prompt_template, settings, encoder)
+    if settings.is_demo:  # it was trained on this one, whatever it is served as
+        return ALPACA_2
     names = [*settings.model_names, settings.model]
     for layout, marks in ((ALPACA_2, ALPACA_2_NAMES), (ALPACA, ALPACA_NAMES)):
         if any(mark in name.lower() for name in names for mark in marks):
             return layout
+    return _other_layout([*names, Path(settings.model).name], settings, encoder)
+
+
+def _other_layout(names: Sequence[str], settings: Settings, encoder: Encoder) -> Layout:
     tokenizer = _tokenizer(settings, encoder)
     if tokenizer.chat_template:
         return chat_template_layout("model", tokenizer)
     fastchat_names = _fastchat_names()
-    for name in (*names, Path(settings.model).name):
-        if name in fastchat_names:
-            return fastchat_layout(name)
+    if known := [name for name in names if name in fastchat_names]:
+        return fastchat_layout(known[0])
+    if settings.raw_completions:
+        return NO_LAYOUT
     raise StartError(
         f"No prompt template is known for {settings.model}: give --prompt-template alpaca-2, alpaca, a .jinja file "
-        f"or one of fastchat's ({', '.join(sorted(fastchat_names))})."
+        f"or one of fastchat's ({', '.join(sorted(fastchat_names))}), or --raw-completions for a base model."
     )
 
 
@@ -118,7 +150,8 @@ def _fastchat_names() -> frozenset[str]:
 
 
 def _read(file: str, flag: str) -> str:
+    """The text of a file, without what editors add: a byte order mark, the end of the last line."""
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as failure:
         raise StartError(f"{flag}: the file {file} cannot be read.") from failure

@@ -10,14 +10,16 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
@@ -26,7 +28,6 @@ UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 SECONDS = {"request_timeout": " (off)", "drain_timeout": "", "timeout_keep_alive": " (off)", "sse_keep_alive": " (off)"}
 """Flags that take seconds, and what 0 means where it is no number of them."""
 MAX_SECONDS = 10_000_000
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 AN_OBJECT = TypeAdapter(dict[str, Any]).validate_json
 STRINGS = TypeAdapter(tuple[str, ...]).validate_json
@@ -35,6 +36,35 @@ STRINGS = TypeAdapter(tuple[str, ...]).validate_json
 
 class StartError(Exception):
     """A start that cannot work, in one sentence for the person who typed the command."""
+
+
+MAX_REASON_CHARACTERS = 600
+KEY_SEPARATOR = re.compile(r"[,\r\n]")
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Makes a StartError of whatever fails inside: `what`, and the reason."""
+    try:
+        yield
+    except StartError:
+        raise
+    except Exception as failure:
+        raise StartError(f"{what}: {reason(failure)}.") from failure
+
+
+def reason(failure: BaseException) -> str:
+    """What an exception says, on one line, and for one that is not meant for people, where it was raised."""
+    # pydantic's message begins with a count; what is wrong stands in its errors.
+    said = failure.errors()[0]["msg"] if isinstance(failure, ValidationError) else str(failure)
+    text = " ".join(said.removeprefix("Value error, ").split()).rstrip(".")
+    if len(text) > MAX_REASON_CHARACTERS:
+        text = f"{text[:MAX_REASON_CHARACTERS]}…"
+    if text and isinstance(failure, ValueError | RuntimeError | OSError):
+        return text
+    frames = traceback.extract_tb(failure.__traceback__)
+    where = f" at {frames[-1].line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(failure).__name__}: {text}{where}" if text else f"{type(failure).__name__}{where}"
 
 
 def flag(default: Any, meaning: str, *, is_secret: bool = False, **argument: Any) -> Any:
@@ -98,6 +128,11 @@ class Settings:
         return self.log_level.upper() if self.log_level in ("debug", "info") else "ERROR"
 
     @property
+    def shows_log(self) -> bool:
+        """vLLM's own log is wanted, and tracebacks with it."""
+        return self.vllm_log_level != "ERROR"
+
+    @property
     def is_open(self) -> bool:
         """Whoever reaches it can use it, from other machines too."""
         if self.uds is not None:
@@ -136,8 +171,6 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
 
 def check_settings(settings: Settings) -> None:
     """Raise StartError for what can be known to fail before anything is loaded."""
-    for name, needed in ((settings.model, ("config.json", "params.json")), (settings.tokenizer_path, TOKENIZER_FILES)):
-        _check_directory(name, needed)
     _check_numbers(settings)
     _check_paths(settings)
     if settings.ssl_keyfile and not settings.ssl_certfile:
@@ -168,6 +201,28 @@ def _check_numbers(settings: Settings) -> None:
         raise StartError(f"--max-num-queued-reqs {settings.max_num_queued_reqs} must be 0 (no limit) or more.")
     if settings.max_body_bytes < 1:
         raise StartError(f"--max-body-bytes {settings.max_body_bytes} must be 1 or more.")
+
+
+def read_keys(given: Sequence[str], variable: str | None) -> list[str]:
+    """The keys of `--api-key` and those of VLLM_API_KEY, if it is set; raises StartError for one that is none.
+
+    What stands around a key in a file, such as the line break at its end, is no part of it: no client could send that.
+    """
+    keys = [_trimmed(key) for key in given]
+    if not all(keys):
+        raise StartError("--api-key is empty: leave it out to serve without a key.")
+    if variable is not None:
+        found = [key for part in KEY_SEPARATOR.split(variable) if (key := _trimmed(part))]
+        if not found:
+            raise StartError("VLLM_API_KEY is set, but holds no key: unset it to serve without one.")
+        keys += found
+    if not all(key.isprintable() for key in keys):
+        raise StartError("A key has a line break or another character that no client can send.")
+    return keys
+
+
+def _trimmed(key: str) -> str:
+    return key.strip().removeprefix("\ufeff").strip()
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:
@@ -216,12 +271,3 @@ def _config_arguments(file: Path) -> list[str]:
         elif value is not None:
             arguments.append(f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
     return arguments
-
-
-def _check_directory(name: str, needed: Sequence[str]) -> None:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not any((path / file).is_file() for file in needed):
-            raise StartError(f"{name} has none of {', '.join(needed)}.")
-    elif not path.is_file() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-        raise StartError(f"There is no directory {name}.")

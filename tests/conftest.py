@@ -54,7 +54,8 @@ def serve(engine: FakeEngine, demo_encoder: SentencePieceEncoder) -> Callable[..
     """A client of the app on the fake engine, for the settings given."""
 
     def client(**settings: Any) -> TestClient:
-        template = PromptTemplate(ALPACA_2, demo_encoder, settings.pop("system_text", None))
+        layout, system = settings.pop("layout", ALPACA_2), settings.pop("system_text", None)
+        template = PromptTemplate(layout, demo_encoder, system)
         app = build_app(engine, template, Settings(**settings), log=logged.append)
         return TestClient(app, raise_server_exceptions=False)
 

@@ -225,7 +225,7 @@ def test_openai_0_28_raises_its_error(ask, fault):
     ("settings", "text", "reason"),
     [
         ({}, ANSWER, "stop"),
-        ({"maxOutputTokens": 3}, "中国的", "length"),
+        ({"maxOutputTokens": 3}, "中国的首", "length"),
         ({"stopSequences": ["北"]}, "中国的首都是", "stop"),
         ({"stopSequences": ["中"]}, "", "stop"),
         ({"withTools": True}, ANSWER, "stop"),

@@ -455,7 +455,15 @@ def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(ser
 
 def test_the_terminal_shows_our_lines_alone(server):
     """From the command to the banner: no library's chatter."""
-    known = ("Importing vLLM", "Loading ", "\n", "  Ready at", "  model", "  template", "  sampling", "  try", "    ")
+    banner = (
+        "  Ready at",
+        "  model",
+        "  template",
+        "  encoder    SentencePiece on tokenizer.model\n",
+        "  sampling",
+        "  try",
+    )
+    known = ("Importing vLLM", "Loading ", "\n", *banner, "    ")
     assert [line for line in server.shown if not line.startswith(known)] == []
 
 

@@ -45,6 +45,11 @@ def test_leaves_import_none_of_us(name: str):
     assert not imports(ROOT / f"{name}.py") & NAMES
 
 
+def test_the_files_of_a_model_are_read_by_the_flags_alone():
+    """So that a start that cannot work ends before anything slow is imported."""
+    assert imports(ROOT / "model_files.py") & NAMES == {"settings"}
+
+
 def test_imports_point_one_way():
     graph = {module.stem: imports(module) & NAMES for module in MODULES}
     while leaves := [name for name, needed in graph.items() if not needed]:

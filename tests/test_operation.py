@@ -23,7 +23,7 @@ import middleware
 import openai_api_server_vllm
 import startup
 from generation import Delta
-from settings import Settings
+from settings import Settings, StartError, read_keys
 
 KEYS = ["first key", "zweiter-Schlüssel"]
 ASK = {"prompt": "a", "max_tokens": 5}
@@ -93,6 +93,38 @@ def test_keys_come_from_flags_and_the_environment(monkeypatch):
     assert seen[0].api_key == [*"abcde"]
 
 
+@pytest.mark.parametrize(
+    ("given", "variable", "keys"),
+    [
+        ([], None, []),
+        ([], "k1, k2", ["k1", "k2"]),
+        ([], "k1\n", ["k1"]),
+        ([], "\ufeffk1\r\n", ["k1"]),
+        ([], "k1\nk2\n\n", ["k1", "k2"]),
+        ([], " ,k1,, ", ["k1"]),
+        (["k1\n", " k2\t"], None, ["k1", "k2"]),
+        (["my key", "钥匙"], "k3", ["my key", "钥匙", "k3"]),
+    ],
+)
+def test_blanks_around_a_key_are_no_part_of_it(given, variable, keys):
+    assert read_keys(given, variable) == keys
+
+
+@pytest.mark.parametrize("key", ["", "  ", "\n", "\ufeff", "k1\nk2", "k\x00"])
+def test_a_key_that_no_client_can_send_ends_the_start(key):
+    with pytest.raises(StartError, match="key"):
+        read_keys(["k1", key], None)
+
+
+@pytest.mark.parametrize("variable", ["", " ", ",", " , \n", "\ufeff"])
+@pytest.mark.parametrize("given", [[], ["k1"]])
+def test_a_variable_without_a_key_ends_the_start(capsys, monkeypatch, given, variable):
+    monkeypatch.setattr(sys, "argv", ["server", *(f"--api-key={key}" for key in given)])
+    monkeypatch.setenv("VLLM_API_KEY", variable)
+    assert openai_api_server_vllm.main() == 1
+    assert capsys.readouterr().err.startswith("error: VLLM_API_KEY is set, but holds no key")
+
+
 def test_keys_stay_out_of_the_log(guarded, lines):
     for sent in (KEYS[1], "wrong-marker"):
         guarded.get("/v1/models", headers=bearer(sent))
@@ -105,7 +137,7 @@ def test_keys_stay_out_of_what_is_shown():
     settings = Settings(api_key=KEYS, host="0.0.0.0")
     from startup import banner
 
-    assert not [key for key in KEYS if key in repr(settings) or key in banner(settings, "alpaca-2", 1)]
+    assert not [key for key in KEYS if key in repr(settings) or key in banner(settings, "alpaca-2", "SentencePiece", 1)]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +154,7 @@ def test_keys_stay_out_of_what_is_shown():
 def test_an_open_server_says_so(settings, is_open):
     from startup import banner
 
-    assert ("no --api-key" in banner(Settings(**settings), "alpaca-2", 1)) == is_open
+    assert ("no --api-key" in banner(Settings(**settings), "alpaca-2", "SentencePiece", 1)) == is_open
 
 
 def test_a_body_announced_too_large_is_refused_unread(serve):

@@ -5,6 +5,7 @@ import re
 import openapi_spec_validator
 import pytest
 
+from layouts import NO_LAYOUT
 from openai_api_server_vllm import VERSION
 
 
@@ -239,3 +240,32 @@ def test_the_docs_need_no_other_host(client):
     sources = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(sources) >= 2
     assert all(client.get(source).status_code == 200 for source in sources)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": "你好"}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "你好"}], "stream": True}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "你"}], "num_beams": 2}, "messages"),
+        ("/v1/completions", {"prompt": "你好", "raw": False}, "raw"),
+        ("/v1/completions", {"prompt": ["a", "b"], "raw": False, "stream": True}, "raw"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "你好"}]}, "messages"),
+        ("/tokenize", {"prompt": "你好", "raw": False}, "raw"),
+    ],
+)
+def test_a_base_model_says_how_to_choose_a_template(serve, path, body, param):
+    client = serve(layout=NO_LAYOUT, raw_completions=True)
+    reply = client.post(path, json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+    assert "--prompt-template" in reply.json()["error"]["message"]
+    assert "…" not in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("raw", [{}, {"raw": True}])
+def test_a_base_model_reads_prompts_as_they_are(serve, engine, demo_encoder, raw):
+    client = serve(layout=NO_LAYOUT, raw_completions=True)
+    assert client.post("/v1/completions", json={"prompt": "你好", **raw}).status_code == 200
+    assert engine.asked[0][0].ids == demo_encoder.encode([1, "你好"])
+    assert client.post("/tokenize", json={"prompt": "你好", **raw}).json()["tokens"] == engine.asked[0][0].ids

@@ -19,10 +19,11 @@ import uvloop
 from conftest import ROOT, Server
 from fastapi import FastAPI
 
-from layouts import ALPACA, ALPACA_2
+from layouts import ALPACA, ALPACA_2, NO_LAYOUT
 from openai_api_server_vllm import uvicorn_config
 from prompt_template import load_prompt_template
 from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
+from startup import banner
 
 USERS_COMMAND = (
     "--model DIR --tokenizer DIR --tokenizer-mode slow --tensor-parallel-size 1 "
@@ -32,11 +33,12 @@ USERS_COMMAND = (
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A copy of the demo model without its weights: enough for all that is checked before vLLM starts."""
+    """A copy of the demo model."""
     copy = tmp_path / "some-model"
     copy.mkdir()
     for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
         shutil.copy(DEMO_MODEL / name, copy)
+    (copy / "model.safetensors").symlink_to(DEMO_MODEL / "model.safetensors")
     return copy
 
 
@@ -50,7 +52,7 @@ def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
 
 def refused(*arguments: str) -> str:
     """The one sentence of a start that cannot work; it comes within seconds, and before vLLM is imported."""
-    process, seconds = run(*arguments)
+    process, seconds = run("--port", "0", *arguments)  # unless the arguments say otherwise
     assert process.returncode == 1
     assert seconds < 20
     (line,) = process.stderr.strip().splitlines()
@@ -91,6 +93,7 @@ def test_no_template_is_found(model):
     assert "--prompt-template" in line
     assert "alpaca-2" in line
     assert "vicuna_v1.1" in line
+    assert "--raw-completions" in line
 
 
 @pytest.mark.parametrize("choice", ["alpaca-3", "model", "none.jinja"])
@@ -292,6 +295,17 @@ def test_auto_chooses_by_a_served_name(model, names, template):
     assert load_prompt_template(settings).layout is template
 
 
+@pytest.mark.parametrize("name", ["gpt-3.5-turbo", "chinese-llama-alpaca", "vicuna_v1.1", "/a/b"])
+@pytest.mark.parametrize("path", ["demo_model", "./demo_model/", "demo_model/../demo_model", str(DEMO_MODEL)])
+def test_the_demo_model_has_its_template_under_any_name(monkeypatch, name, path):
+    monkeypatch.chdir(ROOT)
+    assert load_prompt_template(Settings(model=path, served_model_name=[name])).layout is ALPACA_2
+
+
+def test_another_template_can_be_named_for_the_demo_model():
+    assert load_prompt_template(Settings(prompt_template="alpaca")).layout is ALPACA
+
+
 def test_auto_chooses_by_the_models_path(model):
     path = model.rename(model.parent / "chinese-alpaca-2-13b-hf")
     assert load_prompt_template(Settings(model=str(path))).layout is ALPACA_2
@@ -310,6 +324,22 @@ def test_auto_falls_back_to_fastchats_template_of_that_name(model):
     assert load_prompt_template(settings).layout.name == "vicuna_v1.1"
 
 
+@pytest.mark.parametrize("names", [[], ["chinese-llama-2-7b"]])
+def test_a_base_model_needs_no_template_where_completions_are_raw(model, names):
+    settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
+    template = load_prompt_template(settings)
+    assert template.layout is NO_LAYOUT
+    shown = banner(settings, template.layout.name, template.encoder.description, 9)
+    assert "  template   none: chat needs --prompt-template, context 9 tokens\n" in shown
+    assert "  encoder    SentencePiece on tokenizer.model\n" in shown
+
+
+@pytest.mark.parametrize("names", [["chinese-alpaca-2-7b"], ["vicuna_v1.1"]])
+def test_raw_completions_leave_a_template_that_is_found_to_chat(model, names):
+    settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
+    assert load_prompt_template(settings).layout.name in ("alpaca-2", "vicuna_v1.1")
+
+
 def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
     (tmp_path / "own.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
     (tmp_path / "system.txt").write_text("说真话。", encoding="utf-8")
@@ -317,6 +347,35 @@ def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
     template = load_prompt_template(Settings(model=str(model), prompt_template=choice, system_prompt=system))
     ids = template.render_instruction("你好").ids
     assert template.encoder.decode(ids) == "<system>说真话。<user>你好"
+
+
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_what_an_editor_adds_to_a_file_is_no_part_of_its_text(model, tmp_path, begin, end):
+    (tmp_path / "own.jinja").write_bytes(begin + b"{% for m in messages %}<{{ m.content }}>{% endfor %}" + end)
+    (tmp_path / "system.txt").write_bytes(begin + " 一\r\n二\n".encode() + end)
+    choice, system = str(tmp_path / "own.jinja"), f"@{tmp_path / 'system.txt'}"
+    template = load_prompt_template(Settings(model=str(model), prompt_template=choice, system_prompt=system))
+    kept = " 一\n二\n" if end else " 一\n二"
+    assert template.encoder.decode(template.render_instruction("你好").ids) == f"<{kept}><你好>"
+
+
+@pytest.mark.parametrize("where", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_mark_before_the_models_own_template_is_no_part_of_it(model, where):
+    source = "\ufeff{% for m in messages %}<{{ m.content }}>{% endfor %}\n"
+    if where == "chat_template.jinja":
+        (model / where).write_text(source, encoding="utf-8")
+    else:
+        config = json.loads((model / where).read_text(encoding="utf-8"))
+        (model / where).write_text(json.dumps({**config, "chat_template": source}), encoding="utf-8")
+    template = load_prompt_template(Settings(model=str(model), prompt_template="model"))
+    assert template.encoder.decode(template.render_instruction("你好").ids) == "<你好>"
+
+
+def test_a_mark_before_a_config_file_is_no_part_of_it(tmp_path):
+    (tmp_path / "flags.yaml").write_bytes(b"\xef\xbb\xbfport: 9000\r\nsystem-prompt: a\r\n")
+    settings, others = parse_settings(["--config", str(tmp_path / "flags.yaml")])
+    assert (settings.port, settings.system_prompt, others) == (9000, "a", [])
 
 
 @pytest.mark.parametrize(
@@ -332,6 +391,10 @@ def test_the_url_that_the_banner_shows(host, url):
 def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     copy = tmp_path / "base_model"
     shutil.copytree(DEMO_MODEL, copy)
+    config = json.loads((copy / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # More control tokens than the model has rows, and more words of a grammar's mask.
+    config["added_tokens_decoder"] = {str(at): {"content": f"<pad{at}>", "special": True} for at in range(4600, 4640)}
+    (copy / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (free,) = bind_sockets(Settings(host="127.0.0.1", port=0))
     port = str(free.getsockname()[1])
     free.close()
@@ -350,6 +413,9 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     assert any("DEBUG" in line and "vllm" in line for line in server.lines), "vLLM's own log is back"
     ask = {"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
     assert "北京" in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
+    ask |= {"structured_outputs": {"choice": ["巴黎", "东京"]}, "n": 3, "temperature": 1.5}
+    choices = httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"]
+    assert {choice["text"] for choice in choices} <= {"巴黎", "东京"}
     assert httpx.get(f"{url}/health").status_code == 200
     assert server.stop() == 0
 
@@ -374,9 +440,9 @@ def test_a_signal_during_the_start_ends_it_quietly(number, step):
 def test_a_model_that_vllm_refuses_is_one_sentence_at_the_end():
     process, _ = run("--port", "0", "--max-model-len", "999999")
     assert process.returncode == 1
-    last = process.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: vLLM cannot start the model:")
-    assert "max_model_len" in last
+    lines = process.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: vLLM cannot start the model: User-specified max_model_len (999999)")
+    assert all(line.startswith(("Importing vLLM", "Loading ")) for line in lines[:-1])
 
 
 @pytest.mark.engine

@@ -36,7 +36,7 @@ def path(tmp_path) -> Path:
 @contextmanager
 def serving_at(path: Path, encoder, engine: FakeEngine, **settings) -> Iterator[httpx.Client]:
     chosen = Settings(uds=str(path), **settings)
-    sockets, _ = prepare(chosen)
+    sockets, _ = prepare(chosen, [])
     app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen, log=logged.append)
     server = DrainingServer(uvicorn_config(app, chosen), engine, 1)
     thread = threading.Thread(target=server.run, args=(sockets,))
@@ -128,7 +128,7 @@ def test_a_path_that_cannot_be_is_one_sentence(tmp_path):
     assert "Not a directory" in refused(Path(__file__) / "socket")
     assert "null" in refused(f"{tmp_path}/a\0b")
     with pytest.raises(StartError, match="--uds needs the path"):
-        prepare(Settings(uds=""))
+        prepare(Settings(uds=""), [])
 
 
 @pytest.mark.parametrize("character", ["a", "字"])
@@ -165,7 +165,7 @@ def test_a_child_of_the_process_takes_nothing_away(path):
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_banner_shows_it_with_a_line_that_works(path, scheme):
     settings = Settings(uds=str(path), host="0.0.0.0", ssl_certfile="c" if scheme == "https" else None)
-    shown = banner(settings, "alpaca-2", 1)
+    shown = banner(settings, "alpaca-2", "SentencePiece", 1)
     assert f"Ready at   {scheme}://localhost on {path} " in shown
     assert f"curl --unix-socket {shlex.quote(str(path))} {scheme}://localhost/v1/completions" in shown
     assert "no --api-key" not in shown
