@@ -13,7 +13,7 @@ BIN := .venv/bin
 MODULES := $(wildcard *.py)
 CLIENTS := tests/clients
 ENVIRONMENTS := $(patsubst $(CLIENTS)/requirements/%.txt,$(CLIENTS)/environments/%,$(wildcard $(CLIENTS)/requirements/*.txt))
-LINE_BUDGET := 3080
+LINE_BUDGET := 4265
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 ifneq ($(shell command -v nvidia-smi 2>/dev/null),)

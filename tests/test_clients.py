@@ -365,7 +365,7 @@ def test_a_pydantic_ai_agent_reads_an_object_that_it_asked_for_in_words(ask):
 def test_instructor_reads_structured_output(ask, mode):
     read = ask("openai2", "with_instructor", "structured", mode=mode, **CHAT)
     assert is_city(read["plain"])
-    assert read["streamed"] == read["plain"]
+    assert is_city(read["streamed"])  # of a function named otherwise, so perhaps another city
 
 
 def test_instructor_reads_an_object_of_json_mode(ask):
