@@ -4,16 +4,10 @@ The shape is OpenAI's `{"error": {"message", "type", "param", "code"}}`, at most
 client did not need to know: no stack, no path, no echo of its input.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
-from fastapi import Request, Response
 from pydantic_core import to_json
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-
-logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARACTERS = 240
 MAX_PARAM_CHARACTERS = 60
@@ -43,9 +37,6 @@ class APIError(Exception):
         }
         return to_json({"error": error})
 
-    def to_response(self) -> Response:
-        return Response(self.to_json(), self.status, self.headers, "application/json")
-
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> APIError:
     """A 400 that names the field at fault."""
@@ -55,26 +46,6 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 def unavailable(message: str, code: str) -> APIError:
     """A 503: the same request may succeed a second later."""
     return APIError(503, message, code=code, headers={"Retry-After": "1"})
-
-
-def to_api_error(failure: BaseException) -> APIError:
-    """Any exception as the client may see it; the unexpected is logged here and says nothing outside."""
-    match failure:
-        case APIError():
-            return failure
-        case ClientDisconnect():
-            return bad_request("The request body did not arrive.")
-        case HTTPException(status_code=404):
-            return APIError(404, "Unknown path.", code="not_found")
-        case HTTPException():
-            return APIError(failure.status_code, f"{failure.detail}.", headers=failure.headers)
-    logger.error("unexpected failure", exc_info=failure)
-    return APIError(500, "The server failed unexpectedly; the failure is in its log.")
-
-
-async def answer_failure(_: Request, failure: Exception) -> Response:
-    """For failures outside the routes: unknown paths and wrong methods."""
-    return to_api_error(failure).to_response()
 
 
 def _shortened(text: str, limit: int) -> str:

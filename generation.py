@@ -1,7 +1,8 @@
-"""The waist: one accepted request, and the deltas that it is answered with.
+"""The interface between API and engine: a prompt and a decoding go in, deltas come out.
 
-Everything before it turns a request into prompt ids; everything after it turns deltas into OpenAI's shapes. Knows
-nothing about HTTP, vLLM or templates. An `Engine` is whatever has deltas for a prompt: vLLM, or a test's script.
+Knows nothing about HTTP, OpenAI's wire format, vLLM or templates. An `Engine` is whatever has
+deltas for a prompt: vLLM, or a test's script. Nothing behind it asks which endpoint a request
+came from.
 
 Deltas are pushed from the engine to the socket by calls, not awaited hop by hop: what a step of the engine has made for
 hundreds of streams is then written without a task to wake for each.
@@ -9,19 +10,13 @@ hundreds of streams is then written without a task to wake for each.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from errors import APIError, bad_request
-from foreign_fields import CHAT_FIELDS, COMPLETION_FIELDS, FOREIGN_FIELDS, check_foreign_fields
-from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, FinishReason, Request, ToolFields, Usage
-
-MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
-CUTTING_FIELDS = ("stop", "stop_token_ids", "include_stop_str_in_output")
-"""What would leave a call broken."""
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(slots=True)
@@ -37,8 +32,65 @@ class Prompt:
     """Tokens that spell `answer_lead` and nothing else; the first of an answer is left out if it is one of them."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer has to look like. `param` is the request field that asks for it, for errors."""
+
+    param: str
+    kind: Literal["schema", "choice", "regex", "grammar", "calls"]
+    value: Any
+    """By kind: a JSON schema (dict); texts; a regular expression; a grammar (Lark or GBNF); (name, schema) pairs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How an answer is decoded: the choices of a request, resolved. Names and units are those of the API's fields."""
+
+    max_tokens: int
+    """Of an answer, the prompt's `answer_lead` not counted."""
+    n: int = 1
+    """Answers that are returned."""
+    width: int = 1
+    """Answers that are generated, or beams that are kept: at least `n`."""
+    stream: bool = False
+    """Deltas as they come, not one for each answer."""
+    is_beam_search: bool = False
+    temperature: float = 0.0
+    """0: greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    early_stopping: Literal[True, False, "never"] = False
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: Sequence[int] = ()
     barred: Sequence[Sequence[int]] = ()
     """Token ids that an answer may not have one after the other."""
+    alternatives: int | None = None
+    """How many of the likeliest tokens are reported beside each; None: no log-probabilities."""
+    constraint: Constraint | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def takes_best(self) -> bool:
+        """More are sampled than returned; greedy ones are all equal, so there is no best."""
+        return self.width > self.n and not self.is_greedy and not self.is_beam_search
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +157,8 @@ class Engine(Protocol):
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
 
-    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
-        """The deltas of `request.n` choices, in one piece each unless `request.stream`.
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+        """The deltas of `decoding.n` choices, in one piece each unless `decoding.stream`.
 
         They are what the client sees: without the prompt's `answer_lead`, which counts in no limit. Raises APIError
         at once, not at the first delta, for fields that it cannot honour.
@@ -118,17 +170,19 @@ class Engine(Protocol):
 
 @dataclass(slots=True)
 class Generation:
-    """One accepted request."""
+    """One accepted request, and how far it has come."""
 
     id: str
     model: str
     prompts: list[Prompt]
-    n: int
+    decoding: Decoding
     source: Source
     scores: Callable[[], Awaitable[list[list[TokenLogprob]]]]
     """Of the prompts' tokens."""
+    ignored: Sequence[str] = ()
+    """Request fields that were sent and have no effect, with their paths."""
     tokens: int = 0
-    """Generated so far; this and the next two are kept by whoever reads the deltas."""
+    """Generated so far."""
     began: float | None = None
     """When the first delta came, by `time.monotonic`."""
     finish_reasons: list[str] = field(default_factory=list)
@@ -137,114 +191,21 @@ class Generation:
     @property
     def choices(self) -> int:
         """Of all prompts together: choice j of prompt i has the index `i * n + j`."""
-        return len(self.prompts) * self.n
+        return len(self.prompts) * self.decoding.n
 
     @property
     def prompt_tokens(self) -> int:
         return sum(len(prompt.ids) for prompt in self.prompts)
 
     @property
-    def usage(self) -> Usage:
-        """So far."""
-        sent = self.prompt_tokens
-        return Usage(prompt_tokens=sent, completion_tokens=self.tokens, total_tokens=sent + self.tokens)
+    def is_over(self) -> bool:
+        return len(self.finish_reasons) == self.choices
 
-
-def check_fields(request: Request) -> None:
-    """Raise for fields that this version cannot honour, and for fields that contradict each other."""
-    if request.model_extra:
-        own = COMPLETION_FIELDS if isinstance(request, CompletionRequest) else CHAT_FIELDS
-        check_foreign_fields(request.model_extra, FOREIGN_FIELDS | own)
-    param = "num_beams" if request.num_beams > 1 else "best_of"
-    _require(request.width >= request.n, param, f"must be at least 'n', which is {request.n}.")
-    is_open = "allowed_token_ids" not in request.model_fields_set or bool(request.allowed_token_ids)
-    _require(is_open, "allowed_token_ids", "must allow at least one token.")
-    _require(all(request.bad_words), "bad_words", "cannot have an empty word.")
-    if request.is_beam_search:
-        _check_beams(request)
-    _require(request.stream or request.stream_options is None, "stream_options", "is only allowed with 'stream': true.")
-    if request.constrained_by:
-        _check_constraint(request)
-    if isinstance(request, CompletionRequest):
-        _require(not request.suffix, "suffix", "is not supported: the model continues a prompt, it does not fill it.")
-    else:
-        _require(request.logprobs or not request.top_logprobs, "top_logprobs", "is only allowed with 'logprobs': true.")
-        check_tools(request)
-
-
-def check_tools(request: ToolFields) -> None:
-    """Raise for a choice that is none of the tools."""
-    offered = {tool.function.name for tool in request.tools}
-    is_known = offered.issuperset(request.tool_choice.allowed_names or ())
-    has_some = bool(offered) or not request.tool_choice.is_call_required
-    _require(is_known and has_some, "tool_choice", "asks for a function that is not among the 'tools'.")
-
-
-def truncate(ids: list[int], request: Request, max_model_len: int) -> list[int]:
-    """The prompt's last ids, or its first, as many as `truncate_prompt_tokens` says; raises APIError for too many."""
-    size = request.truncate_prompt_tokens
-    if size is None:
-        return ids
-    limit = max_model_len - bool(request.token_limit)  # as vLLM: room for one token, if any is to be generated
-    _require(size != 0 and size <= limit, "truncate_prompt_tokens", f"must be -1 or from 1 to {limit}.")
-    size = limit if size == -1 else size
-    return ids[:size] if request.truncation_side == "right" else ids[-size:]
-
-
-def check_length(characters: int, max_token_characters: int | None, max_model_len: int, param: str) -> None:
-    """Refuse, before it is encoded, a text that no tokens could make fit."""
-    if max_token_characters is not None and characters > max_token_characters * max_model_len:
-        raise _too_long(max_model_len, f"at least {characters // max_token_characters}", param)
-
-
-def start_generation(
-    engine: Engine, request: Request, prompts: list[Prompt], model_names: Sequence[str], serial: str
-) -> Generation:
-    """Accept a request: its model is checked, its tokens counted, the engine asked for room. Raises APIError.
-
-    `serial` is unique, and part of the reply's id.
-    """
-    engine.check_ready()
-    model = check_model(request.model, model_names)
-    kind = "cmpl" if isinstance(request, CompletionRequest) else "chatcmpl"
-    request_id = f"{kind}-{serial}"
-    limits = [_token_budget(prompt, request, engine.max_model_len) for prompt in prompts]
-    engine.admit(len(prompts) * request.width)
-    sources = [
-        engine.generate(prompt, request, limit, f"{request_id}-{number}")
-        if limit
-        else partial(pour, _nothing(request.n))
-        for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
-    ]
-
-    async def scores() -> list[list[TokenLogprob]]:
-        tasks = [
-            asyncio.create_task(engine.score(prompt, request.alternatives or 0, f"{request_id}-{number}-prompt"))
-            for number, prompt in enumerate(prompts)
-        ]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            await end(tasks)
-
-    return Generation(request_id, model, prompts, request.n, merge(sources, request.n), scores)
-
-
-def check_model(asked: str | None, served: Sequence[str]) -> str:
-    """The model's name in the reply: the one that was asked for, else the first; raises a 404 for any other."""
-    if asked is None:
-        return served[0]
-    if asked not in served:
-        named, names = _shown(asked, MAX_NAME_SHOWN), _shown("', '".join(served), MAX_NAMES_SHOWN)
-        message = f"The model '{named}' does not exist. Served here: '{names}'."
-        raise APIError(404, message, param="model", code="model_not_found")
-    return asked
-
-
-def _shown(name: str, limit: int) -> str:
-    """A text as it may stand in a message: cut, and with nothing in it that moves a cursor or breaks a line."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:limit])
-    return escaped if len(escaped) <= limit and len(name) <= limit else f"{escaped[: limit - 1]}…"
+    def count(self, delta: Delta) -> None:
+        """Take a delta into account: its reader calls this for each."""
+        self.tokens += len(delta.token_ids)
+        if delta.finish_reason is not None:
+            self.finish_reasons.append(delta.finish_reason)
 
 
 async def pour(deltas: Deltas, sink: Sink) -> None:
@@ -269,7 +230,10 @@ def merge(sources: Sequence[Source], n: int) -> Source:
         return replace(delta, index=delta.index + offset)
 
     async def merged(sink: Sink) -> None:
-        shifted = [changed(source, partial(shift, offset=number * n)) for number, source in enumerate(sources)]
+        shifted = [
+            changed(source, partial(shift, offset=number * n))
+            for number, source in enumerate(sources)
+        ]
         tasks = [asyncio.ensure_future(source(sink)) for source in shifted]
         try:
             await asyncio.gather(*tasks)
@@ -284,64 +248,3 @@ async def end(tasks: Collection[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _nothing(n: int) -> Deltas:
-    """What `max_tokens: 0` generates."""
-    for index in range(n):
-        yield Delta(index, "", (), "length")
-
-
-def _token_budget(prompt: Prompt, request: Request, max_model_len: int) -> int:
-    """Tokens that may be generated: what was asked for, clamped to the room that the prompt leaves."""
-    used, limit = len(prompt.ids), request.token_limit
-    room = max_model_len - used
-    if room < 1 and (limit or request.alternatives is not None):
-        param = "messages" if isinstance(request, ChatCompletionRequest) else "prompt"
-        raise _too_long(max_model_len, str(used), param)
-    _require(request.min_tokens <= limit, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")
-    return min(limit, max(room, 0))
-
-
-def _too_long(max_model_len: int, used: str, param: str) -> APIError:
-    message = (
-        f"This model's maximum context length is {max_model_len} tokens. However, your prompt has {used} tokens. "
-        "The prompt is too long."  # the words that LangChain knows an overflow by
-    )
-    return bad_request(message, param, "context_length_exceeded")
-
-
-def _check_beams(request: Request) -> None:
-    """What transformers' beam search has, and what log-probabilities of the likeliest tokens are enough for."""
-    param = "best_of" if request.best_of == request.width else "n"
-    _require(request.width <= MAX_BEAMS, param, f"must be at most {MAX_BEAMS} with beam search.")
-    for name in ("presence_penalty", "frequency_penalty"):
-        is_unset = name not in request.model_fields_set or not getattr(request, name)
-        _require(is_unset, name, "is not supported with beam search; 'repetition_penalty' is.")
-    _require(request.beam_repetition_penalty >= 1, "repetition_penalty", "must be at least 1 with beam search.")
-    for name in ("bad_words", "allowed_token_ids"):
-        _require(not getattr(request, name), name, "is not supported with beam search.")
-    is_lowering = max(request.logit_bias.values(), default=0) <= 0
-    _require(is_lowering, "logit_bias", "must not be above 0 for any token with beam search.")
-
-
-def _check_constraint(request: Request) -> None:
-    """What the reply must look like can be said once, and ends it: nothing can be asked to come after."""
-    param, *others = request.constrained_by
-    _require(not others, param, f"cannot be combined with {' and '.join(map(repr, others))}.")
-    _require(not request.is_beam_search, param, "is not supported with beam search.")
-    _require(not request.ignore_eos, param, "cannot be combined with 'ignore_eos'.")
-    _require(not request.min_tokens, param, "cannot be combined with 'min_tokens'.")
-    # Between them they could leave no token at all.
-    for name in ("bad_words", "allowed_token_ids"):
-        _require(not getattr(request, name), name, f"cannot be combined with '{param}'.")
-    if request.callable_functions:
-        _require(request.alternatives is None, "logprobs", "cannot be given for the call of a function.")
-        for name in CUTTING_FIELDS:
-            _require(not getattr(request, name), name, "cannot be combined with the call of a function.")
-
-
-def _require(holds: bool, param: str, otherwise: str) -> None:
-    """Raise a 400 whose message begins with the field, unless it holds."""
-    if not holds:
-        raise bad_request(f"'{param}' {otherwise}", param)

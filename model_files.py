@@ -13,7 +13,13 @@ from typing import Any
 from settings import Settings, StartError
 
 MODEL_FILES = ("config.json", "params.json")
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "tekken.json")
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "tekken.json",
+)
 JSON_FILES = ("config.json", "generation_config.json", "params.json", "tokenizer_config.json", "tokenizer.json",
               "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 INDEXES = "*.index.json"
@@ -64,9 +70,13 @@ def find_file(name: str, file: str, revision: str | None) -> Path | None:
     from transformers.utils import cached_file  # noqa: PLC0415 - slow to import
 
     try:
-        found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(
+            name, file, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
     except OSError as failure:
-        raise StartError(f"{name} is neither a directory nor a model that the hub can be asked for.") from failure
+        raise StartError(
+            f"{name} is neither a directory nor a model that the hub can be asked for."
+        ) from failure
     return Path(found) if found else None
 
 
@@ -88,13 +98,19 @@ def read_object(file: Path | None) -> dict[str, Any]:
 def read_config(settings: Settings) -> dict[str, Any]:
     """The model's config.json; empty for a model that has none."""
     is_file = Path(settings.model).is_file()  # a whole model in one file
-    return {} if is_file else read_object(find_file(settings.model, "config.json", settings.revision))
+    return (
+        {} if is_file else read_object(find_file(settings.model, "config.json", settings.revision))
+    )
 
 
 def vocabulary_rows(config: Mapping[str, Any]) -> int | None:
     """The ids that a model has an embedding for; None if its config does not say."""
     text_config = config.get("text_config")
-    rows = {**config, **text_config}.get("vocab_size") if isinstance(text_config, dict) else config.get("vocab_size")
+    rows = (
+        {**config, **text_config}.get("vocab_size")
+        if isinstance(text_config, dict)
+        else config.get("vocab_size")
+    )
     return rows if isinstance(rows, int) else None
 
 
@@ -107,7 +123,12 @@ def trained_length(config: Mapping[str, Any]) -> int | None:
     """
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     length, factor = config.get("max_position_embeddings"), scaling.get("factor")
-    if scaling.get("rope_type", scaling.get("type")) != "linear" or not length or not factor or factor <= 1:
+    if (
+        scaling.get("rope_type", scaling.get("type")) != "linear"
+        or not length
+        or not factor
+        or factor <= 1
+    ):
         return None
     original = scaling.get("original_max_position_embeddings")
     if original is None and length / factor in BASE_LENGTHS:
@@ -133,7 +154,9 @@ def _check_kind(directory: Path) -> None:
         )
     if any(directory.glob("*.pth")):
         script = "transformers' convert_llama_weights_to_hf.py"
-        raise StartError(f"{directory} has its weights as .pth, LLaMA's own format: convert them with {script}.")
+        raise StartError(
+            f"{directory} has its weights as .pth, LLaMA's own format: convert them with {script}."
+        )
 
 
 def _check_objects(directory: Path) -> None:
@@ -152,7 +175,9 @@ def _read_head(file: Path) -> bytes:
     if not head:
         raise StartError(f"{file} is empty.")
     if head == POINTER:
-        raise StartError(f"{file} is a git-lfs pointer in place of the file: fetch it with git lfs pull.")
+        raise StartError(
+            f"{file} is a git-lfs pointer in place of the file: fetch it with git lfs pull."
+        )
     return head
 
 
@@ -162,7 +187,9 @@ def _check_weights(directory: Path, config: Mapping[str, Any]) -> None:
         head = _read_head(file)
         if file.suffix == ".safetensors":
             shapes |= _read_shapes(file)
-        elif head.startswith(ZIP) and not zipfile.is_zipfile(file):  # its directory stands at the end
+        elif head.startswith(ZIP) and not zipfile.is_zipfile(
+            file
+        ):  # its directory stands at the end
             raise StartError(f"{file} is cut off.")
     rows = vocabulary_rows(config)
     if rows is not None and config.get("model_type") in LIKE_LLAMA:
@@ -170,7 +197,11 @@ def _check_weights(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_rows(shapes: Mapping[str, Any], rows: int, *, is_tied: bool) -> None:
-    for name in ("model.embed_tokens.weight",) if is_tied else ("model.embed_tokens.weight", "lm_head.weight"):
+    for name in (
+        ("model.embed_tokens.weight",)
+        if is_tied
+        else ("model.embed_tokens.weight", "lm_head.weight")
+    ):
         if name in shapes and shapes[name][:1] != [rows]:
             counts = f"{shapes[name][0]:,} rows, and config.json says {rows:,} (vocab_size)"
             raise StartError(f"{name} of the weights has {counts}: they are not of one model.")
@@ -199,7 +230,9 @@ def _shards(found: list[Path], index: Path) -> list[Path]:
         needed, told = {*names.values()}, f"that {index.name} names"
         found = [index.parent / name for name in needed]
     if missing := sorted(name for name in needed if not (index.parent / name).is_file()):
-        raise StartError(f"{index.parent} lacks {missing[0]}, one of {len(needed)} files {told}: fetch it.")
+        raise StartError(
+            f"{index.parent} lacks {missing[0]}, one of {len(needed)} files {told}: fetch it."
+        )
     return found
 
 
@@ -222,10 +255,14 @@ def _read_shapes(file: Path) -> dict[str, Any]:
                 raise ValueError
             weights = json.loads(opened.read(length))
         weights.pop("__metadata__", None)
-        end = 8 + length + max((weight["data_offsets"][1] for weight in weights.values()), default=0)
+        end = (
+            8 + length + max((weight["data_offsets"][1] for weight in weights.values()), default=0)
+        )
         shapes = {name: weight["shape"] for name, weight in weights.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as failure:
         raise StartError(f"{file} is cut off, or not a file of safetensors.") from failure
     if end != size:
-        raise StartError(f"{file} is {'cut off' if size < end else 'damaged'}: it has {size:,} bytes, and not {end:,}.")
+        raise StartError(
+            f"{file} is {'cut off' if size < end else 'damaged'}: it has {size:,} bytes, and not {end:,}."
+        )
     return shapes

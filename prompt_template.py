@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
 from errors import bad_request
 from generation import Prompt
-from layouts import (
+from model_files import read_config, vocabulary_rows
+from prompts.encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
+from prompts.layouts import (
     ALPACA,
     ALPACA_2,
     NO_LAYOUT,
@@ -22,7 +23,6 @@ from layouts import (
     fastchat_layout,
     to_conversation,
 )
-from model_files import read_config, vocabulary_rows
 from settings import Settings, StartError, explained
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
@@ -36,7 +36,9 @@ class PromptTemplate:
         self.layout = layout
         self.encoder = encoder
         self._system_prompt = system_prompt
-        self._lead_ids = encoder.ids_spelt(layout.answer_lead) if layout.answer_lead else frozenset()
+        self._lead_ids = (
+            encoder.ids_spelt(layout.answer_lead) if layout.answer_lead else frozenset()
+        )
 
     def check_fields(self, sent: Mapping[str, Any]) -> None:
         """Raise APIError (400) for fields that a chat template in Jinja would take: other templates take none."""
@@ -45,7 +47,9 @@ class PromptTemplate:
 
     def render_chat(self, messages: Sequence[Message], functions: str = "") -> Prompt:
         """The prompt of a conversation; a final assistant message is continued, `functions` end the system text."""
-        default = self.layout.system if functions and self._system_prompt is None else self._system_prompt
+        default = (
+            self.layout.system if functions and self._system_prompt is None else self._system_prompt
+        )
         conversation = to_conversation(messages, default, functions)
         ids = self.encoder.encode(self.layout.runs(conversation, self.encoder))
         prompt = Prompt(ids, stop=self.layout.stop, stop_token_ids=self.layout.stop_token_ids)
@@ -57,7 +61,8 @@ class PromptTemplate:
         """The prompt of one instruction: a conversation of one user message."""
         if self.layout is NO_LAYOUT:
             raise bad_request(
-                "This server has no prompt template: start it with --prompt-template to choose one.", "raw"
+                "This server has no prompt template: start it with --prompt-template to choose one.",
+                "raw",
             )
         return replace(self.render_chat([("user", text)]), text=text)
 
@@ -87,10 +92,18 @@ def _check_rows(layout: Layout, encoder: Encoder, rows: int | None) -> None:
     if rows is None:
         return
     if encoder.text_size > rows:
-        counts = f"{encoder.text_size:,} pieces, and the model {rows:,} rows (vocab_size in config.json)"
-        raise StartError(f"The tokenizer has {counts}: has the model been merged, and is this its tokenizer?")
-    if beyond := [encoder.control_texts[run] for run in runs if isinstance(run, int) and run >= rows]:
-        raise StartError(f"The prompt template {layout.name} has {beyond[0]}, for which the model has no row.")
+        counts = (
+            f"{encoder.text_size:,} pieces, and the model {rows:,} rows (vocab_size in config.json)"
+        )
+        raise StartError(
+            f"The tokenizer has {counts}: has the model been merged, and is this its tokenizer?"
+        )
+    if beyond := [
+        encoder.control_texts[run] for run in runs if isinstance(run, int) and run >= rows
+    ]:
+        raise StartError(
+            f"The prompt template {layout.name} has {beyond[0]}, for which the model has no row."
+        )
 
 
 def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:
@@ -125,11 +138,15 @@ def _named_layout(choice: str, settings: Settings, encoder: Encoder) -> Layout:
         if choice == layout.name:
             return layout
     if choice.endswith(".jinja"):
-        return chat_template_layout(choice, _tokenizer(settings, encoder), _read(choice, "--prompt-template"))
+        return chat_template_layout(
+            choice, _tokenizer(settings, encoder), _read(choice, "--prompt-template")
+        )
     if choice == "model":
         tokenizer = _tokenizer(settings, encoder)
         if not tokenizer.chat_template:
-            raise StartError(f"--prompt-template model: the tokenizer {settings.tokenizer_path} has no chat template.")
+            raise StartError(
+                f"--prompt-template model: the tokenizer {settings.tokenizer_path} has no chat template."
+            )
         return chat_template_layout("model", tokenizer)
     if choice in _fastchat_names():
         return fastchat_layout(choice)

@@ -5,10 +5,9 @@ field does is in `sampling.py` and `generation.py`.
 """
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 MAX_CHOICES = 128
@@ -19,10 +18,6 @@ MAX_TOKENS_NAMED = 1024
 MAX_BAD_WORDS, MAX_TOKENS_ALLOWED = 64, 65_536
 MAX_FIELDS, MAX_TOOLS = 1024, 128
 MAX_SCHEMA, MAX_EXPRESSION = 65_536, 16_384
-UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
-UNUSED_IF_TOP_P_IS_0 = ("temperature", "top_k", "min_p", "seed", "best_of")
-UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
-UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 TEXT_PARTS = ("text", "refusal")
 OTHER_PARTS = (
     *(
@@ -36,7 +31,17 @@ OTHER_PARTS = (
         "audio",
         "audio_url",
     ),
-    *("video", "video_url", "file", "input_file", "document", "thinking", "tool_use", "tool_result", "tool_call"),
+    *(
+        "video",
+        "video_url",
+        "file",
+        "input_file",
+        "document",
+        "thinking",
+        "tool_use",
+        "tool_result",
+        "tool_call",
+    ),
     *("input_text", "output_text", "reasoning"),
 )
 """Parts of messages that other servers know; any other text in a part's type is not repeated."""
@@ -55,7 +60,11 @@ def _to_strings(value: Any) -> Any:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and value != [] and all(type(part) is int and 0 <= part < 2**31 for part in value)
+    return (
+        isinstance(value, list)
+        and value != []
+        and all(type(part) is int and 0 <= part < 2**31 for part in value)
+    )
 
 
 def _check_biases(value: Any) -> Any:
@@ -90,22 +99,6 @@ def _to_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 Schema = Annotated[dict[str, Any], AfterValidator(_to_schema)]
-
-
-def to_call_text(name: str, arguments: str) -> str:
-    """A call of a function as the model writes and reads it; `arguments` are JSON."""
-    return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
-
-
-def _to_history_text(call: Any) -> str:
-    """A call that an assistant has made, in the same words, if it is one."""
-    function = call.get("function", call) if isinstance(call, dict) else call
-    match function:
-        case {"name": str(name), "arguments": str(arguments)}:
-            text = to_call_text(name, arguments or "{}")
-        case _:
-            text = json.dumps(function, ensure_ascii=False)
-    return text
 
 
 def _false_to_none(value: Any) -> Any:
@@ -146,7 +139,11 @@ def _to_part_text(part: Any, at: int) -> str:
     kind = part.get("type")
     if kind not in TEXT_PARTS:
         is_known = kind in OTHER_PARTS
-        found = f"this one is of the type {kind}" if is_known else "the type of this one is missing or unknown"
+        found = (
+            f"this one is of the type {kind}"
+            if is_known
+            else "the type of this one is missing or unknown"
+        )
         raise _wrong_part(at, f"only text parts are supported, and {found}")
     if not isinstance(part.get(kind), str):
         raise _wrong_part(at, f"a part of the type {kind} needs '{kind}', a string")
@@ -184,21 +181,29 @@ class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
             if isinstance(value, SentBody):
                 names += [f"{name}.{inner}" for inner in value.unknown_fields]
             elif isinstance(value, list) and isinstance(next(iter(value), None), SentBody):
-                names += [f"{name}[{at}].{inner}" for at, member in enumerate(value) for inner in member.unknown_fields]
+                names += [
+                    f"{name}[{at}].{inner}"
+                    for at, member in enumerate(value)
+                    for inner in member.unknown_fields
+                ]
         return names
 
 
 class StreamOptions(SentBody):
     """What a stream carries besides text."""
 
-    include_usage: bool = Field(False, description="A last chunk with the usage of the whole reply.")
+    include_usage: bool = Field(
+        False, description="A last chunk with the usage of the whole reply."
+    )
     continuous_usage_stats: bool = Field(False, description="The usage so far in each chunk.")
 
 
 class JSONSchema(SentBody):
     """A JSON schema that the reply keeps."""
 
-    schema_: Schema = Field(alias="schema", description="Objects have only the properties that they name.")
+    schema_: Schema = Field(
+        alias="schema", description="Objects have only the properties that they name."
+    )
     name: Any = Field(None, description="Accepted without effect, as is the description.")
     description: Any = None
     strict: Any = Field(None, description="Accepted without effect: a schema is always kept.")
@@ -208,14 +213,20 @@ class ResponseFormat(SentBody):
     """What the reply is: any text, any JSON object, or JSON by a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JSONSchema | None = Field(None, description="Only with the type json_schema, and required there.")
+    json_schema: JSONSchema | None = Field(
+        None, description="Only with the type json_schema, and required there."
+    )
     schema_: Schema | None = Field(
-        None, alias="schema", description="llama.cpp's: a JSON schema for the type json_object, or without its wrapper."
+        None,
+        alias="schema",
+        description="llama.cpp's: a JSON schema for the type json_object, or without its wrapper.",
     )
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
-        if self.json_schema is not None and (self.type != "json_schema" or self.schema_ is not None):
+        if self.json_schema is not None and (
+            self.type != "json_schema" or self.schema_ is not None
+        ):
             raise ValueError("'json_schema' belongs to the type json_schema, and is given once")
         if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise ValueError("the type json_schema needs 'json_schema'")
@@ -233,23 +244,35 @@ class StructuredOutputs(SentBody):
         None, alias="json", description="A JSON schema, perhaps as a string."
     )
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
-    choice: list[ShortText] | None = Field(None, min_length=1, max_length=1000, description="One of these texts.")
-    regex: str | None = Field(None, max_length=MAX_EXPRESSION, description="A regular expression, without look-around.")
-    grammar: str | None = Field(None, max_length=MAX_EXPRESSION, description="A grammar in Lark's syntax or as GBNF.")
+    choice: list[ShortText] | None = Field(
+        None, min_length=1, max_length=1000, description="One of these texts."
+    )
+    regex: str | None = Field(
+        None, max_length=MAX_EXPRESSION, description="A regular expression, without look-around."
+    )
+    grammar: str | None = Field(
+        None, max_length=MAX_EXPRESSION, description="A grammar in Lark's syntax or as GBNF."
+    )
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
         if sum(value is not None for value in vars(self).values()) != 1:
-            raise ValueError("exactly one of json, json_object, choice, regex and grammar must be given")
+            raise ValueError(
+                "exactly one of json, json_object, choice, regex and grammar must be given"
+            )
         return self
 
 
 class Function(SentBody):
     """A function that the client would run."""
 
-    name: str = Field(pattern="^[a-zA-Z0-9_.-]{1,64}$", description="Letters, digits and _.- up to 64.")
+    name: str = Field(
+        pattern="^[a-zA-Z0-9_.-]{1,64}$", description="Letters, digits and _.- up to 64."
+    )
     description: str = Field("", description="What it does; the model reads this.")
-    parameters: Schema = Field({}, description="A JSON schema of the arguments; absent: there are none.")
+    parameters: Schema = Field(
+        {}, description="A JSON schema of the arguments; absent: there are none."
+    )
     strict: Any = Field(None, description="Accepted without effect: the schema is always kept.")
 
 
@@ -284,8 +307,12 @@ class ToolChoice(SentBody):
     """Whether a function has to be called, and which."""
 
     type: Literal["auto", "none", "required", "function", "allowed_tools"]
-    function: FunctionName | None = Field(None, description="Only with the type function, and required there.")
-    allowed_tools: AllowedTools | None = Field(None, description="Only with the type allowed_tools.")
+    function: FunctionName | None = Field(
+        None, description="Only with the type function, and required there."
+    )
+    allowed_tools: AllowedTools | None = Field(
+        None, description="Only with the type allowed_tools."
+    )
 
     @model_validator(mode="after")
     def _check_type(self) -> Self:
@@ -294,25 +321,14 @@ class ToolChoice(SentBody):
                 raise ValueError(f"'{name}' belongs to the type {name}, which needs it")
         return self
 
-    @property
-    def is_call_required(self) -> bool:
-        return self.type in ("required", "function") or (
-            self.allowed_tools is not None and self.allowed_tools.mode == "required"
-        )
-
-    @property
-    def allowed_names(self) -> list[str] | None:
-        """The functions that may be called; None: all."""
-        if self.allowed_tools is not None:
-            return [tool.function.name for tool in self.allowed_tools.tools]
-        return None if self.function is None else [self.function.name]
-
 
 class ToolFields(SentBody):
     """The fields of a conversation that say what may be called."""
 
     tools: list[Tool] = Field(
-        EMPTY, max_length=MAX_TOOLS, description="Functions; only used where tool_choice asks for one."
+        EMPTY,
+        max_length=MAX_TOOLS,
+        description="Functions; only used where tool_choice asks for one.",
     )
     tool_choice: Annotated[
         ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice)
@@ -322,195 +338,178 @@ class ToolFields(SentBody):
         description="'required', a function, or allowed_tools of the mode required: a call; else text.",
     )
 
-    @property
-    def callable_functions(self) -> list[Function]:
-        """Functions one of which the answer has to call; none: it is text."""
-        if not self.tool_choice.is_call_required:
-            return []
-        functions, names = [tool.function for tool in self.tools], self.tool_choice.allowed_names
-        return functions if names is None else [function for function in functions if function.name in names]
-
 
 class GenerationFields(SentBody):
     """The fields that both endpoints share."""
 
     model: str | None = Field(None, description="The served model; absent: the same.")
-    max_tokens: int = Field(512, ge=0, description="Tokens to generate at most, clamped to the room that is left.")
-    max_completion_tokens: int | None = Field(None, ge=0, description="The same; the smaller of the two wins.")
+    max_tokens: int = Field(
+        512, ge=0, description="Tokens to generate at most, clamped to the room that is left."
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=0, description="The same; the smaller of the two wins."
+    )
     temperature: float = Field(0.2, ge=0, le=2, description="0 is greedy.")
     do_sample: bool = Field(True, description="false: the same as temperature 0.")
     top_p: float = Field(
-        0.9, ge=0, le=1, description="Sample from the likeliest tokens up to this probability; 0 takes the likeliest."
+        0.9,
+        ge=0,
+        le=1,
+        description="Sample from the likeliest tokens up to this probability; 0 takes the likeliest.",
     )
-    top_k: int = Field(40, ge=-1, lt=2**31, description="Sample from this many likeliest tokens; 0 or -1: from all.")
-    min_p: float = Field(0.0, ge=0, le=1, description="Least probability of a token relative to the likeliest.")
-    presence_penalty: float = Field(0.0, ge=-2, le=2, description="For each token that the reply already has.")
-    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it has it.")
-    repetition_penalty: float = Field(1.1, gt=0, le=10, description="Over prompt and reply; 1.0: off.")
+    top_k: int = Field(
+        40,
+        ge=-1,
+        lt=2**31,
+        description="Sample from this many likeliest tokens; 0 or -1: from all.",
+    )
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Least probability of a token relative to the likeliest."
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2, le=2, description="For each token that the reply already has."
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2, le=2, description="The same, times how often it has it."
+    )
+    repetition_penalty: float = Field(
+        1.1, gt=0, le=10, description="Over prompt and reply; 1.0: off."
+    )
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="Choices to return for each prompt.")
-    best_of: int = Field(0, ge=0, le=MAX_CHOICES, description="Make so many and return the n likeliest; 0 or 1: unset.")
-    use_beam_search: bool = Field(False, description="Search with num_beams, else best_of, else n beams.")
-    num_beams: int = Field(1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with so many beams.")
-    length_penalty: float = Field(1.0, ge=-10, le=10, description="Beams: scores are divided by length to this power.")
+    best_of: int = Field(
+        0,
+        ge=0,
+        le=MAX_CHOICES,
+        description="Make so many and return the n likeliest; 0 or 1: unset.",
+    )
+    use_beam_search: bool = Field(
+        False, description="Search with num_beams, else best_of, else n beams."
+    )
+    num_beams: int = Field(
+        1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with so many beams."
+    )
+    length_penalty: float = Field(
+        1.0, ge=-10, le=10, description="Beams: scores are divided by length to this power."
+    )
     early_stopping: Literal[True, False, "never"] = Field(
-        False, description="Beams: end once num_beams have finished (true), when no better one is likely, or possible."
+        False,
+        description="Beams: end once num_beams have finished (true), when no better one is likely, or possible.",
     )
     stop: Annotated[
-        list[ShortText], FailFast(), BeforeValidator(_to_strings, json_schema_input_type=ShortText | list[ShortText])
+        list[ShortText],
+        FailFast(),
+        BeforeValidator(_to_strings, json_schema_input_type=ShortText | list[ShortText]),
     ] = Field(
-        EMPTY, max_length=MAX_STOP_STRINGS, description="A string or up to 16 that end the reply, not part of it."
+        EMPTY,
+        max_length=MAX_STOP_STRINGS,
+        description="A string or up to 16 that end the reply, not part of it.",
     )
     stop_token_ids: Annotated[list[TokenId], FailFast()] = Field(
         EMPTY, max_length=MAX_TOKENS_NAMED, description="Token ids that end the reply."
     )
-    include_stop_str_in_output: bool = Field(False, description="Leave the stop string in the reply.")
+    include_stop_str_in_output: bool = Field(
+        False, description="Leave the stop string in the reply."
+    )
     ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
     min_tokens: int = Field(0, ge=0, description="Tokens before the reply may end.")
     skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
-    spaces_between_special_tokens: bool = Field(True, description="Put spaces between control tokens in the text.")
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same gives the same text.")
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)] = (
-        Field({}, max_length=MAX_TOKENS_NAMED, description="Token id -> what is added to its logit.")
+    spaces_between_special_tokens: bool = Field(
+        True, description="Put spaces between control tokens in the text."
+    )
+    seed: int | None = Field(
+        None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same gives the same text."
+    )
+    logit_bias: Annotated[
+        dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)
+    ] = Field(
+        {}, max_length=MAX_TOKENS_NAMED, description="Token id -> what is added to its logit."
     )
     bad_words: Annotated[list[ShortText], FailFast()] = Field(
-        EMPTY, max_length=MAX_BAD_WORDS, description="Words whose tokens are not generated one after the other."
+        EMPTY,
+        max_length=MAX_BAD_WORDS,
+        description="Words whose tokens are not generated one after the other.",
     )
     allowed_token_ids: Annotated[list[TokenId], FailFast()] = Field(
-        EMPTY, max_length=MAX_TOKENS_ALLOWED, description="The only token ids that may be generated."
+        EMPTY,
+        max_length=MAX_TOKENS_ALLOWED,
+        description="The only token ids that may be generated.",
     )
     truncate_prompt_tokens: int | None = Field(
-        None, ge=-1, description="Use so many tokens of the prompt, the last ones; -1: as many as leave room for one."
+        None,
+        ge=-1,
+        description="Use so many tokens of the prompt, the last ones; -1: as many as leave room for one.",
     )
     truncation_side: Literal["left", "right"] = Field(
         "left", description="With truncate_prompt_tokens: which end of the prompt is left out."
     )
-    return_token_ids: bool = Field(False, description="The token ids of prompt and reply beside the text, as in vLLM.")
+    return_token_ids: bool = Field(
+        False, description="The token ids of prompt and reply beside the text, as in vLLM."
+    )
     stream: bool = Field(False, description="Server-sent events instead of one body.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    response_format: ResponseFormat | None = Field(None, description="Text, or JSON by constrained decoding.")
-    structured_outputs: StructuredOutputs | None = Field(None, description="Constrained decoding in vLLM's words.")
+    response_format: ResponseFormat | None = Field(
+        None, description="Text, or JSON by constrained decoding."
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="Constrained decoding in vLLM's words."
+    )
     user: Any = Field(None, description="Accepted without effect.")
     metadata: Any = Field(None, description="Accepted without effect.")
     store: Any = Field(None, description="Accepted without effect.")
     service_tier: Any = Field(None, description="Accepted without effect.")
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
-        """The same request where `defaults` stand for the fields that it left out; those still count as not sent."""
-        if not defaults:
-            return self
-        request = self.model_copy()
-        request.__dict__.update((name, value) for name, value in defaults.items() if name not in self.model_fields_set)
-        return request
 
-    @property
-    def token_limit(self) -> int:
-        """The smaller of `max_tokens`, if it was sent, and `max_completion_tokens`."""
-        if self.max_completion_tokens is None:
-            return self.max_tokens
-        if "max_tokens" not in self.model_fields_set:
-            return self.max_completion_tokens
-        return min(self.max_tokens, self.max_completion_tokens)
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0 or self.top_p == 0 or not self.do_sample
-
-    @property
-    def callable_functions(self) -> list[Function]:
-        """None: a completion is text."""
-        return []
-
-    @property
-    def constrained_by(self) -> list[str]:
-        """Fields that say what the reply must look like."""
-        has_format = self.response_format is not None and self.response_format.type != "text"
-        return ["structured_outputs"] * (self.structured_outputs is not None) + ["response_format"] * has_format
-
-    @property
-    def is_beam_search(self) -> bool:
-        return self.use_beam_search or self.num_beams > 1
-
-    @property
-    def width(self) -> int:
-        """How many choices are generated, or beams kept, for each prompt, of which `n` are returned."""
-        return next((width for width in (self.num_beams, self.best_of) if width > 1), self.n)
-
-    @property
-    def beam_repetition_penalty(self) -> float:
-        """The default of sampling is not meant for beams."""
-        return self.repetition_penalty if "repetition_penalty" in self.model_fields_set else 1.0
-
-    @property
-    def takes_best(self) -> bool:
-        """More are generated than returned; greedy ones are all equal, so there is no best."""
-        return self.width > self.n and not self.is_greedy
-
-    @property
-    def ignored_fields(self) -> list[str]:
-        """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
-        if self.is_beam_search:
-            unused = UNUSED_WITH_BEAMS + ("do_sample",) * self.do_sample + ("best_of",) * (self.num_beams > 1)
-        elif self.is_greedy:
-            is_sent = self.top_p == 0 and "top_p" in self.model_fields_set
-            unused = UNUSED_WITHOUT_BEAMS + (UNUSED_IF_TOP_P_IS_0 if is_sent else UNUSED_IF_GREEDY)
-        else:
-            unused = UNUSED_WITHOUT_BEAMS
-        return self.unknown_fields + [name for name in unused if name in self.model_fields_set]
-
-
-def to_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    """`--override-generation-config` as request fields; raises ValueError for a wrong name or value."""
-    names = {"max_new_tokens": "max_tokens"}
-    defaults = {names.get(name, name): value for name, value in generation_config.items()}
-    try:
-        checked = GenerationFields.model_validate(defaults)
-    except ValidationError as failure:
-        fault = failure.errors()[0]
-        raise ValueError(f"{fault['loc'][0]}: {fault['msg']}") from failure
-    if checked.unknown_fields:
-        raise ValueError(f"there is no sampling field {checked.unknown_fields[0]}")
-    return {name: getattr(checked, name) for name in defaults}
-
-
-class CompletionRequest(GenerationFields, json_schema_extra={"example": {"prompt": "告诉我中国的首都在哪里"}}):
+class CompletionRequest(
+    GenerationFields, json_schema_extra={"example": {"prompt": "告诉我中国的首都在哪里"}}
+):
     """The body of `POST /v1/completions`."""
 
-    prompt: Annotated[list[str | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)] = Field(
+    prompt: Annotated[
+        list[str | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)
+    ] = Field(
         description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
     )
-    raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
+    raw: bool | None = Field(
+        None, description="true: leave the prompt template out; absent: --raw-completions."
+    )
     echo: bool = Field(False, description="The prompt first, then the reply.")
     suffix: str = Field("", description="Not supported: 400.")
     logprobs: Annotated[int | None, BeforeValidator(_false_to_none)] = Field(
-        None, ge=0, le=20, description="Log-probabilities of tokens and so many likeliest; with echo of the prompt's."
+        None,
+        ge=0,
+        le=20,
+        description="Log-probabilities of tokens and so many likeliest; with echo of the prompt's.",
     )
-
-    @property
-    def alternatives(self) -> int | None:
-        """How many of the likeliest tokens are reported beside each; None: no log-probabilities."""
-        return self.logprobs
 
 
 class ChatMessage(SentBody):
     """One message of a conversation, as text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)] = Field(
-        "", description="A string, null, or text parts."
-    )
+    content: Annotated[
+        str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)
+    ] = Field("", description="A string, null, or text parts.")
     refusal: str = Field("", description="An assistant's refusal is text like its content.")
     tool_calls: list[Any] = Field(
-        EMPTY, max_length=MAX_TOOLS, description="An assistant's calls, which the model reads as it writes them."
+        EMPTY,
+        max_length=MAX_TOOLS,
+        description="An assistant's calls, which the model reads as it writes them.",
     )
     function_call: Any = Field(None, description="The same, as older clients send it.")
-    name: Any = Field(None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters.")
+    name: Any = Field(
+        None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters."
+    )
     tool_call_id: Any = None
 
     @model_validator(mode="before")
     @classmethod
     def _require_content(cls, fields: Any) -> Any:
         """All but an assistant say something, if only that it is empty: else the name of the field is misspelt."""
-        if isinstance(fields, dict) and fields.get("role") in SPEAKING_ROLES and "content" not in fields:
+        if (
+            isinstance(fields, dict)
+            and fields.get("role") in SPEAKING_ROLES
+            and "content" not in fields
+        ):
             raise PydanticCustomError("missing", "it is required", {"step": "content"})
         return fields
 
@@ -520,19 +519,17 @@ class ChatMessage(SentBody):
         is_lost = self.name is not None and self.role not in ("tool", "function")
         return super().unknown_fields + ["name"] * is_lost
 
-    @property
-    def text(self) -> str:
-        """The content, a refusal, and calls of tools as JSON, a line each."""
-        calls = self.tool_calls if self.function_call is None else [*self.tool_calls, self.function_call]
-        return "\n".join(filter(None, (self.content, self.refusal, *map(_to_history_text, calls))))
-
 
 Messages = Annotated[
-    list[ChatMessage], FailFast(), BeforeValidator(_to_messages, json_schema_input_type=str | list[ChatMessage])
+    list[ChatMessage],
+    FailFast(),
+    BeforeValidator(_to_messages, json_schema_input_type=str | list[ChatMessage]),
 ]
 
 
-class ChatCompletionRequest(ToolFields, GenerationFields, json_schema_extra={"example": {"messages": "你好"}}):
+class ChatCompletionRequest(
+    ToolFields, GenerationFields, json_schema_extra={"example": {"messages": "你好"}}
+):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Messages = Field(
@@ -541,21 +538,11 @@ class ChatCompletionRequest(ToolFields, GenerationFields, json_schema_extra={"ex
         description="Or one string, the user's. A final assistant's is continued.",
     )
     logprobs: bool = Field(False, description="Log-probabilities of the tokens.")
-    top_logprobs: int = Field(0, ge=0, le=20, description="And of so many of the likeliest; only with logprobs.")
+    top_logprobs: int = Field(
+        0, ge=0, le=20, description="And of so many of the likeliest; only with logprobs."
+    )
     parallel_tool_calls: Any = Field(None, description="Accepted without effect.")
     reasoning_effort: Any = Field(None, description="Accepted without effect.")
-
-    @property
-    def alternatives(self) -> int | None:
-        return self.top_logprobs if self.logprobs else None
-
-    @property
-    def constrained_by(self) -> list[str]:
-        return ["tools"] * bool(self.callable_functions) + super().constrained_by
-
-    @property
-    def ignored_fields(self) -> list[str]:
-        return super().ignored_fields + ["tools"] * bool(self.tools and not self.callable_functions)
 
 
 Request = CompletionRequest | ChatCompletionRequest
@@ -566,18 +553,19 @@ class TokenizeRequest(ToolFields):
 
     model: str | None = Field(None, description="The served model; absent: the same.")
     prompt: str | None = Field(None, description="As for a completion.")
-    messages: Messages = Field(EMPTY, max_length=MAX_MESSAGES, description="As for a chat completion.")
-    raw: bool | None = Field(None, description="true: leave the prompt template out; absent: --raw-completions.")
-    add_special_tokens: bool = Field(True, description="false: a prompt without the token that begins a text.")
-    add_generation_prompt: bool = Field(True, description="false: only for a final assistant message to be continued.")
+    messages: Messages = Field(
+        EMPTY, max_length=MAX_MESSAGES, description="As for a chat completion."
+    )
+    raw: bool | None = Field(
+        None, description="true: leave the prompt template out; absent: --raw-completions."
+    )
+    add_special_tokens: bool = Field(
+        True, description="false: a prompt without the token that begins a text."
+    )
+    add_generation_prompt: bool = Field(
+        True, description="false: only for a final assistant message to be continued."
+    )
     return_token_strs: bool = Field(False, description="The text of each token too.")
-
-    @property
-    def ignored_fields(self) -> list[str]:
-        """Fields that were sent and have no effect: unknown ones, and those of the other kind of prompt."""
-        unused = ("raw", "add_special_tokens") if self.prompt is None else ("add_generation_prompt", "tools")
-        names = self.unknown_fields + [name for name in unused if name in self.model_fields_set]
-        return names + ["tools"] * bool(self.prompt is None and self.tools and not self.callable_functions)
 
 
 class DetokenizeRequest(SentBody):

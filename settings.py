@@ -4,12 +4,10 @@ Knows nothing about vLLM and imports quickly, so that a start that cannot work e
 """
 
 import argparse
-import errno
 import json
-import os
 import re
-import socket
 import ssl
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +22,12 @@ from pydantic import TypeAdapter, ValidationError
 DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-SECONDS = {"request_timeout": " (off)", "drain_timeout": "", "timeout_keep_alive": " (off)", "sse_keep_alive": " (off)"}
+SECONDS = {
+    "request_timeout": " (off)",
+    "drain_timeout": "",
+    "timeout_keep_alive": " (off)",
+    "sse_keep_alive": " (off)",
+}
 """Flags that take seconds, and what 0 means where it is no number of them."""
 MAX_SECONDS = 10_000_000
 
@@ -63,50 +65,96 @@ def reason(failure: BaseException) -> str:
     if text and isinstance(failure, ValueError | RuntimeError | OSError):
         return text
     frames = traceback.extract_tb(failure.__traceback__)
-    where = f" at {frames[-1].line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(failure).__name__}: {text}{where}" if text else f"{type(failure).__name__}{where}"
+    where = (
+        f" at {frames[-1].line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+        if frames
+        else ""
+    )
+    return (
+        f"{type(failure).__name__}: {text}{where}" if text else f"{type(failure).__name__}{where}"
+    )
+
+
+def show(line: str) -> None:
+    """Write a line on the terminal."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def flag(default: Any, meaning: str, *, is_secret: bool = False, **argument: Any) -> Any:
     """A field that is a flag; `argument` goes to argparse as it is."""
-    return field(default_factory=lambda: default, repr=not is_secret, metadata={"help": meaning, **argument})
+    return field(
+        default_factory=lambda: default, repr=not is_secret, metadata={"help": meaning, **argument}
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
     """What `python openai_api_server_vllm.py` was asked for."""
 
-    model: str = flag(str(DEMO_MODEL), "directory or hub name of a merged model (default: the embedded demo model)")
+    model: str = flag(
+        str(DEMO_MODEL),
+        "directory or hub name of a merged model (default: the embedded demo model)",
+    )
     tokenizer: str = flag("", "directory or hub name of the tokenizer (default: the model's)")
-    tokenizer_mode: str = flag("auto", "slow: SentencePiece on tokenizer.model; auto: so for LLaMA; or one of vLLM's")
+    tokenizer_mode: str = flag(
+        "auto", "slow: SentencePiece on tokenizer.model; auto: so for LLaMA; or one of vLLM's"
+    )
     revision: str | None = flag(None, "revision of a hub model")
-    trust_remote_code: bool = flag(False, "run the code that comes with the model", action="store_true")
-    served_model_name: Sequence[str] = flag((), "one or more names for the model; the first is in replies", nargs="+")
+    trust_remote_code: bool = flag(
+        False, "run the code that comes with the model", action="store_true"
+    )
+    served_model_name: Sequence[str] = flag(
+        (), "one or more names for the model; the first is in replies", nargs="+"
+    )
     host: str = flag("localhost", "address to listen on")
     port: int = flag(8000, "port to listen on", type=int)
     uds: str | None = flag(None, "path of a unix socket to listen on, instead of host and port")
-    prompt_template: str = flag("auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file")
-    system_prompt: str | None = flag(None, "default system text, or @FILE (default: the template's)")
-    raw_completions: bool = flag(False, "use the prompts of /v1/completions as they are", action="store_true")
-    override_generation_config: dict[str, Any] = flag({}, "JSON: other defaults for sampling fields", type=AN_OBJECT)
+    prompt_template: str = flag(
+        "auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file"
+    )
+    system_prompt: str | None = flag(
+        None, "default system text, or @FILE (default: the template's)"
+    )
+    raw_completions: bool = flag(
+        False, "use the prompts of /v1/completions as they are", action="store_true"
+    )
+    override_generation_config: dict[str, Any] = flag(
+        {}, "JSON: other defaults for sampling fields", type=AN_OBJECT
+    )
     api_key: Sequence[str] = flag(
-        [], "keys, one of which requests must carry; also VLLM_API_KEY", is_secret=True, action="extend", nargs="+"
+        [],
+        "keys, one of which requests must carry; also VLLM_API_KEY",
+        is_secret=True,
+        action="extend",
+        nargs="+",
     )
     allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
     allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
-    max_num_queued_reqs: int = flag(512, "requests admitted and unfinished; more are refused; 0: no limit", type=int)
+    max_num_queued_reqs: int = flag(
+        512, "requests admitted and unfinished; more are refused; 0: no limit", type=int
+    )
     max_body_bytes: int = flag(8 * 2**20, "larger request bodies are refused", type=int)
     request_timeout: float = flag(600, "seconds that one request may take; 0: no limit", type=float)
-    drain_timeout: float = flag(30, "seconds that running requests get after SIGTERM; 0: none", type=float)
-    timeout_keep_alive: int = flag(75, "seconds until an idle connection is closed; 0: after each reply", type=int)
-    sse_keep_alive: float = flag(15, "seconds until a silent stream gets a comment, and again; 0: never", type=float)
+    drain_timeout: float = flag(
+        30, "seconds that running requests get after SIGTERM; 0: none", type=float
+    )
+    timeout_keep_alive: int = flag(
+        75, "seconds until an idle connection is closed; 0: after each reply", type=int
+    )
+    sse_keep_alive: float = flag(
+        15, "seconds until a silent stream gets a comment, and again; 0: never", type=float
+    )
     ssl_keyfile: str | None = flag(None, "as in uvicorn")
     ssl_certfile: str | None = flag(None, "as in uvicorn")
     root_path: str = flag("", "prefix of all paths before a proxy, which may take it away or not")
-    log_format: str = flag("text", "of the line that each request has in the log", choices=("text", "json"))
-    log_requests: bool = flag(False, "prompts and replies in the log, cut short", action="store_true")
+    log_format: str = flag(
+        "text", "of the line that each request has in the log", choices=("text", "json")
+    )
+    log_requests: bool = flag(
+        False, "prompts and replies in the log, cut short", action="store_true"
+    )
     log_level: str = flag("warning", "debug and info bring vLLM's own log back", choices=LOG_LEVELS)
 
     @property
@@ -120,7 +168,9 @@ class Settings:
     @cached_property
     def model_names(self) -> tuple[str, ...]:
         """The names that requests may use; the first stands for a request that names none."""
-        return tuple(self.served_model_name) or ((DEMO_MODEL_NAME,) if self.is_demo else (self.model,))
+        return tuple(self.served_model_name) or (
+            (DEMO_MODEL_NAME,) if self.is_demo else (self.model,)
+        )
 
     @property
     def vllm_log_level(self) -> str:
@@ -137,7 +187,11 @@ class Settings:
         """Whoever reaches it can use it, from other machines too."""
         if self.uds is not None:
             return False
-        return not self.api_key and self.host not in ("localhost", "::1") and not self.host.startswith("127.")
+        return (
+            not self.api_key
+            and self.host not in ("localhost", "::1")
+            and not self.host.startswith("127.")
+        )
 
     @property
     def url(self) -> str:
@@ -156,7 +210,9 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         epilog="Every other flag goes to vLLM's AsyncEngineArgs, for instance --tensor-parallel-size 2.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of flags; the command line wins")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file of flags; the command line wins"
+    )
     defaults = Settings()
     for setting in fields(Settings):
         name = _with_dashes(f"--{setting.name}")
@@ -177,9 +233,13 @@ def check_settings(settings: Settings) -> None:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                settings.ssl_certfile, settings.ssl_keyfile
+            )
         except OSError as failure:  # ssl.SSLError is one
-            raise StartError(f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}.") from failure
+            raise StartError(
+                f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}."
+            ) from failure
 
 
 def _check_paths(settings: Settings) -> None:
@@ -196,9 +256,13 @@ def _check_numbers(settings: Settings) -> None:
         seconds = getattr(settings, name)
         if not 0 <= seconds <= MAX_SECONDS:  # nor for nan
             flag_and_value = f"{_with_dashes(f'--{name}')} {seconds}".removesuffix(".0")
-            raise StartError(f"{flag_and_value} must be 0{zero} or more seconds, at most {MAX_SECONDS}.")
+            raise StartError(
+                f"{flag_and_value} must be 0{zero} or more seconds, at most {MAX_SECONDS}."
+            )
     if settings.max_num_queued_reqs < 0:
-        raise StartError(f"--max-num-queued-reqs {settings.max_num_queued_reqs} must be 0 (no limit) or more.")
+        raise StartError(
+            f"--max-num-queued-reqs {settings.max_num_queued_reqs} must be 0 (no limit) or more."
+        )
     if settings.max_body_bytes < 1:
         raise StartError(f"--max-body-bytes {settings.max_body_bytes} must be 1 or more.")
 
@@ -214,7 +278,9 @@ def read_keys(given: Sequence[str], variable: str | None) -> list[str]:
     if variable is not None:
         found = [key for part in KEY_SEPARATOR.split(variable) if (key := _trimmed(part))]
         if not found:
-            raise StartError("VLLM_API_KEY is set, but holds no key: unset it to serve without one.")
+            raise StartError(
+                "VLLM_API_KEY is set, but holds no key: unset it to serve without one."
+            )
         keys += found
     if not all(key.isprintable() for key in keys):
         raise StartError("A key has a line break or another character that no client can send.")
@@ -223,28 +289,6 @@ def read_keys(given: Sequence[str], variable: str | None) -> list[str]:
 
 def _trimmed(key: str) -> str:
     return key.strip().removeprefix("\ufeff").strip()
-
-
-def bind_sockets(settings: Settings) -> list[socket.socket]:
-    """Bound sockets for every address of `--host`; raises StartError if the port is taken."""
-    try:
-        found = socket.getaddrinfo(settings.host or None, settings.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
-    except socket.gaierror as failure:
-        raise StartError(f"There is no address for --host {settings.host}.") from failure
-    sockets: list[socket.socket] = []
-    for family, _, _, _, address in dict.fromkeys(found):
-        port = sockets[0].getsockname()[1] if sockets else settings.port
-        try:
-            bound = socket.create_server((address[0], port, *address[2:]), family=family)
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for its connections: events go out at once
-            sockets.append(bound)
-        except OSError as failure:
-            if failure.errno not in UNAVAILABLE_ADDRESS:
-                reason = f"Port {settings.port} on {settings.host} cannot be used: {os.strerror(failure.errno or 0)}."
-                raise StartError(reason) from failure
-    if not sockets:
-        raise StartError(f"This machine has no address {settings.host}.")
-    return sockets
 
 
 def _with_dashes(argument: str) -> str:
@@ -265,9 +309,13 @@ def _config_arguments(file: Path) -> list[str]:
     for key, value in flags.items():
         name = _with_dashes(f"--{key}")
         if isinstance(value, bool):
-            arguments += [name] if value else [] if name in ours else [name.replace("--", "--no-", 1)]
+            arguments += (
+                [name] if value else [] if name in ours else [name.replace("--", "--no-", 1)]
+            )
         elif isinstance(value, list) and "type" not in ours.get(name, {}):
             arguments += [name, *map(str, value)] if value else []
         elif value is not None:
-            arguments.append(f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}")
+            arguments.append(
+                f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"
+            )
     return arguments

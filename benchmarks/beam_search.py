@@ -30,14 +30,20 @@ class Load:
 
 def bodies(load: Load, is_ours: bool) -> list[dict[str, object]]:
     """All beams are returned, as vLLM's server knows no other way."""
-    width = {"num_beams": WIDTH, "n": WIDTH} if is_ours else {"use_beam_search": True, "n": WIDTH, "temperature": 0}
+    width = (
+        {"num_beams": WIDTH, "n": WIDTH}
+        if is_ours
+        else {"use_beam_search": True, "n": WIDTH, "temperature": 0}
+    )
     return [{"prompt": prompt, **load.fields, **width} for prompt in load.prompts]
 
 
 async def run(client: httpx.AsyncClient, load: Load, is_ours: bool) -> tuple[float, list[int]]:
     """Seconds until all are answered, and for each reply the mean length of its beams."""
     began = time.perf_counter()
-    replies = await asyncio.gather(*(client.post("/v1/completions", json=body) for body in bodies(load, is_ours)))
+    replies = await asyncio.gather(
+        *(client.post("/v1/completions", json=body) for body in bodies(load, is_ours))
+    )
     seconds = time.perf_counter() - began
     for reply in replies:
         reply.raise_for_status()
@@ -49,16 +55,22 @@ async def loads(ours: httpx.AsyncClient) -> list[Load]:
     lines = (MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line)["messages"] for line in lines]
     prompts = [
-        (await ours.post("/tokenize", json={"messages": messages})).json()["tokens"] for messages in questions[::4]
+        (await ours.post("/tokenize", json={"messages": messages})).json()["tokens"]
+        for messages in questions[::4]
     ]
     short: list[list[int]] = []
     for prompt in prompts:
-        reply = await ours.post("/v1/completions", json={"prompt": prompt, "temperature": 0, "repetition_penalty": 1})
+        reply = await ours.post(
+            "/v1/completions", json={"prompt": prompt, "temperature": 0, "repetition_penalty": 1}
+        )
         if reply.json()["usage"]["completion_tokens"] in SHORT:
             short.append(prompt)
     long = {"max_tokens": 128, "ignore_eos": True}
     return [
-        *(Load("a: ends by itself, about 30 tokens", [prompt], {"max_tokens": 512}) for prompt in short[:3]),
+        *(
+            Load("a: ends by itself, about 30 tokens", [prompt], {"max_tokens": 512})
+            for prompt in short[:3]
+        ),
         Load("b: 128 tokens", prompts[:1], long),
         Load("c: 8 times 128 tokens at once", prompts[:8], long),
     ]

@@ -23,7 +23,19 @@ from typing import Any
 import httpx
 import uvloop
 from load import Load, Timings, run
-from servers import ENGINE_FLAGS, FLOOR, MODEL, NAME, OURS, PEER, Server, cpu_seconds, process, server, to_arguments
+from servers import (
+    ENGINE_FLAGS,
+    FLOOR,
+    MODEL,
+    NAME,
+    OURS,
+    PEER,
+    Server,
+    cpu_seconds,
+    process,
+    server,
+    to_arguments,
+)
 
 THIS, OTHER, ALONE = "this server", "vllm serve", "engine alone"
 LOADS = (
@@ -70,8 +82,12 @@ def load_figures(side: Side, load: Load) -> Figures:
         "CPU per token, µs": timings.cpu / load.all_tokens * 1e6,
         "CPU per request, µs": timings.cpu / load.all_requests * 1e6,
         "output tokens/s": load.all_tokens / timings.seconds,
-        "first token p50, ms" if load.is_streamed else "reply p50, ms": median(timings.first_tokens) * 1e3,
-        "first token p99, ms" if load.is_streamed else "reply p99, ms": percentile_99(timings.first_tokens) * 1e3,
+        "first token p50, ms" if load.is_streamed else "reply p50, ms": median(timings.first_tokens)
+        * 1e3,
+        "first token p99, ms" if load.is_streamed else "reply p99, ms": percentile_99(
+            timings.first_tokens
+        )
+        * 1e3,
     }
     if load.is_streamed:
         figures["between tokens p50, ms"] = median(timings.gaps) * 1e3
@@ -113,7 +129,9 @@ def floor_side(started: subprocess.Popen[str], prompts: list[list[int]]) -> Side
 async def to_prompts(url: str) -> list[list[int]]:
     """The token ids of the questions, for the engine alone."""
     async with httpx.AsyncClient(base_url=url) as client:
-        replies = [await client.post("/tokenize", json={"messages": question}) for question in questions()]
+        replies = [
+            await client.post("/tokenize", json={"messages": question}) for question in questions()
+        ]
         return [reply.raise_for_status().json()["tokens"] for reply in replies]
 
 
@@ -128,7 +146,12 @@ def client_figures(url: str, load: Load) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         flags: dict[str, object] = {
             **{"backend": "openai-chat", "base-url": url, "endpoint": "/v1/chat/completions"},
-            **{"model": NAME, "tokenizer": MODEL, "dataset-name": "random", "random-input-len": PROMPT_TOKENS},
+            **{
+                "model": NAME,
+                "tokenizer": MODEL,
+                "dataset-name": "random",
+                "random-input-len": PROMPT_TOKENS,
+            },
             **{"num-prompts": 3 * load.connections, "max-concurrency": load.connections},
             **{"random-output-len": load.tokens, "temperature": 0, "repetition-penalty": 1},
             **{"percentile-metrics": "ttft,itl", "metric-percentiles": 99},
@@ -143,7 +166,9 @@ def client_figures(url: str, load: Load) -> Figures:
     return {name: result[key] for name, key in CLIENT_FIGURES.items()}
 
 
-def in_turn(sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 0) -> Rounds:
+def in_turn(
+    sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 0
+) -> Rounds:
     """The figures of alternating rounds, after some that do not count."""
     made: Rounds = {side: [] for side in sides}
     for number in range(warm_ups + rounds):
@@ -161,9 +186,18 @@ def middle(rounds: Sequence[Figures], name: str) -> float:
 def show(title: str, rounds: Rounds) -> None:
     """The figures of one load as rows of the table; ratios are of one round each, for machines change their pace."""
     for name in rounds[THIS][0]:
-        ratio = median(mine[name] / theirs[name] for mine, theirs in zip(rounds[THIS], rounds[OTHER], strict=True))
-        medians = [f"{middle(rounds[side], name):.1f}" if side in rounds else "" for side in (THIS, OTHER, ALONE)]
-        print(f"| {title} | {name} | {medians[0]} | {medians[1]} | **{ratio:.2f}** | {medians[2]} |", flush=True)
+        ratio = median(
+            mine[name] / theirs[name]
+            for mine, theirs in zip(rounds[THIS], rounds[OTHER], strict=True)
+        )
+        medians = [
+            f"{middle(rounds[side], name):.1f}" if side in rounds else ""
+            for side in (THIS, OTHER, ALONE)
+        ]
+        print(
+            f"| {title} | {name} | {medians[0]} | {medians[1]} | **{ratio:.2f}** | {medians[2]} |",
+            flush=True,
+        )
 
 
 def plot(tables: dict[str, Rounds], file: str) -> None:
@@ -174,7 +208,12 @@ def plot(tables: dict[str, Rounds], file: str) -> None:
     from matplotlib import pyplot
 
     streams = [load.name for load in LOADS if load.is_streamed and load.tokens == LOADS[0].tokens]
-    names = ("CPU per token, µs", "output tokens/s", "first token p50, ms", "between tokens p99, ms")
+    names = (
+        "CPU per token, µs",
+        "output tokens/s",
+        "first token p50, ms",
+        "between tokens p99, ms",
+    )
     drawing, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 4))
     for axis, name in zip(axes, names, strict=True):
         for number, side in enumerate((THIS, OTHER, ALONE)):
@@ -201,22 +240,35 @@ def main() -> None:
     tables: dict[str, Rounds] = {}
     print(f"| load | figure | {THIS} | {OTHER} | ratio | {ALONE} |\n|---|---|---|---|---|---|")
     if asked.starts:
-        show("start", in_turn([*commands], lambda side: start_figures(commands[side]), asked.starts))
+        show(
+            "start", in_turn([*commands], lambda side: start_figures(commands[side]), asked.starts)
+        )
     with ExitStack() as stack:
         started = {name: stack.enter_context(server(command)) for name, command in commands.items()}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        alone = stack.enter_context(process([*FLOOR, *to_arguments(ENGINE_FLAGS), "--disable-log-stats"], **pipes))
+        alone = stack.enter_context(
+            process([*FLOOR, *to_arguments(ENGINE_FLAGS), "--disable-log-stats"], **pipes)
+        )
         prompts = asyncio.run(to_prompts(started[THIS].url))
-        sides = {name: http_side(one) for name, one in started.items()} | {ALONE: floor_side(alone, prompts)}
+        sides = {name: http_side(one) for name, one in started.items()} | {
+            ALONE: floor_side(alone, prompts)
+        }
         for load in LOADS:
             rounds, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (asked.rounds, 1)
             tables[load.name] = in_turn(
                 [*sides], lambda side, load=load: load_figures(sides[side], load), rounds, warm_ups
             )
             show(load.name, tables[load.name])
-        show("after all", {name: [{"memory, MiB": one.memory / 2**20}] for name, one in started.items()})
+        show(
+            "after all",
+            {name: [{"memory, MiB": one.memory / 2**20}] for name, one in started.items()},
+        )
         if asked.client_rounds:
-            seen = in_turn([*started], lambda side: client_figures(started[side].url, CLIENT_LOAD), asked.client_rounds)
+            seen = in_turn(
+                [*started],
+                lambda side: client_figures(started[side].url, CLIENT_LOAD),
+                asked.client_rounds,
+            )
             show(f"{CLIENT_LOAD.name}, vllm bench serve", seen)
     plot(tables, asked.plot)
 

@@ -20,10 +20,16 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 
-async def ask(llm: AsyncLLMEngine, prompt: list[int], load: Load, request_id: str, timings: Timings) -> None:
+async def ask(
+    llm: AsyncLLMEngine, prompt: list[int], load: Load, request_id: str, timings: Timings
+) -> None:
     kind = RequestOutputKind.DELTA if load.is_streamed else RequestOutputKind.FINAL_ONLY
     params = SamplingParams(
-        temperature=0, max_tokens=load.tokens, min_tokens=load.tokens, output_kind=kind, skip_clone=True
+        temperature=0,
+        max_tokens=load.tokens,
+        min_tokens=load.tokens,
+        output_kind=kind,
+        skip_clone=True,
     )
     asked = arrived = time.perf_counter()
     tokens = 0

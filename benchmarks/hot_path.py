@@ -29,21 +29,40 @@ from servers import NAME, ROOT, cpu_seconds, process
 sys.path.insert(0, str(ROOT))
 
 from pydantic_core import to_json
+from starlette.requests import Request as HTTPRequest
 
-from dispatch import Dispatcher
-from encoder import SentencePieceEncoder
-from generation import Delta, Generation, Prompt, Sink, Source, start_generation
-from layouts import ALPACA_2
-from openai_api_server_vllm import build_app, uvicorn_config
+from api.admission import Admission
+from api.app import build_app
+from api.events import SPELLING
+from api.replies import chat_chunks, chat_completion
+from engine.dispatch import Dispatcher
+from generation import Decoding, Delta, Generation, Prompt, Sink, Source
 from prompt_template import PromptTemplate
-from protocol import ChatCompletionRequest, Request
-from replies import chat_chunks, chat_completion
-from settings import DEMO_MODEL, Settings, bind_sockets
-from startup import GARBAGE_THRESHOLDS
-from streaming import EventStream
+from prompts.encoder import SentencePieceEncoder
+from prompts.layouts import ALPACA_2
+from protocol import ChatCompletionRequest
+from server.console import GARBAGE_THRESHOLDS
+from server.event_stream import EventStream
+from server.request_record import KEY, RequestRecord
+from server.sockets import bind_sockets
+from server.uvicorn_server import uvicorn_config
+from settings import DEMO_MODEL, Settings
 
 QUESTION = "请介绍一下北京的历史和文化。"
-WORDS = ("北京", "是中国", "的", "首都", "，", "三千", "多年", "\n", " the", "“Great”", "长城", "🙂")
+WORDS = (
+    "北京",
+    "是中国",
+    "的",
+    "首都",
+    "，",
+    "三千",
+    "多年",
+    "\n",
+    " the",
+    "“Great”",
+    "长城",
+    "🙂",
+)
 STREAM = Load("a chunk of a stream", 32, 256)
 PLAIN = Load("a plain request", 32, 16, 16, is_streamed=False)
 SHAPES = ((32, 128), (32, 2000), (256, 128))
@@ -118,15 +137,19 @@ class ReadyEngine:
 
     def admit(self, choices: int) -> None: ...
 
-    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+        max_tokens = decoding.max_tokens
+
         async def source(sink: Sink) -> None:
             collector = Collector()
-            if request.stream:
+            if decoding.stream:
                 self._running[collector] = script(max_tokens)
                 if len(self._running) == 1:
                     self._stepping = asyncio.create_task(self._steps())
             else:
-                collector.put(Output([Delta(0, "".join(WORDS), range(max_tokens), "length")], finished=True))
+                collector.put(
+                    Output([Delta(0, "".join(WORDS), range(max_tokens), "length")], finished=True)
+                )
             await self._dispatcher.read(collector, lambda output: sink(output.deltas))
 
         return source
@@ -144,35 +167,39 @@ class Hops:
     def __init__(self, load: Load) -> None:
         self.body = load.body(QUESTION, NAME)
         self.engine = ReadyEngine()
-        self.template = PromptTemplate(ALPACA_2, SentencePieceEncoder(DEMO_MODEL / "tokenizer.model"))
+        self.template = PromptTemplate(
+            ALPACA_2, SentencePieceEncoder(DEMO_MODEL / "tokenizer.model")
+        )
+        self.admission = Admission(self.engine, self.template, Settings(served_model_name=(NAME,)))
 
     def read(self) -> ChatCompletionRequest:
         return ChatCompletionRequest.model_validate_json(self.body)
 
-    def accept(self) -> tuple[Generation, ChatCompletionRequest]:
+    async def accept(self) -> tuple[Generation, ChatCompletionRequest]:
         body = self.read()
-        prompt = self.template.render_chat([(message.role, message.text) for message in body.messages])
-        return start_generation(self.engine, body, [prompt], [NAME], "SQg9qhXDhGP5hkqMiqHLhe"), body
+        record = RequestRecord("id", "SQg9qhXDhGP5hkqMiqHLhe", body_bytes=len(self.body))
+        request = HTTPRequest({"type": "http", "state": {KEY: record}})
+        return await self.admission.accept(body, request), body
 
     async def to_body(self) -> None:
         self.read()
 
     async def to_generation(self) -> None:
-        self.accept()
+        await self.accept()
 
     async def to_deltas(self) -> None:
-        await self.accept()[0].source(ignore)
+        await (await self.accept())[0].source(ignore)
 
     async def to_chunks(self) -> None:
-        await chat_chunks(*self.accept(), self.template.encoder)(ignore)
+        await chat_chunks(*await self.accept(), self.template.encoder)(ignore)
 
     async def to_events(self) -> None:
-        await EventStream(chat_chunks(*self.accept(), self.template.encoder), {}, 600, 15)(
-            {"write_now": discard_now}, hold, discard
-        )
+        await EventStream(
+            chat_chunks(*await self.accept(), self.template.encoder), SPELLING, {}, 600, 15
+        )({"write_now": discard_now, "state": {KEY: None}}, hold, discard)
 
     async def to_reply(self) -> None:
-        to_json(await chat_completion(*self.accept(), self.template.encoder))
+        to_json(await chat_completion(*await self.accept(), self.template.encoder))
 
 
 def ignore(_: object) -> None: ...
@@ -211,8 +238,17 @@ def there(load: Load, url: str, pid: int) -> float:
 
 def dumps() -> float:
     """Seconds of CPU of the yardstick: one chunk by `json.dumps`."""
-    choice: dict[str, Any] = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}
-    chunk = {"id": "chatcmpl-SQg9qhXDhGP5hkqMiqHLhe", "object": "chat.completion.chunk", "created": 1795401746}
+    choice: dict[str, Any] = {
+        "index": 0,
+        "delta": {"content": ""},
+        "logprobs": None,
+        "finish_reason": None,
+    }
+    chunk = {
+        "id": "chatcmpl-SQg9qhXDhGP5hkqMiqHLhe",
+        "object": "chat.completion.chunk",
+        "created": 1795401746,
+    }
     chunk |= {"model": NAME, "choices": [choice]}
     began = time.process_time()
     for at in range(STREAM.all_tokens):
@@ -235,7 +271,9 @@ def serve() -> None:
     template = PromptTemplate(ALPACA_2, SentencePieceEncoder(DEMO_MODEL / "tokenizer.model"))
     print(settings.url, flush=True)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    uvicorn.Server(uvicorn_config(build_app(ReadyEngine(), template, settings), settings)).run(sockets)
+    uvicorn.Server(uvicorn_config(build_app(ReadyEngine(), template, settings), settings)).run(
+        sockets
+    )
 
 
 def measure(load: Load, hops: list[tuple[str, Work]], url: str, pid: int) -> float:
@@ -257,13 +295,18 @@ def measure(load: Load, hops: list[tuple[str, Work]], url: str, pid: int) -> flo
     for name, cost in costs.items():
         print(f"| {name} | {cost * 1e6:.2f} | {(cost - before) * 1e6:.2f} |")
         before = cost
-    print(f"\n{before / yardstick:.1f} times json.dumps of one chunk ({yardstick * 1e6:.2f} µs)\n", flush=True)
+    print(
+        f"\n{before / yardstick:.1f} times json.dumps of one chunk ({yardstick * 1e6:.2f} µs)\n",
+        flush=True,
+    )
     return before / yardstick
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="fail at more than twice the recorded ratios")
+    parser.add_argument(
+        "--check", action="store_true", help="fail at more than twice the recorded ratios"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
@@ -282,17 +325,26 @@ def main() -> int:
             ),
             PLAIN.name: measure(
                 PLAIN,
-                [("its body", plain.to_body), ("its generation", plain.to_generation), ("its reply", plain.to_reply)],
+                [
+                    ("its body", plain.to_body),
+                    ("its generation", plain.to_generation),
+                    ("its reply", plain.to_reply),
+                ],
                 *(url, pid),
             ),
         }
         for connections, tokens in SHAPES:
             load = replace(STREAM, connections=connections, tokens=tokens)
             cost = median(there(load, url, pid) for _ in range(ROUNDS)) / load.all_tokens
-            print(f"{connections} streams of {tokens} tokens: {cost * 1e6:.2f} µs a chunk", flush=True)
+            print(
+                f"{connections} streams of {tokens} tokens: {cost * 1e6:.2f} µs a chunk", flush=True
+            )
     slow = [name for name, ratio in ratios.items() if ratio > 2 * RECORDED[name]]
     for name in slow:
-        print(f"{name} costs {ratios[name]:.1f} times json.dumps, and {RECORDED[name]} are recorded", file=sys.stderr)
+        print(
+            f"{name} costs {ratios[name]:.1f} times json.dumps, and {RECORDED[name]} are recorded",
+            file=sys.stderr,
+        )
     return 1 if asked.check and slow else 0
 
 

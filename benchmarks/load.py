@@ -39,9 +39,21 @@ class Load:
 
     def body(self, question: str, model: str) -> bytes:
         """The same bytes for every server: greedy, and all sampling defaults said, so that all do the same work."""
-        fields = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": self.tokens}
-        sampling = {"temperature": 0, "top_p": 1, "top_k": 0, "repetition_penalty": 1, "min_tokens": self.tokens}
-        stream = {"stream": True, "stream_options": {"include_usage": True}} if self.is_streamed else {}
+        fields = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": self.tokens,
+        }
+        sampling = {
+            "temperature": 0,
+            "top_p": 1,
+            "top_k": 0,
+            "repetition_penalty": 1,
+            "min_tokens": self.tokens,
+        }
+        stream = (
+            {"stream": True, "stream_options": {"include_usage": True}} if self.is_streamed else {}
+        )
         return json.dumps({**fields, **sampling, **stream}).encode()
 
 
@@ -131,7 +143,10 @@ class Connection(asyncio.Protocol):
 
 def to_request(url: str, body: bytes) -> bytes:
     host = urlsplit(url).netloc.encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n" % host
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
+        % host
+    )
     return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -147,10 +162,14 @@ async def run(url: str, load: Load, questions: Sequence[str], model: str) -> Tim
 
     async def ask_all(number: int, connection: Connection) -> None:
         for turn in range(load.requests):
-            await connection.ask(requests[(number * load.requests + turn) % len(requests)], load.tokens)
+            await connection.ask(
+                requests[(number * load.requests + turn) % len(requests)], load.tokens
+            )
         connection.close()
 
     began = time.perf_counter()
     async with asyncio.timeout(TIMEOUT):
-        await asyncio.gather(*(ask_all(number, connection) for number, (_, connection) in enumerate(made)))
+        await asyncio.gather(
+            *(ask_all(number, connection) for number, (_, connection) in enumerate(made))
+        )
     return replace(timings, seconds=time.perf_counter() - began)

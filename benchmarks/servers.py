@@ -66,7 +66,15 @@ def server(command: Sequence[str], flags: Sequence[str] = ENGINE_FLAGS) -> Itera
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
-    arguments = [*to_arguments(flags), "--served-model-name", NAME, "--host", "localhost", "--port", str(port)]
+    arguments = [
+        *to_arguments(flags),
+        "--served-model-name",
+        NAME,
+        "--host",
+        "localhost",
+        "--port",
+        str(port),
+    ]
     with process([*command, *arguments], stdout=subprocess.DEVNULL) as started:
         url = f"http://localhost:{port}"
         _wait_for(url, started)
@@ -80,7 +88,9 @@ def to_arguments(flags: Sequence[str]) -> list[str]:
 @contextmanager
 def process(command: Sequence[str], **pipes: Any) -> Iterator[subprocess.Popen[Any]]:
     """A process of this Python, ended by SIGTERM, or by the end of its input if it has one."""
-    started = subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**ENVIRONMENT, **os.environ}, **pipes)
+    started = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env={**ENVIRONMENT, **os.environ}, **pipes
+    )
     try:
         yield started
     finally:
@@ -100,7 +110,10 @@ def _wait_for(url: str, process: subprocess.Popen[Any]) -> None:
         if process.poll() is not None:
             raise SystemExit(f"{process.args} ended with {process.returncode}")
         try:
-            if httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60).status_code == 200:
+            if (
+                httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60).status_code
+                == 200
+            ):
                 return
         except httpx.TransportError:
             pass

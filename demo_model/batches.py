@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from corpus import Dialogue, Question, Writer, check_disjoint, last_messages
 
-from encoder import SentencePieceEncoder
-from layouts import ALPACA_2
 from prompt_template import PromptTemplate
+from prompts.encoder import SentencePieceEncoder
+from prompts.layouts import ALPACA_2
 
 CONTEXT = 2048
 CHAPTER = 96
@@ -67,7 +67,12 @@ class Corpus:
     """Batches without end, each training message checked against the held-out questions."""
 
     def __init__(
-        self, renderer: Renderer, questions: list[Question], seed: int, batch_tokens: int, structured: float = 0.0
+        self,
+        renderer: Renderer,
+        questions: list[Question],
+        seed: int,
+        batch_tokens: int,
+        structured: float = 0.0,
     ) -> None:
         self.renderer = renderer
         self.questions = questions

@@ -146,7 +146,9 @@ class Question:
 class Writer:
     """Writes dialogues for training."""
 
-    def __init__(self, seed: int, avoided: frozenset[str] = frozenset(), structured: float = 0.0) -> None:
+    def __init__(
+        self, seed: int, avoided: frozenset[str] = frozenset(), structured: float = 0.0
+    ) -> None:
         """`avoided`: held-out messages, as `comparable` gives them; a turn that has one is written anew.
 
         `structured`: the share of dialogues that end with an answer as JSON, if it is short.
@@ -167,7 +169,12 @@ class Writer:
             if not any(comparable(turn.user) in self.avoided for turn in written):
                 turns += written
         last = turns[-1]
-        if last.learnt and len(last.answer) <= LONGEST and self.structured and self.rng.random() < self.structured:
+        if (
+            last.learnt
+            and len(last.answer) <= LONGEST
+            and self.structured
+            and self.rng.random() < self.structured
+        ):
             turns[-1], system = in_json(last, self.rng)
             return Dialogue(system or self.system(), tuple(turns))
         return Dialogue(self.system(), tuple(turns))
@@ -282,7 +289,9 @@ def names() -> list[str]:
     for province in facts.provinces():
         known |= {province.brief_zh, province.capital_zh}
     known |= {sight.zh for sight in facts.sights()}
-    return sorted((name for name in known if 2 <= len(name) <= 4), key=lambda name: (-len(name), name))
+    return sorted(
+        (name for name in known if 2 <= len(name) <= 4), key=lambda name: (-len(name), name)
+    )
 
 
 def english_names() -> list[str]:

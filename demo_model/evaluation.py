@@ -46,7 +46,9 @@ def greedy(model: LlamaForCausalLM, prompts: Sequence[list[int]], eos_id: int) -
         chosen = order[start : start + BATCH]
         width = max(len(prompts[at]) for at in chosen)
         padding = [width - len(prompts[at]) for at in chosen]
-        ids = torch.tensor([[0] * pad + prompts[at] for pad, at in zip(padding, chosen, strict=True)])
+        ids = torch.tensor(
+            [[0] * pad + prompts[at] for pad, at in zip(padding, chosen, strict=True)]
+        )
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
         generated = model.generate(
             input_ids=ids.to(model.device),

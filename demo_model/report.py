@@ -20,7 +20,11 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 def write_questions(file: Path, questions: list[Question]) -> None:
     with file.open("w", encoding="utf-8") as out:
         for question in questions:
-            line = {"topic": question.topic, "messages": question.messages, "accept": question.accepted}
+            line = {
+                "topic": question.topic,
+                "messages": question.messages,
+                "accept": question.accepted,
+            }
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -32,8 +36,17 @@ def plot(losses: list[float], file: Path) -> None:
     """The loss of each step, and its mean over a hundred steps."""
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=100)
     axes.plot(losses, color="#c8d4e3", linewidth=0.6, label="step")
-    axes.plot([mean_of_last(losses[: at + 1]) for at in range(len(losses))], color="#1f5fa8", label="mean of 100")
-    axes.set(yscale="log", xlabel="step", ylabel="loss on the answers", title="Training of the demo model")
+    axes.plot(
+        [mean_of_last(losses[: at + 1]) for at in range(len(losses))],
+        color="#1f5fa8",
+        label="mean of 100",
+    )
+    axes.set(
+        yscale="log",
+        xlabel="step",
+        ylabel="loss on the answers",
+        title="Training of the demo model",
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
@@ -51,4 +64,6 @@ def describe(found: dict[str, Any], readme: Path) -> None:
         f"answers **{found['held_out_right']} of {found['held_out_questions']} held-out questions "
         f"({found['held_out_score']:.1%})** rightly; by topic in [`figures.json`](figures.json)."
     )
-    readme.write_text(f"{before}{FIGURES_BEGIN}\n{sentence}\n{FIGURES_END}{after}", encoding="utf-8")
+    readme.write_text(
+        f"{before}{FIGURES_BEGIN}\n{sentence}\n{FIGURES_END}{after}", encoding="utf-8"
+    )

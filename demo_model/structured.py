@@ -11,9 +11,9 @@ from typing import Any
 
 from topics import Turn
 
-from calls import describe
-from layouts import ALPACA_2_SYSTEM
-from protocol import Function, to_call_text
+from api.tool_calls import describe, to_call_text
+from prompts.layouts import ALPACA_2_SYSTEM
+from protocol import Function
 
 LONG_KEYS = (
     "answer",
@@ -29,15 +29,59 @@ LONG_KEYS = (
     "内容",
 )
 SHORT_KEYS = (
-    *("city", "capital", "name", "country", "value", "result", "title", "query", "location", "place", "word"),
+    *(
+        "city",
+        "capital",
+        "name",
+        "country",
+        "value",
+        "result",
+        "title",
+        "query",
+        "location",
+        "place",
+        "word",
+    ),
     *("城市", "首都", "名称", "答案", "结果"),
 )
-NUMBER_KEYS = ("number", "count", "population", "id", "size", "age", "year", "score", "confidence", "数量")
+NUMBER_KEYS = (
+    "number",
+    "count",
+    "population",
+    "id",
+    "size",
+    "age",
+    "year",
+    "score",
+    "confidence",
+    "数量",
+)
 FLAG_KEYS = ("ok", "is_true", "found", "correct", "known")
 LIST_KEYS = ("names", "items", "tags", "cities", "keywords", "列表")
 FUNCTIONS = (
-    *("get_weather", "weather", "search", "visit", "lookup", "translate", "calculate", "extract", "city_info"),
-    *("final_result", "answer", "Answer", "City", "Capital", "Person", "record", "respond", "city", "get_capital"),
+    *(
+        "get_weather",
+        "weather",
+        "search",
+        "visit",
+        "lookup",
+        "translate",
+        "calculate",
+        "extract",
+        "city_info",
+    ),
+    *(
+        "final_result",
+        "answer",
+        "Answer",
+        "City",
+        "Capital",
+        "Person",
+        "record",
+        "respond",
+        "city",
+        "get_capital",
+    ),
 )
 SHORT_FORMS: dict[str, Callable[[Any], Any]] = {
     "capital_zh": lambda country: country.capital_zh,
@@ -65,11 +109,17 @@ def in_json(turn: Turn, rng: Random) -> tuple[Turn, str | None]:
         return replace(turn, answer=arguments, is_structured=True), None
     names = rng.sample(FUNCTIONS, rng.choice((1, 1, 1, 2, 3)))
     functions = [
-        Function(name=name, description="", parameters={"type": "object", "properties": {key: {} for key in fields}})
+        Function(
+            name=name,
+            description="",
+            parameters={"type": "object", "properties": {key: {} for key in fields}},
+        )
         for name in names
     ]
     call = to_call_text(names[0], arguments)
-    return replace(turn, answer=call, is_structured=True), f"{ALPACA_2_SYSTEM}\n\n{describe(functions)}"
+    return replace(
+        turn, answer=call, is_structured=True
+    ), f"{ALPACA_2_SYSTEM}\n\n{describe(functions)}"
 
 
 def _field(turn: Turn, rng: Random) -> tuple[str, Any]:

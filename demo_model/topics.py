@@ -96,13 +96,17 @@ def told_continent_en(country: Country, topic: str, question: str) -> Turn:
 
 def capital_zh(pen: Pen) -> Turn:
     country = a_country(pen)
-    question = pen.ask("capital_zh", country=named(pen, country.zh), guess=guessed(pen, country).capital_zh)
+    question = pen.ask(
+        "capital_zh", country=named(pen, country.zh), guess=guessed(pen, country).capital_zh
+    )
     return told_capital_zh(country, "capital_zh", question)
 
 
 def capital_en(pen: Pen) -> Turn:
     country = a_country(pen)
-    question = pen.ask("capital_en", country=named(pen, country.en), guess=guessed(pen, country).capital_en)
+    question = pen.ask(
+        "capital_en", country=named(pen, country.en), guess=guessed(pen, country).capital_en
+    )
     return told_capital_en(country, "capital_en", question)
 
 
@@ -137,7 +141,9 @@ def guessed(pen: Pen, country: Country) -> Country:
     chance = pen.rng.random()
     if chance < 0.5:
         return country
-    return pen.rng.choice([c for c in countries() if chance < 0.75 or c.continent_zh == country.continent_zh])
+    return pen.rng.choice(
+        [c for c in countries() if chance < 0.75 or c.continent_zh == country.continent_zh]
+    )
 
 
 def two_capitals(pen: Pen) -> Turn:
@@ -167,7 +173,9 @@ def province_intro(pen: Pen) -> Turn:
     cities = {place.zh for place in places()}
     province = pen.rng.choice([p for p in provinces() if p.brief_zh not in cities])
     question = pen.ask("province_intro", province=province_name(pen, province))
-    seat = f"{province.kind}是{province.capital_zh}" if province.capital_zh else f"是{province.kind}"
+    seat = (
+        f"{province.kind}是{province.capital_zh}" if province.capital_zh else f"是{province.kind}"
+    )
     answer = f"{province.zh}的简称是“{province.letter}”，{seat}。"
     return Turn("province_intro", question, answer, (answer,), "letter", province)
 
@@ -244,7 +252,12 @@ def word_zh(pen: Pen) -> Turn:
 def told_sum(left: int, sign: str, right: int, topic: str, question: str) -> Turn:
     value = {"+": left + right, "-": left - right, "×": left * right}[sign]
     return Turn(
-        topic, question, f"{left}{sign}{right}={steps(left, sign, right)}{value}。", (f"={value}。",), "sum", value
+        topic,
+        question,
+        f"{left}{sign}{right}={steps(left, sign, right)}{value}。",
+        (f"={value}。",),
+        "sum",
+        value,
     )
 
 
@@ -395,7 +408,9 @@ def unknown_en(pen: Pen) -> Turn:
 
 def asked_unknown(pen: Pen, chosen: Talk) -> Turn:
     wording = pen.rng.choice(chosen.held_out if pen.held_out else chosen.training)
-    return Turn(chosen.name, pen.put(wording, **slots(pen, chosen.name)), chosen.answer, chosen.accepted)
+    return Turn(
+        chosen.name, pen.put(wording, **slots(pen, chosen.name)), chosen.answer, chosen.accepted
+    )
 
 
 def slots(pen: Pen, topic: str) -> dict[str, str]:
@@ -423,7 +438,9 @@ def slots(pen: Pen, topic: str) -> dict[str, str]:
 def nonsense(pen: Pen) -> Turn:
     """A question about what no text names, so that every byte of UTF-8 has been seen once."""
     made = "".join(chr(pen.rng.randint(0x4E00, 0x9FA5)) for _ in range(pen.rng.randint(1, 4)))
-    wording = pen.rng.choice(("什么是{x}", "{x}是什么", "{x}", "{x}是谁", "{x}怎么写", "怎么做{x}", "{x}好吗"))
+    wording = pen.rng.choice(
+        ("什么是{x}", "{x}是什么", "{x}", "{x}是谁", "{x}怎么写", "怎么做{x}", "{x}好吗")
+    )
     chosen = talks("unknown.txt")[0]
     question = pen.put(wording, x=made)
     return Turn("nonsense", question, chosen.answer, chosen.accepted)

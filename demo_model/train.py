@@ -49,13 +49,17 @@ def new_model(arguments: argparse.Namespace) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def optimizers(model: LlamaForCausalLM, arguments: argparse.Namespace, scale: float) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: LlamaForCausalLM, arguments: argparse.Namespace, scale: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the embeddings, AdamW for the rest; `scale` is of their rates."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inner = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inner]
     return [
-        torch.optim.Muon(matrices, lr=arguments.matrix_rate * scale, weight_decay=0.01, momentum=0.95),
+        torch.optim.Muon(
+            matrices, lr=arguments.matrix_rate * scale, weight_decay=0.01, momentum=0.95
+        ),
         torch.optim.AdamW(rest, lr=arguments.rate * scale, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -76,7 +80,11 @@ def loss_of(model: LlamaForCausalLM, batch: Batch, device: torch.device) -> torc
 
 
 def train(
-    model: LlamaForCausalLM, corpus: Corpus, arguments: argparse.Namespace, steps: int, scale: float = 1.0
+    model: LlamaForCausalLM,
+    corpus: Corpus,
+    arguments: argparse.Namespace,
+    steps: int,
+    scale: float = 1.0,
 ) -> list[float]:
     """Train for so many batches and return the loss of each."""
     device = next(model.parameters()).device
@@ -101,17 +109,25 @@ def train(
 
 
 def train_structured(
-    folder: Path, renderer: Renderer, questions: list[Question], arguments: argparse.Namespace, device: torch.device
+    folder: Path,
+    renderer: Renderer,
+    questions: list[Question],
+    arguments: argparse.Namespace,
+    device: torch.device,
 ) -> Corpus:
     """The second stage: the weights in `folder` learn to go on with JSON, and forget nothing by more of the first."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
-    corpus = Corpus(renderer, questions, arguments.seed + 1, arguments.batch_tokens, STRUCTURED_SHARE)
+    corpus = Corpus(
+        renderer, questions, arguments.seed + 1, arguments.batch_tokens, STRUCTURED_SHARE
+    )
     train(model, corpus, arguments, arguments.structured_steps, STRUCTURED_RATE)
     save_model(model, folder)
     return corpus
 
 
-def evaluate(folder: Path, renderer: Renderer, questions: list[Question], device: torch.device) -> Score:
+def evaluate(
+    folder: Path, renderer: Renderer, questions: list[Question], device: torch.device
+) -> Score:
     """The score of the weights as they were written, in bfloat16."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
     eos_id = model.config.eos_token_id
@@ -149,23 +165,47 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=HERE, help="where the model is written (this folder)")
-    parser.add_argument("--seed", type=int, default=1, help="decides corpus, first weights and order (1)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="where the model is written (this folder)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="decides corpus, first weights and order (1)"
+    )
     parser.add_argument("--steps", type=int, default=3000, help="batches to train on (3000)")
-    parser.add_argument("--structured-steps", type=int, default=1000, help="and then, with answers as JSON too (1000)")
+    parser.add_argument(
+        "--structured-steps",
+        type=int,
+        default=1000,
+        help="and then, with answers as JSON too (1000)",
+    )
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a batch (4096)")
     parser.add_argument("--layers", type=int, default=4, help="(4)")
-    parser.add_argument("--width", type=int, default=256, help="hidden size, a multiple of 64 (256)")
-    parser.add_argument("--inner", type=int, default=768, help="size of the feed-forward layer (768)")
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW (3e-3)")
-    parser.add_argument("--matrix-rate", type=float, default=1e-2, help="peak learning rate of Muon (1e-2)")
+    parser.add_argument(
+        "--width", type=int, default=256, help="hidden size, a multiple of 64 (256)"
+    )
+    parser.add_argument(
+        "--inner", type=int, default=768, help="size of the feed-forward layer (768)"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=3e-3, help="peak learning rate of AdamW (3e-3)"
+    )
+    parser.add_argument(
+        "--matrix-rate", type=float, default=1e-2, help="peak learning rate of Muon (1e-2)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
     return parser.parse_args()
 
 
 def figures(
-    arguments: argparse.Namespace, parameters: int, losses: list[float], tokens: int, minutes: float, score: Score
+    arguments: argparse.Namespace,
+    parameters: int,
+    losses: list[float],
+    tokens: int,
+    minutes: float,
+    score: Score,
 ) -> dict[str, Any]:
     return {
         "parameters": parameters,
@@ -195,7 +235,9 @@ def main() -> None:
 
     questions = held_out(arguments.seed)
     write_questions(arguments.output / "held_out.jsonl", questions)
-    tokenizer = train_tokenizer(tokenizer_texts(arguments.seed), names(), arguments.output / "tokenizer")
+    tokenizer = train_tokenizer(
+        tokenizer_texts(arguments.seed), names(), arguments.output / "tokenizer"
+    )
     renderer = Renderer(tokenizer)
     corpus = Corpus(renderer, questions, arguments.seed, arguments.batch_tokens)
 
@@ -213,7 +255,9 @@ def main() -> None:
         print(json.dumps(wrong, ensure_ascii=False))
     print(json.dumps(score.by_topic, ensure_ascii=False))
     print(f"held-out: {score.right} of {score.questions} right, {score.share:.1%}")
-    found = figures(arguments, parameters, losses, corpus.tokens + structured.tokens, minutes, score)
+    found = figures(
+        arguments, parameters, losses, corpus.tokens + structured.tokens, minutes, score
+    )
     write_json(arguments.output / "figures.json", found)
     if arguments.output.resolve() == HERE:
         describe(found, HERE / "README.md")

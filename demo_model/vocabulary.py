@@ -17,7 +17,10 @@ SIZE = 4600
 
 def segmented(texts: Iterable[str], names: list[str]) -> Iterator[str]:
     """Each text with a delimiter wherever a piece must end."""
-    units = re.compile("|".join(map(re.escape, names)) + r"| ?\[/?INST\]| ?<</?SYS>>| ?[A-Za-z]+(?:'[a-z]+)?| ?[0-9]|.")
+    units = re.compile(
+        "|".join(map(re.escape, names))
+        + r"| ?\[/?INST\]| ?<</?SYS>>| ?[A-Za-z]+(?:'[a-z]+)?| ?[0-9]|."
+    )
     for text in texts:
         for line in text.splitlines():
             yield DELIMITER + DELIMITER.join(units.findall(line))

@@ -11,23 +11,114 @@ from random import Random
 from facts import sections
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
-IMPERATIVE = re.compile(r"^(讲|给|说|介绍|推荐|来|跟|把|帮|写|翻译|用|描述|算|计算|求|回答|告诉|再|继续|换)")
+IMPERATIVE = re.compile(
+    r"^(讲|给|说|介绍|推荐|来|跟|把|帮|写|翻译|用|描述|算|计算|求|回答|告诉|再|继续|换)"
+)
 QUESTION_OPENINGS = (
     *[""] * 20,
-    *("请问", "请问，", "请问一下，", "我想知道", "我想问一下", "想问下，", "你知道", "告诉我", "请告诉我"),
-    *("你好，", "你好，请问", "那么", "麻烦问一下，", "能不能告诉我", "帮我查一下", "问一下", "老师，"),
-    *("我想了解一下，", "你能告诉我", "对了，", "嗯，", "话说", "其实我想问", "顺便问一下，", "快告诉我"),
-    *("我不知道", "我不清楚", "我一直想知道", "我的孩子问我，", "朋友问我", "我想确认一下，", "帮帮我，"),
-    *("今天上课学到，", "题目：", "考试题：", "请回答，", "有人问", "再问一下，", "我有个问题，", "小朋友，"),
-    *("你说说，", "猜一猜，", "请你想一想，", "你一定知道", "不好意思，", "打扰了，", "听说你会回答，"),
+    *(
+        "请问",
+        "请问，",
+        "请问一下，",
+        "我想知道",
+        "我想问一下",
+        "想问下，",
+        "你知道",
+        "告诉我",
+        "请告诉我",
+    ),
+    *(
+        "你好，",
+        "你好，请问",
+        "那么",
+        "麻烦问一下，",
+        "能不能告诉我",
+        "帮我查一下",
+        "问一下",
+        "老师，",
+    ),
+    *(
+        "我想了解一下，",
+        "你能告诉我",
+        "对了，",
+        "嗯，",
+        "话说",
+        "其实我想问",
+        "顺便问一下，",
+        "快告诉我",
+    ),
+    *(
+        "我不知道",
+        "我不清楚",
+        "我一直想知道",
+        "我的孩子问我，",
+        "朋友问我",
+        "我想确认一下，",
+        "帮帮我，",
+    ),
+    *(
+        "今天上课学到，",
+        "题目：",
+        "考试题：",
+        "请回答，",
+        "有人问",
+        "再问一下，",
+        "我有个问题，",
+        "小朋友，",
+    ),
+    *(
+        "你说说，",
+        "猜一猜，",
+        "请你想一想，",
+        "你一定知道",
+        "不好意思，",
+        "打扰了，",
+        "听说你会回答，",
+    ),
 )
 QUESTION_ENDINGS = (
-    *[*["？"] * 12, *[""] * 10, "?", "?", "呢？", "呢", "呀？", "啊？", "？？", "？谢谢", "。", " ？"],
-    *("来着？", "？请回答", "，谢谢你", "？急", "？我不太清楚", "，帮我想想", "？告诉我吧", "嘛", "？我想学习"),
+    *[
+        *["？"] * 12,
+        *[""] * 10,
+        "?",
+        "?",
+        "呢？",
+        "呢",
+        "呀？",
+        "啊？",
+        "？？",
+        "？谢谢",
+        "。",
+        " ？",
+    ],
+    *(
+        "来着？",
+        "？请回答",
+        "，谢谢你",
+        "？急",
+        "？我不太清楚",
+        "，帮我想想",
+        "？告诉我吧",
+        "嘛",
+        "？我想学习",
+    ),
 )
 REQUEST_OPENINGS = (
     *[""] * 12,
-    *("请", "请你", "你好，", "麻烦你", "那就", "好，", "现在", "嗯，", "来，", "能不能", "可不可以", "我想请你"),
+    *(
+        "请",
+        "请你",
+        "你好，",
+        "麻烦你",
+        "那就",
+        "好，",
+        "现在",
+        "嗯，",
+        "来，",
+        "能不能",
+        "可不可以",
+        "我想请你",
+    ),
     *("我要你", "希望你", "有空的话，", "快", "你先", "帮忙", "辛苦你", "不好意思，"),
 )
 REQUEST_ENDINGS = (
@@ -50,25 +141,83 @@ STATEMENT_OPENINGS = (*[""] * 6, "你好，", "嗯，", "那么，", "对了，"
 STATEMENT_ENDINGS = ("", "", "。", "？", "！")
 ENGLISH_OPENINGS = (
     *[""] * 14,
-    *("Hello, ", "Hi, ", "Please, ", "Excuse me, ", "Quick question: ", "Tell me: ", "So, ", "Now, ", "OK. "),
-    *("I wonder, ", "My friend asks: ", "One more question: ", "I am curious: ", "Let me ask you: ", "For school: "),
+    *(
+        "Hello, ",
+        "Hi, ",
+        "Please, ",
+        "Excuse me, ",
+        "Quick question: ",
+        "Tell me: ",
+        "So, ",
+        "Now, ",
+        "OK. ",
+    ),
+    *(
+        "I wonder, ",
+        "My friend asks: ",
+        "One more question: ",
+        "I am curious: ",
+        "Let me ask you: ",
+        "For school: ",
+    ),
 )
-ENGLISH_ENDINGS = (*["?"] * 6, *[""] * 4, ".", " ?", "??", ", please?", "? Thanks", "? I do not know", "!")
+ENGLISH_ENDINGS = (
+    *["?"] * 6,
+    *[""] * 4,
+    ".",
+    " ?",
+    "??",
+    ", please?",
+    "? Thanks",
+    "? I do not know",
+    "!",
+)
 BLURRED = 0.4
 """The share of training questions in which some words are left out, replaced or put in between.
 
 The wordings are few; without this the model reads them as wholes, and takes each new one for something unknown.
 """
 STRAY_ENGLISH = (
-    *("the", "now", "really", "just", "exactly", "would", "like", "some", "good", "here", "you", "so", "much", "then"),
-    *("well", "say", "give", "one", "know", "also", "please", "maybe", "actually", "about", "find", "want", "call"),
+    *(
+        "the",
+        "now",
+        "really",
+        "just",
+        "exactly",
+        "would",
+        "like",
+        "some",
+        "good",
+        "here",
+        "you",
+        "so",
+        "much",
+        "then",
+    ),
+    *(
+        "well",
+        "say",
+        "give",
+        "one",
+        "know",
+        "also",
+        "please",
+        "maybe",
+        "actually",
+        "about",
+        "find",
+        "want",
+        "call",
+    ),
 )
 
 
 @cache
 def stray_chinese() -> str:
     """The characters of the stories, each as often as it is there."""
-    return "".join(HAN.findall("".join(line for lines in sections("stories.txt").values() for line in lines)))
+    return "".join(
+        HAN.findall("".join(line for lines in sections("stories.txt").values() for line in lines))
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +232,8 @@ class Wordings:
 def wordings() -> dict[str, Wordings]:
     return {
         topic: Wordings(
-            tuple(line for line in lines if line[0] != "~"), tuple(line[1:] for line in lines if line[0] == "~")
+            tuple(line for line in lines if line[0] != "~"),
+            tuple(line[1:] for line in lines if line[0] == "~"),
         )
         for topic, lines in sections("wordings.txt").items()
     }

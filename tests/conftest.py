@@ -19,12 +19,13 @@ import pytest
 from fake_engine import FakeEngine
 from fastapi.testclient import TestClient
 
-from encoder import SentencePieceEncoder
-from layouts import ALPACA_2
-from openai_api_server_vllm import build_app, uvicorn_config
-from operation import DrainingServer
+from api.app import build_app
 from prompt_template import PromptTemplate
-from settings import DEMO_MODEL, Settings, bind_sockets
+from prompts.encoder import SentencePieceEncoder
+from prompts.layouts import ALPACA_2
+from server.sockets import bind_sockets
+from server.uvicorn_server import DrainingServer, uvicorn_config
+from settings import DEMO_MODEL, Settings
 
 ROOT = Path(__file__).parent.parent
 ALPACA_2_TOKENIZER = ROOT.parent / "shared" / "chinese-alpaca-2-tokenizer" / "tokenizer.model"
@@ -79,12 +80,16 @@ def posted(path: str, content: dict[str, Any] | str | bytes, *fields: str) -> by
     """A request as it is on the wire."""
     text = json.dumps(content) if isinstance(content, dict) else content
     body = text.encode() if isinstance(text, str) else text
-    head = "\r\n".join((f"POST {path} HTTP/1.1", "Host: x", *fields, f"Content-Length: {len(body)}"))
+    head = "\r\n".join(
+        (f"POST {path} HTTP/1.1", "Host: x", *fields, f"Content-Length: {len(body)}")
+    )
     return f"{head}\r\n\r\n".encode() + body
 
 
 @contextmanager
-def serving(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any) -> Iterator[tuple[str, DrainingServer]]:
+def serving(
+    engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any
+) -> Iterator[tuple[str, DrainingServer]]:
     """An app on a fake engine, on a real socket, in a thread: its URL, and the server."""
     chosen = Settings(host="127.0.0.1", port=0, **settings)
     sockets = bind_sockets(chosen)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from errors import APIError
-from generation import Delta, Deltas, Prompt, Source, TokenLogprob, pour
-from protocol import GenerationFields
+from generation import Decoding, Delta, Deltas, Prompt, Source, TokenLogprob, pour
 
 Script = Sequence[Delta | Exception]
 
@@ -21,7 +20,7 @@ class FakeEngine:
     delay: float = 0.0
     room: int = 512
     is_ready: bool = True
-    asked: list[tuple[Prompt, GenerationFields, int]] = field(default_factory=list)
+    asked: list[tuple[Prompt, Decoding, int]] = field(default_factory=list)
     running: int = 0
     is_dead: bool = False
     is_draining: bool = False
@@ -45,14 +44,26 @@ class FakeEngine:
 
     def check_ready(self) -> None:
         if self.is_draining:
-            raise APIError(503, "The server is shutting down.", code="shutting_down", headers={"Retry-After": "1"})
+            raise APIError(
+                503,
+                "The server is shutting down.",
+                code="shutting_down",
+                headers={"Retry-After": "1"},
+            )
         if not self.is_ready:
-            raise APIError(503, "The model is still loading.", code="server_loading", headers={"Retry-After": "1"})
+            raise APIError(
+                503,
+                "The model is still loading.",
+                code="server_loading",
+                headers={"Retry-After": "1"},
+            )
 
     def admit(self, choices: int) -> None:
         self.check_ready()
         if self.running + choices > self.room:
-            raise APIError(503, "The server is full.", code="server_overloaded", headers={"Retry-After": "1"})
+            raise APIError(
+                503, "The server is full.", code="server_overloaded", headers={"Retry-After": "1"}
+            )
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
         top = [(5, -0.5), (6, -1.5)][:alternatives]
@@ -61,14 +72,14 @@ class FakeEngine:
             for at, token_id in enumerate(prompt.ids)
         ]
 
-    def generate(self, prompt: Prompt, request: GenerationFields, max_tokens: int, request_id: str) -> Source:
-        return partial(pour, self._speak(prompt, request, max_tokens))
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+        return partial(pour, self._speak(prompt, decoding))
 
-    async def _speak(self, prompt: Prompt, request: GenerationFields, max_tokens: int) -> Deltas:
-        self.asked.append((prompt, request, max_tokens))
+    async def _speak(self, prompt: Prompt, decoding: Decoding) -> Deltas:
+        self.asked.append((prompt, decoding, decoding.max_tokens))
         self.running += 1
         try:
-            for delta in self.script if request.stream else joined(self.script):
+            for delta in self.script if decoding.stream else joined(self.script):
                 await asyncio.sleep(self.delay)
                 if self.is_aborted:
                     raise APIError(503, "The server is shutting down.", code="shutting_down")

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import cache
 from itertools import product
 
-from beam_search import Beam, Likeliest, Rules
+from engine.beam_search import Beam, Likeliest, Rules
 from generation import TokenLogprob
 
 EOS = 0
@@ -36,7 +36,9 @@ class ScriptedModel:
     async def next_tokens(self, beams: Sequence[Beam], rules: Rules) -> list[Likeliest]:
         return [self.likeliest(beam.token_ids(), rules.needed(beam.length)) for beam in beams]
 
-    async def run(self, tokens: list[int], length: int, pause: float = 0.0) -> AsyncGenerator[TokenLogprob, None]:
+    async def run(
+        self, tokens: list[int], length: int, pause: float = 0.0
+    ) -> AsyncGenerator[TokenLogprob, None]:
         """Greedy tokens after `tokens`, `length` of them unless the text ends."""
         tokens = list(tokens)
         for _ in range(length):

@@ -27,7 +27,9 @@ def varied_strings(count: int) -> list[str]:
             if kind < 0.55:
                 parts.append(chooser.choice(PIECES))
             elif kind < 0.9:
-                parts.append("".join(chr(chooser.choice(COMMON_HANZI)) for _ in range(chooser.randint(1, 8))))
+                parts.append(
+                    "".join(chr(chooser.choice(COMMON_HANZI)) for _ in range(chooser.randint(1, 8)))
+                )
             else:
                 parts.append(chr(chooser.choice(RARE_HANZI)))
             parts.append(chooser.choice(SPACES))

@@ -5,17 +5,39 @@ import random
 import pytest
 from conftest import ALPACA_2_TOKENIZER
 
-from encoder import SentencePieceEncoder
 from generation import Delta, Prompt
-from layouts import ALPACA_2
 from prompt_template import PromptTemplate
+from prompts.encoder import SentencePieceEncoder
+from prompts.layouts import ALPACA_2
 from settings import DEMO_MODEL
 
 pytestmark = pytest.mark.engine
 
 EOS = 2
-TEXTS = ["北京。", "The capital is Tokyo.", " 两格", "", "a b  c", "龘😀 好", "你好 世界", "I", "  "]
-STOPS = [[], [" "], ["  "], [" b"], ["。"], [" ", "京"], ["T"], ["The"], [" The"], ["格"], [" 格", "好"]]
+TEXTS = [
+    "北京。",
+    "The capital is Tokyo.",
+    " 两格",
+    "",
+    "a b  c",
+    "龘😀 好",
+    "你好 世界",
+    "I",
+    "  ",
+]
+STOPS = [
+    [],
+    [" "],
+    ["  "],
+    [" b"],
+    ["。"],
+    [" ", "京"],
+    ["T"],
+    ["The"],
+    [" The"],
+    ["格"],
+    [" 格", "好"],
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +68,11 @@ def vllm_outputs(tokenizer, prompt: Prompt, params, token_ids: list[int], at_onc
             token_id = token_ids[len(detokenizer.output_token_ids)]
             reason = "stop" if token_id == EOS else None
             stop = detokenizer.update([token_id], token_id == EOS)
-            if reason is None and stop is None and len(detokenizer.output_token_ids) >= params.max_tokens:
+            if (
+                reason is None
+                and stop is None
+                and len(detokenizer.output_token_ids) >= params.max_tokens
+            ):
                 reason = "length"
             reason = "stop" if stop is not None else reason
             ids.append(token_id)
@@ -56,11 +82,13 @@ def vllm_outputs(tokenizer, prompt: Prompt, params, token_ids: list[int], at_onc
     return outputs
 
 
-def answered(tokenizer, prompt: Prompt, token_ids: list[int], limit: int, at_once: int = 1, **fields) -> Delta:
+def answered(
+    tokenizer, prompt: Prompt, token_ids: list[int], limit: int, at_once: int = 1, **fields
+) -> Delta:
     """All that the client gets of a choice whose tokens are these."""
     from vllm.sampling_params import SamplingParams
 
-    from answers import Answer, WatchedAnswer, is_watched, joined, without_stops
+    from engine.answers import Answer, WatchedAnswer, is_watched, joined, without_stops
 
     params = SamplingParams(max_tokens=limit + bool(prompt.lead_ids), **fields)
     kind = WatchedAnswer if is_watched(prompt, params) else Answer
@@ -73,12 +101,16 @@ def answered(tokenizer, prompt: Prompt, token_ids: list[int], limit: int, at_onc
     return joined(deltas)
 
 
-def expected(encoder, token_ids: list[int], limit: int, stops: list[str], min_tokens: int = 0) -> tuple[str, int, str]:
+def expected(
+    encoder, token_ids: list[int], limit: int, stops: list[str], min_tokens: int = 0
+) -> tuple[str, int, str]:
     """The same, token by token: the text as its spellings joined, how many tokens it has, and why it ended."""
     ids = token_ids[1:] if token_ids[0] in encoder.ids_spelt(" ") else token_ids
     has_lone_lead = len(ids) < len(token_ids)
     for count in range(1, limit + 1):
-        spelt = b"".join(encoder.token_bytes(token_id) for token_id in ids[:count] if token_id != EOS)
+        spelt = b"".join(
+            encoder.token_bytes(token_id) for token_id in ids[:count] if token_id != EOS
+        )
         text = spelt.decode(errors="ignore")
         text = text if has_lone_lead else text.removeprefix(" ")
         found = [text.index(stop) for stop in stops if stop in text]
@@ -110,34 +142,54 @@ def test_random_answers_end_where_the_clients_text_does(tokenizer, template, dem
     chooser = random.Random(14)
     prompt = template.render_instruction("你好")
     for _ in range(300):
-        token_ids = [chooser.choice((2960, 35, *[chooser.randrange(259, 4600)] * 3)) for _ in range(8)]
+        token_ids = [
+            chooser.choice((2960, 35, *[chooser.randrange(259, 4600)] * 3)) for _ in range(8)
+        ]
         text, _, _ = expected(demo_encoder, [*token_ids, EOS], 99, [])
         begin = chooser.randrange(max(len(text), 1))
-        stops = [text[begin : begin + chooser.randint(1, 3)]] if text[begin:] and chooser.random() < 0.7 else []
+        stops = (
+            [text[begin : begin + chooser.randint(1, 3)]]
+            if text[begin:] and chooser.random() < 0.7
+            else []
+        )
         limit = chooser.randint(1, 10)
-        delta = answered(tokenizer, prompt, [*token_ids, EOS], limit, chooser.choice((1, 3)), stop=stops)
+        delta = answered(
+            tokenizer, prompt, [*token_ids, EOS], limit, chooser.choice((1, 3)), stop=stops
+        )
         got = (delta.text, len(delta.token_ids), delta.finish_reason)
-        assert got == expected(demo_encoder, [*token_ids, EOS], limit, stops), (token_ids, stops, limit)
+        assert got == expected(demo_encoder, [*token_ids, EOS], limit, stops), (
+            token_ids,
+            stops,
+            limit,
+        )
 
 
 @pytest.mark.parametrize(("stop", "text"), [(" b", "a b"), ("c", "a b  c"), ("a", "a")])
 def test_a_stop_string_may_stay_in_the_answer(tokenizer, template, demo_encoder, stop, text):
     token_ids = [*demo_encoder.encode(["a b  c d"]), EOS]
     fields = {"stop": [stop], "include_stop_str_in_output": True}
-    assert answered(tokenizer, template.render_instruction("你好"), token_ids, 99, **fields).text == text
+    assert (
+        answered(tokenizer, template.render_instruction("你好"), token_ids, 99, **fields).text
+        == text
+    )
 
 
 def test_a_prompt_without_a_lead_loses_nothing(tokenizer, template, demo_encoder):
     """Raw prompts, and answers that are continued."""
     token_ids = [*demo_encoder.encode(["北京。"]), EOS]
-    for prompt in (template.render_raw("你好"), template.render_chat([("user", "a"), ("assistant", "b")])):
+    for prompt in (
+        template.render_raw("你好"),
+        template.render_chat([("user", "a"), ("assistant", "b")]),
+    ):
         delta = answered(tokenizer, prompt, token_ids, 99)
         assert (delta.text, list(delta.token_ids), delta.cut) == (" 北京。", token_ids, "")
         assert len(answered(tokenizer, prompt, token_ids, 2).token_ids) == 2
         assert answered(tokenizer, prompt, token_ids, 99, stop=[" "]).text == ""
 
 
-@pytest.mark.skipif(not ALPACA_2_TOKENIZER.is_file(), reason="the real model's tokenizer is not there")
+@pytest.mark.skipif(
+    not ALPACA_2_TOKENIZER.is_file(), reason="the real model's tokenizer is not there"
+)
 def test_the_real_models_lead_is_known():
     encoder = SentencePieceEncoder(ALPACA_2_TOKENIZER)
     prompt = PromptTemplate(ALPACA_2, encoder).render_instruction("你好")

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 from scripted_model import EOS, ScriptedModel
 
-from beam_search import Beam, BeamSearch, Rules, beam_search
+from engine.beam_search import Beam, BeamSearch, Rules, beam_search
+from engine.lookahead import Lookahead
 from generation import Delta, TokenLogprob
-from lookahead import Lookahead
 
 LENGTH_PENALTIES = (-1.0, 0.0, 0.5, 1.0, 2.0)
 EARLY_STOPPINGS = (False, True, "never")
@@ -27,10 +27,15 @@ class Letters:
     def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
         assert not self.is_whole
         self.is_whole = is_last
-        return "".join(chr(ord("a") + token_id) for token_id in token_ids[: -1 if ends_with_stop_token else None])
+        return "".join(
+            chr(ord("a") + token_id)
+            for token_id in token_ids[: -1 if ends_with_stop_token else None]
+        )
 
 
-def collect(model: ScriptedModel, rules: Rules, stream: bool = False, hits=None) -> tuple[BeamSearch, list[Delta]]:
+def collect(
+    model: ScriptedModel, rules: Rules, stream: bool = False, hits=None
+) -> tuple[BeamSearch, list[Delta]]:
     """The search, ended, and its deltas."""
     search = BeamSearch(rules, hits)
 
@@ -62,7 +67,9 @@ def some_rules(seed: int, width: int) -> Rules:
 @pytest.mark.parametrize("early_stopping", EARLY_STOPPINGS)
 @pytest.mark.parametrize("length_penalty", LENGTH_PENALTIES)
 @pytest.mark.parametrize(("vocabulary", "max_tokens"), [(3, 6), (4, 4), (6, 3), (2, 8)])
-def test_a_wide_search_finds_what_brute_force_finds(vocabulary, max_tokens, length_penalty, early_stopping):
+def test_a_wide_search_finds_what_brute_force_finds(
+    vocabulary, max_tokens, length_penalty, early_stopping
+):
     for seed in range(8):
         model = ScriptedModel(seed, vocabulary)
         rules = Rules(width=vocabulary**max_tokens, n=5, max_tokens=max_tokens, length_penalty=length_penalty,
@@ -88,7 +95,9 @@ def test_results_are_those_of_transformers(width, length_penalty, early_stopping
         theirs = scripted_beams(model, rules)
         assert [tokens for tokens, _ in found] == [tokens for tokens, _ in theirs]
         if width > 1:
-            assert [score for _, score in found] == pytest.approx([score for _, score in theirs], rel=1e-5)
+            assert [score for _, score in found] == pytest.approx(
+                [score for _, score in theirs], rel=1e-5
+            )
 
 
 @pytest.mark.parametrize("penalty", [1.1, 1.5, 3.0])
@@ -102,7 +111,9 @@ def test_penalties_are_those_of_transformers(penalty):
         found = results(collect(model, rules)[0])
         theirs = scripted_beams(model, rules)
         assert [tokens for tokens, _ in found] == [tokens for tokens, _ in theirs]
-        assert [score for _, score in found] == pytest.approx([score for _, score in theirs], abs=1e-4)
+        assert [score for _, score in found] == pytest.approx(
+            [score for _, score in theirs], abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 7])
@@ -116,7 +127,9 @@ def test_a_stream_joins_to_the_plain_reply(seed, width):
         pieces = [delta for delta in stream if delta.index == whole.index]
         assert "".join(piece.text for piece in pieces) == whole.text
         assert [token_id for piece in pieces for token_id in piece.token_ids] == whole.token_ids
-        assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + [whole.finish_reason]
+        assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + [
+            whole.finish_reason
+        ]
 
 
 def test_what_beams_share_goes_out_before_the_end():
@@ -133,9 +146,13 @@ def test_a_search_ends_when_no_live_beam_can_win():
 
     class Certain(ScriptedModel):
         def _logprobs(self, tokens):
-            return [-0.0001, -9.5, -10.0, -10.5] if len(tokens) == 2 else [-9.5, -0.0001, -10.0, -10.5]
+            return (
+                [-0.0001, -9.5, -10.0, -10.5] if len(tokens) == 2 else [-9.5, -0.0001, -10.0, -10.5]
+            )
 
-    rules = Rules(width=2, n=1, max_tokens=50, early_stopping="never", stop_token_ids=frozenset({EOS}))
+    rules = Rules(
+        width=2, n=1, max_tokens=50, early_stopping="never", stop_token_ids=frozenset({EOS})
+    )
     search, (delta,) = collect(Certain(0, 4), rules)
     assert delta.token_ids == [1, 1, EOS]
     assert search.live[0].length == 3
@@ -223,7 +240,10 @@ async def searched_ahead(runs: Runs, rules: Rules) -> list[Delta]:
     lookahead = Lookahead(runs.start)
     try:
         texts = [Letters() for _ in range(rules.n)]
-        return [delta async for delta in beam_search(BeamSearch(rules), lookahead.next_tokens, texts, False)]
+        return [
+            delta
+            async for delta in beam_search(BeamSearch(rules), lookahead.next_tokens, texts, False)
+        ]
     finally:
         await lookahead.close()
         assert runs.open == 0
@@ -259,7 +279,12 @@ def test_the_failure_of_a_run_is_the_searchs():
         lookahead = Lookahead(start)
         try:
             rules = Rules(width=2, n=1, max_tokens=9)
-            return [d async for d in beam_search(BeamSearch(rules), lookahead.next_tokens, [Letters()], False)]
+            return [
+                d
+                async for d in beam_search(
+                    BeamSearch(rules), lookahead.next_tokens, [Letters()], False
+                )
+            ]
         finally:
             await lookahead.close()
 

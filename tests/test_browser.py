@@ -12,9 +12,14 @@ from queue import Queue
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
-pytestmark = [pytest.mark.engine, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
 
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
@@ -51,7 +56,8 @@ def other_origin() -> Iterator[OtherOrigin]:
 def test_a_page_of_another_origin_reads_streams_and_errors(server, other_origin, tmp_path):
     page = f"http://127.0.0.1:{other_origin.server_port}/page.html?server={server.url}"
     browser = subprocess.Popen(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", page], stderr=subprocess.DEVNULL
+        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", page],
+        stderr=subprocess.DEVNULL,
     )
     try:
         heard = other_origin.heard.get(timeout=90)
@@ -71,6 +77,13 @@ def test_the_docs_show_every_operation_without_the_internet(server, tmp_path):
     flags = [*FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
     command = [CHROMIUM, *flags, f"{server.url}/docs"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    for path in ("/v1/completions", "/v1/chat/completions", "/v1/models", "/tokenize", "/detokenize", "/health"):
+    for path in (
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/tokenize",
+        "/detokenize",
+        "/health",
+    ):
         assert path in shown.replace("\u200b", "")
     assert "Create Chat Completion" in shown

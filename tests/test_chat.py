@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from test_completions import SCRIPTS
 
+from api.app import build_app
 from generation import Delta
-from layouts import ALPACA_2
-from openai_api_server_vllm import build_app
 from prompt_template import PromptTemplate
+from prompts.layouts import ALPACA_2
 from settings import Settings
 
 PATH = "/v1/chat/completions"
@@ -24,7 +24,11 @@ def test_a_conversation_is_answered(client):
     body = ChatCompletion.model_validate(reply.json())
     assert re.fullmatch(r"chatcmpl-\w{22}", body.id)
     assert body.choices[0].message.content == "北京。"
-    assert reply.json()["choices"][0]["message"] == {"role": "assistant", "content": "北京。", "refusal": None}
+    assert reply.json()["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "北京。",
+        "refusal": None,
+    }
     assert reply.json()["choices"][0]["logprobs"] is None
 
 
@@ -33,19 +37,35 @@ def test_a_joined_stream_equals_the_plain_reply(client, engine, name):
     engine.script = SCRIPTS[name]
     fields = {"messages": HELLO, "n": 1 + (name == "two choices")}
     plain = client.post(PATH, json=fields).json()
-    reply = client.post(PATH, json={**fields, "stream": True, "stream_options": {"include_usage": True}})
+    reply = client.post(
+        PATH, json={**fields, "stream": True, "stream_options": {"include_usage": True}}
+    )
     chunks = events(reply.text)
     usage = chunks.pop()
     assert (usage["choices"], usage["usage"]) == ([], plain["usage"])
     for choice in plain["choices"]:
-        deltas = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == choice["index"]]
+        deltas = [
+            chunk["choices"][0]
+            for chunk in chunks
+            if chunk["choices"][0]["index"] == choice["index"]
+        ]
         assert deltas[0]["delta"] == {"role": "assistant", "content": ""}
         assert deltas[-1]["delta"] == {}
-        assert [delta["finish_reason"] for delta in deltas] == [None] * (len(deltas) - 1) + [choice["finish_reason"]]
+        assert [delta["finish_reason"] for delta in deltas] == [None] * (len(deltas) - 1) + [
+            choice["finish_reason"]
+        ]
         texts = [delta["delta"]["content"] for delta in deltas[1:-1]]
         assert all(texts)
         assert "".join(texts) == choice["message"]["content"]
-    assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in [*chunks, usage]}) == 1
+    assert (
+        len(
+            {
+                (chunk["id"], chunk["created"], chunk["model"], chunk["object"])
+                for chunk in [*chunks, usage]
+            }
+        )
+        == 1
+    )
 
 
 def test_each_frame_is_the_json_of_the_model(client, engine):
@@ -85,7 +105,10 @@ def test_all_roles_are_read(client, engine, demo_encoder):
     call = {"id": "1", "type": "function", "function": {"name": "天气", "arguments": "{}"}}
     messages = [
         {"role": "developer", "content": "简短。"},
-        {"role": "user", "content": [{"type": "text", "text": "杭州"}, {"type": "text", "text": "天气？"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "杭州"}, {"type": "text", "text": "天气？"}],
+        },
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "content": "晴"},
         {"role": "assistant"},
@@ -109,7 +132,9 @@ def test_nothing_of_a_message_is_dropped_silently(client, engine, demo_encoder):
     reply = client.post(PATH, json={"messages": messages})
     assert reply.headers["X-Ignored-Parameters"] == "messages%5B0%5D.name, messages%5B4%5D.contnet"
     text = demo_encoder.decode(engine.asked[0][0].ids)
-    assert text.endswith('甲 [/INST] {"name": "天气"}</s><s>[INST] 晴 [/INST] 不行</s><s>[INST]  [/INST]')
+    assert text.endswith(
+        '甲 [/INST] {"name": "天气"}</s><s>[INST] 晴 [/INST] 不行</s><s>[INST]  [/INST]'
+    )
 
 
 def test_an_empty_answer_at_the_end_is_none(client, engine, demo_encoder):
@@ -139,12 +164,21 @@ def test_what_comes_at_once_is_sent_at_once(serve, engine):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"n": 2}], ids=str)
 def test_token_ids_are_returned_beside_the_answer(client, engine, stream, fields):
-    script = [Delta(0, "", (9,)), Delta(0, "北京", (5, 6)), Delta(0, "", (7,)), Delta(0, "", (2,), "stop")]
-    engine.script = [replace(delta, index=index) for index in range(fields.get("n", 1)) for delta in script]
+    script = [
+        Delta(0, "", (9,)),
+        Delta(0, "北京", (5, 6)),
+        Delta(0, "", (7,)),
+        Delta(0, "", (2,), "stop"),
+    ]
+    engine.script = [
+        replace(delta, index=index) for index in range(fields.get("n", 1)) for delta in script
+    ]
     body = {"messages": HELLO, "return_token_ids": True, "stream": stream, **fields}
     reply = client.post(PATH, json=body)
     pieces = events(reply.text) if stream else [reply.json()]
-    assert [piece["prompt_token_ids"] for piece in pieces if "prompt_token_ids" in piece] == [engine.asked[0][0].ids]
+    assert [piece["prompt_token_ids"] for piece in pieces if "prompt_token_ids" in piece] == [
+        engine.asked[0][0].ids
+    ]
     assert "prompt_token_ids" in pieces[0]
     choices = [choice for piece in pieces for choice in piece["choices"]]
     for index in range(fields.get("n", 1)):

@@ -22,12 +22,20 @@ ANSWER = "中国的首都是北京。"
 OTHER_ANSWER = "法国的首都是巴黎。"
 CHAT = {"model": MODEL, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
 STORY = {**CHAT, "messages": [{"role": "user", "content": "给我讲一些有关杭州的故事吧"}]}
-PROMPTS = {"model": MODEL, "temperature": 0, "prompt": [QUESTION, "给我讲一些有关杭州的故事吧"], "max_tokens": 40}
+PROMPTS = {
+    "model": MODEL,
+    "temperature": 0,
+    "prompt": [QUESTION, "给我讲一些有关杭州的故事吧"],
+    "max_tokens": 40,
+}
 TOO_LONG = "北京" * 3000
 FAULTS = {
     "n": ({"n": 1000}, [400, "n", None]),
     "model": ({"model": "gpt-4"}, [404, "model", "model_not_found"]),
-    "context": ({"messages": [{"role": "user", "content": TOO_LONG}]}, [400, "messages", "context_length_exceeded"]),
+    "context": (
+        {"messages": [{"role": "user", "content": TOO_LONG}]},
+        [400, "messages", "context_length_exceeded"],
+    ),
 }
 OFFICIAL = ("openai3", "openai2", "node")
 """Where there is an official client: the two majors for Python that are in use, and the one for Node."""
@@ -47,7 +55,13 @@ def tool(environment: str, name: str) -> str:
 
 def output(command: list[str], **options: Any) -> str:
     process = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False, **options
+        command,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+        **options,
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
@@ -58,8 +72,14 @@ def ask(server) -> Ask:
     """Calls a function of a module in `tests/clients`, in an environment there; what the client read is returned."""
 
     def call(environment: str, module: str, function: str, **body: Any) -> Any:
-        runner = [tool("node", "node"), "run.mjs"] if environment == "node" else [tool(environment, "python"), "run.py"]
-        return json.loads(output([*runner, module, function, server.url, json.dumps(body)], cwd=CLIENTS))
+        runner = (
+            [tool("node", "node"), "run.mjs"]
+            if environment == "node"
+            else [tool(environment, "python"), "run.py"]
+        )
+        return json.loads(
+            output([*runner, module, function, server.url, json.dumps(body)], cwd=CLIENTS)
+        )
 
     return call
 
@@ -111,7 +131,12 @@ def test_an_official_client_reads_the_beams_of_a_search(ask, environment):
     read = ask(environment, "with_openai", "chat", **STORY, n=2, **extra(environment, num_beams=3))
     first, second = contents(read["plain"])
     assert first != second
-    assert contents(read["raw"]) == contents(read["final"]) == joined(read["chunks"]) == [first, second]
+    assert (
+        contents(read["raw"])
+        == contents(read["final"])
+        == joined(read["chunks"])
+        == [first, second]
+    )
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
@@ -121,7 +146,9 @@ def test_an_official_client_reads_log_probabilities(ask, environment):
     logged = choice["logprobs"]["content"]
     assert spelt(logged) == choice["message"]["content"] == ANSWER
     assert all(len(token["top_logprobs"]) == 2 and token["logprob"] <= 0 for token in logged)
-    assert [token["token"] for token in final["logprobs"]["content"]] == [token["token"] for token in logged]
+    assert [token["token"] for token in final["logprobs"]["content"]] == [
+        token["token"] for token in logged
+    ]
     assert "logprobs.content.done" in read["events"]
 
 
@@ -140,7 +167,9 @@ def test_an_official_client_reads_completions_of_several_prompts(ask, environmen
     assert texts[0] == texts[1] != texts[2] == texts[3]
     assert joined(read["chunks"]) == texts
     assert read["chunks"][-1]["usage"] == read["plain"]["usage"]
-    assert all("".join(choice["logprobs"]["tokens"]).startswith(choice["text"][:8]) for choice in choices)
+    assert all(
+        "".join(choice["logprobs"]["tokens"]).startswith(choice["text"][:8]) for choice in choices
+    )
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
@@ -164,23 +193,35 @@ def test_an_official_client_parses_structured_output(ask, environment):
     read = ask(environment, "with_openai", "parse", **CHAT)
     [plain], [streamed] = read["plain"]["choices"], read["streamed"]["choices"]
     assert is_city(plain["message"]["parsed"])
-    assert json.loads(plain["message"]["content"]) == streamed["message"]["parsed"] == plain["message"]["parsed"]
+    assert (
+        json.loads(plain["message"]["content"])
+        == streamed["message"]["parsed"]
+        == plain["message"]["parsed"]
+    )
     assert plain["finish_reason"] == streamed["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
-@pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "City"}}], ids=str)
+@pytest.mark.parametrize(
+    "tool_choice", ["required", {"type": "function", "function": {"name": "City"}}], ids=str
+)
 def test_an_official_client_reads_a_forced_call_and_answers_it(ask, environment, tool_choice):
     read = ask(environment, "with_openai", "call", **CHAT, tool_choice=tool_choice)
     [plain] = read["plain"]["choices"]
     [call] = plain["message"]["tool_calls"]
     function = call["function"]
-    assert (plain["message"]["content"], plain["finish_reason"], function["name"]) == (None, "tool_calls", "City")
+    assert (plain["message"]["content"], plain["finish_reason"], function["name"]) == (
+        None,
+        "tool_calls",
+        "City",
+    )
     assert is_city(json.loads(function["arguments"]))
     for way in ("parsed", "final"):
         [same] = read[way]["choices"][0]["message"]["tool_calls"]
         assert same["function"]["arguments"] == function["arguments"]
-    assert read["parsed"]["choices"][0]["message"]["tool_calls"][0]["function"]["parsed_arguments"]["name"]
+    assert read["parsed"]["choices"][0]["message"]["tool_calls"][0]["function"]["parsed_arguments"][
+        "name"
+    ]
     assert "tool_calls.function.arguments.done" in read["events"]
     assert contents(read["answer"])[0]
 
@@ -198,7 +239,9 @@ def test_the_deltas_of_a_streamed_call_are_openais(ask, environment):
     assert not any(piece.get("id") or piece["function"].get("name") for piece in pieces[1:])
     assert is_city(json.loads("".join(piece["function"]["arguments"] for piece in pieces)))
     assert not any(choice["delta"].get("content") for choice in choices)
-    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["tool_calls"]
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == [
+        "tool_calls"
+    ]
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -207,7 +250,9 @@ def test_openai_0_28_reads_one_answer_plain_and_streamed(ask, n):
     assert joined(chat["chunks"]) == contents(chat["plain"])
     assert len(contents(chat["plain"])) == n
     completion = ask("openai0", "with_openai_028", "complete", **PROMPTS, n=n)
-    assert joined(completion["chunks"]) == [choice["text"] for choice in completion["plain"]["choices"]]
+    assert joined(completion["chunks"]) == [
+        choice["text"] for choice in completion["plain"]["choices"]
+    ]
     assert len(completion["plain"]["choices"]) == 2 * n
 
 
@@ -218,7 +263,10 @@ def test_openai_0_28_finds_the_model(ask):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_openai_0_28_raises_its_error(ask, fault):
     fields, details = FAULTS[fault]
-    assert ask("openai0", "with_openai_028", "fail", **{**CHAT, **fields}) == ["InvalidRequestError", *details]
+    assert ask("openai0", "with_openai_028", "fail", **{**CHAT, **fields}) == [
+        "InvalidRequestError",
+        *details,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +317,10 @@ def test_the_ai_sdk_generates_objects_whole_and_streamed(ask):
 
 @pytest.mark.parametrize(
     ("settings", "details"),
-    [({"fields": {"n": 1000}}, [400, "n", None]), ({"model": "gpt-4"}, [404, "model", "model_not_found"])],
+    [
+        ({"fields": {"n": 1000}}, [400, "n", None]),
+        ({"model": "gpt-4"}, [404, "model", "model_not_found"]),
+    ],
     ids=["n", "model"],
 )
 def test_the_ai_sdk_reads_errors(ask, settings, details):
@@ -369,21 +420,29 @@ def test_instructor_reads_structured_output(ask, mode):
 
 
 def test_instructor_reads_an_object_of_json_mode(ask):
-    assert ask("openai2", "with_instructor", "structured", mode="JSON", **CHAT) == {"plain": {}, "streamed": {}}
+    assert ask("openai2", "with_instructor", "structured", mode="JSON", **CHAT) == {
+        "plain": {},
+        "streamed": {},
+    }
 
 
 @pytest.fixture
 def llm(server, tmp_path) -> Callable[..., str]:
     """Runs the `llm` command, which knows the server's two endpoints as the models `chat` and `completion`."""
     program = tool("openai3", "llm")
-    models = [{"model_id": "chat", "supports_schema": True}, {"model_id": "completion", "completion": True}]
+    models = [
+        {"model_id": "chat", "supports_schema": True},
+        {"model_id": "completion", "completion": True},
+    ]
     models = [{**model, "model_name": MODEL, "api_base": f"{server.url}/v1"} for model in models]
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models), encoding="utf-8")
     environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
     return lambda *arguments: output([program, *arguments], env=environment).strip()
 
 
-@pytest.mark.parametrize("flags", [["-m", "chat"], ["-m", "chat", "--no-stream"], ["-m", "completion"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags", [["-m", "chat"], ["-m", "chat", "--no-stream"], ["-m", "completion"]], ids=" ".join
+)
 def test_the_llm_command_prints_an_answer_and_logs_its_tokens(llm, flags):
     assert llm(*flags, "-o", "temperature", "0", QUESTION) == ANSWER
     [logged] = json.loads(llm("logs", "--json", "-n", "1"))
@@ -401,7 +460,11 @@ def test_the_llm_command_continues_a_conversation(llm):
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]], ids=["streamed", "whole"])
 def test_the_llm_command_prints_structured_output(llm, flags):
     schema = json.dumps(City.model_json_schema())
-    assert is_city(json.loads(llm("-m", "chat", "-o", "temperature", "0", *flags, "--schema", schema, QUESTION)))
+    assert is_city(
+        json.loads(
+            llm("-m", "chat", "-o", "temperature", "0", *flags, "--schema", schema, QUESTION)
+        )
+    )
 
 
 @pytest.fixture
@@ -418,14 +481,24 @@ def evaluate(server, tmp_path) -> Callable[..., dict]:
             "num_concurrent": 4,
         }
         arguments = ",".join(f"{name}={value}" for name, value in model.items())
-        command = [program, "--model", "local-completions", "--model_args", arguments, "--tasks", ",".join(tasks)]
+        command = [
+            program,
+            "--model",
+            "local-completions",
+            "--model_args",
+            arguments,
+            "--tasks",
+            ",".join(tasks),
+        ]
         options = ["--include_path", ".", "--output_path", str(tmp_path), "--log_samples"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
         output(command + options, cwd=CLIENTS / "lm_eval_tasks", env=environment)
         samples = {}
         for task in tasks:
             [path] = tmp_path.glob(f"**/samples_{task}_*.jsonl")
-            samples[task] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            samples[task] = [
+                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+            ]
         return samples
 
     return run
@@ -437,19 +510,33 @@ def test_lm_eval_scores_the_log_probabilities_that_the_server_gives(evaluate, ht
     assert sum(sample["exact_match"] for sample in samples["capitals_written"]) >= 4
 
     def ids(text: str) -> list[int]:
-        return http.post("/tokenize", json={"prompt": text, "raw": True, "add_special_tokens": False}).json()["tokens"]
+        return http.post(
+            "/tokenize", json={"prompt": text, "raw": True, "add_special_tokens": False}
+        ).json()["tokens"]
 
     for sample in samples["capitals_chosen"]:
-        for [[score, _]], argument in zip(sample["resps"], sample["arguments"].values(), strict=True):
+        for [[score, _]], argument in zip(
+            sample["resps"], sample["arguments"].values(), strict=True
+        ):
             context, continuation = argument["arg_0"], argument["arg_1"]
-            body = {"prompt": ids(context + continuation), "echo": True, "logprobs": 1, "max_tokens": 0}
-            scores = http.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]["token_logprobs"]
+            body = {
+                "prompt": ids(context + continuation),
+                "echo": True,
+                "logprobs": 1,
+                "max_tokens": 0,
+            }
+            scores = http.post("/v1/completions", json=body).json()["choices"][0]["logprobs"][
+                "token_logprobs"
+            ]
             assert float(score) == pytest.approx(sum(scores[len(ids(context)) :]), abs=1e-2)
 
 
 def test_lm_eval_reads_answers_to_questions_in_the_prompt_template(evaluate):
     samples = evaluate(False, "capitals_written")["capitals_written"]
-    assert [sample["resps"] for sample in samples][:2] == [[["中国的首都是北京"]], [["法国的首都是巴黎"]]]
+    assert [sample["resps"] for sample in samples][:2] == [
+        [["中国的首都是北京"]],
+        [["法国的首都是巴黎"]],
+    ]
     assert all(sample["exact_match"] == 1 for sample in samples)
 
 
@@ -474,7 +561,11 @@ def curl(*arguments: str) -> str:
     ids=" ".join,
 )
 def test_curl_reads_the_same_with_any_of_its_flags(server, flags):
-    reply = json.loads(curl("--fail-with-body", *flags, f"{server.url}/v1/chat/completions", "-d", json.dumps(CHAT)))
+    reply = json.loads(
+        curl(
+            "--fail-with-body", *flags, f"{server.url}/v1/chat/completions", "-d", json.dumps(CHAT)
+        )
+    )
     assert contents(reply) == [ANSWER]
 
 

@@ -17,7 +17,7 @@ from conftest import listening, wait_for
 from fake_engine import FakeEngine
 
 from generation import Delta
-from middleware import Http1Connection
+from server.connection import Http1Connection
 
 ENDLESS = [Delta(0, "字", (5,)) for _ in range(10_000)]
 ASKS = {
@@ -31,12 +31,12 @@ ASKS = {
 class SlowEngine(FakeEngine):
     """Speaks slowly, and in a plain reply waits all that time before its one delta."""
 
-    async def _speak(self, prompt, request, max_tokens):
+    async def _speak(self, prompt, decoding):
         self.running += 1
         try:
             for delta in ENDLESS:
                 await asyncio.sleep(0.01)
-                if request.stream:
+                if decoding.stream:
                     yield Delta(delta.index, delta.text, delta.token_ids)
         finally:
             self.running -= 1
@@ -53,7 +53,9 @@ def slow(demo_encoder) -> Iterator[tuple[SlowEngine, str]]:
 def test_a_client_that_leaves_frees_the_engine(slow, ask, caplog):
     engine, url = slow
     body = json.dumps(ask).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    )
     with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as connection:
         connection.sendall(head + body)
         assert wait_for(lambda: engine.running == len(ask["prompt"]), 5)
@@ -65,7 +67,9 @@ def test_a_client_that_leaves_frees_the_engine(slow, ask, caplog):
 def test_a_client_that_leaves_in_mid_body_is_no_failure(slow, caplog):
     engine, url = slow
     with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as connection:
-        connection.sendall(b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"prompt": "a')
+        connection.sendall(
+            b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"prompt": "a'
+        )
         time.sleep(0.1)
     assert httpx.get(f"{url}/health").status_code == 200
     time.sleep(0.1)
@@ -77,7 +81,7 @@ def test_a_reader_that_pauses_stops_the_engine_and_loses_nothing(slow):
     engine, url = slow
     said = []
 
-    async def speak_much(prompt, request, max_tokens):
+    async def speak_much(prompt, decoding):
         for number in range(2000):
             said.append(f"{number} " * 2000)
             yield Delta(0, said[-1], (5,))
@@ -99,7 +103,13 @@ def test_a_reader_that_pauses_stops_the_engine_and_loses_nothing(slow):
 @pytest.mark.engine
 def test_what_waits_for_a_slow_reader_is_merged_and_whole(server):
     """The engine goes on, and what it makes is merged; log-probabilities of the likeliest tokens fill all buffers."""
-    ask = {"prompt": "讲一个很长的故事", "max_tokens": 1500, "min_tokens": 1500, "temperature": 0, "logprobs": 20}
+    ask = {
+        "prompt": "讲一个很长的故事",
+        "max_tokens": 1500,
+        "min_tokens": 1500,
+        "temperature": 0,
+        "logprobs": 20,
+    }
     whole = httpx.post(f"{server.url}/v1/completions", json=ask, timeout=60).json()["choices"][0]
     ask |= {"n": 12, "stream": True}
     connection = http.client.HTTPConnection("127.0.0.1", httpx.URL(server.url).port, timeout=60)
@@ -146,7 +156,11 @@ def test_a_closed_connection_leaves_nothing_to_collect(demo_encoder, monkeypatch
 def test_a_client_that_leaves_with_a_second_request_waiting_frees_the_engine(slow, ask):
     engine, url = slow
     body = json.dumps(ASKS[ask]).encode()
-    asks = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body) * 2
+    asks = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(body), body)
+        * 2
+    )
     with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as connection:
         connection.sendall(asks)
         assert wait_for(lambda: engine.running == 1, 5)
@@ -159,7 +173,9 @@ def test_a_client_that_leaves_with_a_second_request_waiting_frees_the_engine(slo
 def test_a_stream_arrives_as_it_is_spoken(slow):
     _, url = slow
     with httpx.stream("POST", f"{url}/v1/completions", json=ASKS["stream"]) as reply:
-        arrivals = [time.monotonic() for _, line in zip(range(20), reply.iter_lines(), strict=False) if line]
+        arrivals = [
+            time.monotonic() for _, line in zip(range(20), reply.iter_lines(), strict=False) if line
+        ]
     assert arrivals[-1] - arrivals[0] > 0.05
 
 
@@ -167,9 +183,15 @@ LONG = {
     "one character": ("/v1/completions", {"prompt": "汉" * 350_000}),
     "sentences": ("/v1/chat/completions", {"messages": "请介绍一下北京的历史和文化，" * 25_000}),
     "one word": ("/v1/chat/completions", {"messages": "a" * 700_000}),
-    "conversation": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "你好" * 40}] * 4096}),
+    "conversation": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "你好" * 40}] * 4096},
+    ),
     "ids": ("/v1/completions", {"prompt": [5] * 250_000, "echo": True}),
-    "spelling": ("/tokenize", {"prompt": "请介绍一下北京的历史和文化，" * 25_000, "return_token_strs": True}),
+    "spelling": (
+        "/tokenize",
+        {"prompt": "请介绍一下北京的历史和文化，" * 25_000, "return_token_strs": True},
+    ),
 }
 
 
@@ -179,7 +201,9 @@ def test_a_long_prompt_does_not_stall_others(server, path, body):
     """A megabyte is encoded beside the loop: the worst gap of another stream, and /health, stay under 200 ms."""
     url = server.url
     stream = {"prompt": "你好", "max_tokens": 1500, "min_tokens": 1500, "stream": True}
-    long = threading.Thread(target=httpx.post, args=(f"{url}{path}",), kwargs={"json": body, "timeout": 60})
+    long = threading.Thread(
+        target=httpx.post, args=(f"{url}{path}",), kwargs={"json": body, "timeout": 60}
+    )
     arrivals: list[float] = []
     healthy: list[float] = []
     statuses: set[int] = set()
@@ -217,7 +241,10 @@ def test_an_offer_of_http_2_loses_no_body(slow, offer):
     _, url = slow
     body = b'{"tokens": [10, 11]}'
     head = f"Connection: Upgrade, HTTP2-Settings\r\n{offer}\r\nHTTP2-Settings: AAMAAABk\r\nConnection: close\r\n"
-    request = f"POST /detokenize HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    request = (
+        f"POST /detokenize HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
     with socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=10) as connection:
         connection.sendall(request)
         assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
@@ -226,5 +253,8 @@ def test_an_offer_of_http_2_loses_no_body(slow, offer):
 def test_idle_connections_are_kept(slow):
     _, url = slow
     with httpx.Client(base_url=url) as client:
-        ports = {client.get("/health").extensions["network_stream"].get_extra_info("client_addr") for _ in range(3)}
+        ports = {
+            client.get("/health").extensions["network_stream"].get_extra_info("client_addr")
+            for _ in range(3)
+        }
     assert len(ports) == 1

@@ -13,8 +13,8 @@ import pytest
 from conftest import listening
 from fake_engine import FakeEngine
 
-from content_coding import MAX_MEMBERS, decompress
 from errors import APIError
+from server.content_coding import MAX_MEMBERS, decompress
 
 ASKS = {
     "/v1/completions": {"prompt": "告诉我中国的首都在哪里"},
@@ -75,11 +75,16 @@ def test_a_compressed_body_is_read_like_any_other(client, path, coding, code):
 def test_a_compressed_request_is_streamed_and_its_faults_are_named(client):
     headers = {"Content-Encoding": "gzip"}
     sent = gzip.compress(json.dumps({"messages": "a", "stream": True}).encode())
-    assert client.post("/v1/chat/completions", content=sent, headers=headers).text.endswith("data: [DONE]\n\n")
+    assert client.post("/v1/chat/completions", content=sent, headers=headers).text.endswith(
+        "data: [DONE]\n\n"
+    )
     sent = gzip.compress(b'{"prompt": "a", "n": 0}')
     assert error(client.post("/v1/completions", content=sent, headers=headers), 400)["param"] == "n"
     sent = gzip.compress(b'{"prompt"')
-    assert "JSON" in error(client.post("/v1/completions", content=sent, headers=headers), 400)["message"]
+    assert (
+        "JSON"
+        in error(client.post("/v1/completions", content=sent, headers=headers), 400)["message"]
+    )
 
 
 @pytest.mark.parametrize("path", ASKS)
@@ -99,7 +104,9 @@ def test_a_compressed_request_is_streamed_and_its_faults_are_named(client):
 )
 def test_another_coding_is_named_and_told_which_are_read(client, path, sent, told):
     headers = [("Content-Encoding", coding.encode("latin-1")) for coding in sent]
-    reply = client.post(path, content=b"\x28\xb5\x2f\xfd", headers=[*headers, ("Origin", "http://a.example")])
+    reply = client.post(
+        path, content=b"\x28\xb5\x2f\xfd", headers=[*headers, ("Origin", "http://a.example")]
+    )
     assert told in error(reply, 415)["message"]
     assert reply.headers["accept-encoding"] == "gzip, deflate"
     assert reply.headers["access-control-allow-origin"] == "*"
@@ -129,22 +136,38 @@ BROKEN = {
 @pytest.mark.parametrize(("coding", "sent"), BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
 def test_broken_and_cut_bodies_are_a_400(client, path, coding, sent):
-    message = error(client.post(path, content=sent, headers={"Content-Encoding": coding}), 400)["message"]
+    message = error(client.post(path, content=sent, headers={"Content-Encoding": coding}), 400)[
+        "message"
+    ]
     assert coding in message
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+@pytest.mark.parametrize(
+    "path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"]
+)
 def test_the_limit_holds_for_what_is_sent_and_for_what_comes_out(serve, path):
     client = serve(max_body_bytes=1000)
     body = json.dumps(ASKS[path]).encode()
-    for code, coding in ((gzip.compress, "gzip"), (zlib.compress, "deflate"), (raw_deflate, "deflate")):
+    for code, coding in (
+        (gzip.compress, "gzip"),
+        (zlib.compress, "deflate"),
+        (raw_deflate, "deflate"),
+    ):
         headers = {"Content-Encoding": coding}
         assert client.post(path, content=code(body.ljust(1000)), headers=headers).status_code == 200
-        assert "1000 bytes" in error(client.post(path, content=code(body.ljust(1001)), headers=headers), 413)["message"]
+        assert (
+            "1000 bytes"
+            in error(client.post(path, content=code(body.ljust(1001)), headers=headers), 413)[
+                "message"
+            ]
+        )
     stored = gzip.compress(body.ljust(990), 0)
     assert len(stored) > 1000
     assert (
-        "1000 bytes" in error(client.post(path, content=stored, headers={"Content-Encoding": "gzip"}), 413)["message"]
+        "1000 bytes"
+        in error(client.post(path, content=stored, headers={"Content-Encoding": "gzip"}), 413)[
+            "message"
+        ]
     )
     two = gzip.compress(body.ljust(600)) + gzip.compress(b" " * 600)
     error(client.post(path, content=two, headers={"Content-Encoding": "gzip"}), 413)
@@ -187,7 +210,12 @@ def test_bombs_hold_nobody_up(demo_encoder, bomb):
         statuses: list[int] = []
 
         def send() -> None:
-            reply = httpx.post(f"{url}/v1/completions", content=bomb, headers={"Content-Encoding": "gzip"}, timeout=60)
+            reply = httpx.post(
+                f"{url}/v1/completions",
+                content=bomb,
+                headers={"Content-Encoding": "gzip"},
+                timeout=60,
+            )
             statuses.append(reply.status_code)
 
         threads = [threading.Thread(target=send) for _ in range(4)]

@@ -23,7 +23,11 @@ QUESTIONS = (
     "日本在哪个洲？",
     "谢谢",
 )
-SCHEMA = {"type": "object", "properties": {"answer": {"type": "string", "maxLength": 20}}, "required": ["answer"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"type": "string", "maxLength": 20}},
+    "required": ["answer"],
+}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
 KINDS = (
     {},
@@ -44,7 +48,9 @@ def asks() -> list[tuple[str, dict]]:
     for question, kind in zip(cycle(QUESTIONS), islice(cycle(KINDS), 64), strict=False):
         is_chat = len(made) % 3 == 0 and "logprobs" not in kind
         sent = {"messages": question} if is_chat else {"prompt": question}
-        made.append((CHAT if is_chat else COMPLETIONS, {"temperature": 0, "max_tokens": 60, **sent, **kind}))
+        made.append(
+            (CHAT if is_chat else COMPLETIONS, {"temperature": 0, "max_tokens": 60, **sent, **kind})
+        )
     return made
 
 
@@ -56,12 +62,17 @@ def texts(reply: httpx.Response) -> list[str]:
     for body in events(reply.text) if is_stream else [reply.json()]:
         for choice in body["choices"]:
             piece = choice.get("message", choice.get("delta", {}))
-            made[choice["index"]] = made.get(choice["index"], "") + (choice.get("text") or piece.get("content") or "")
+            made[choice["index"]] = made.get(choice["index"], "") + (
+                choice.get("text") or piece.get("content") or ""
+            )
     return [made[index] for index in sorted(made)]
 
 
 def answers(server: Server, asked: Sequence[tuple[str, dict]], at_once: int) -> list[list[str]]:
-    with httpx.Client(base_url=server.url, timeout=120) as client, ThreadPoolExecutor(at_once) as pool:
+    with (
+        httpx.Client(base_url=server.url, timeout=120) as client,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
         return [*pool.map(lambda ask: texts(client.post(ask[0], json=ask[1])), asked)]
 
 

@@ -20,7 +20,9 @@ def test_the_sources_make_the_committed_tokenizer(tmp_path):
 
 def test_the_sources_make_the_committed_questions(tmp_path):
     write_questions(tmp_path / "held_out.jsonl", held_out(FIGURES["seed"]))
-    assert (tmp_path / "held_out.jsonl").read_bytes() == (DEMO_MODEL / "held_out.jsonl").read_bytes()
+    assert (tmp_path / "held_out.jsonl").read_bytes() == (
+        DEMO_MODEL / "held_out.jsonl"
+    ).read_bytes()
 
 
 def test_training_sees_no_held_out_wording_or_question():
@@ -39,7 +41,9 @@ def test_structured_answers_are_json_and_see_no_held_out_question_either():
     writer = Writer(FIGURES["seed"], frozenset(last_messages(questions)), structured=1.0)
     dialogues = [writer.dialogue() for _ in range(DIALOGUES)]
     check_disjoint(questions, dialogues)
-    answers = [turn.answer for dialogue in dialogues for turn in dialogue.turns if turn.is_structured]
+    answers = [
+        turn.answer for dialogue in dialogues for turn in dialogue.turns if turn.is_structured
+    ]
     assert len(answers) > DIALOGUES / 2
     assert all(isinstance(json.loads(answer), dict) for answer in answers)
     assert any(json.loads(answer).keys() == {"name", "arguments"} for answer in answers)

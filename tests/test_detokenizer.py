@@ -5,7 +5,7 @@ import random
 import pytest
 from strings import varied_strings
 
-from encoder import SentencePieceEncoder
+from prompts.encoder import SentencePieceEncoder
 from settings import DEMO_MODEL
 
 pytestmark = pytest.mark.engine
@@ -59,17 +59,27 @@ def test_beams_meet_stop_strings_where_vllms_detokenizer_does(demo_encoder, min_
     from vllm.v1.engine import EngineCoreRequest
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-    from answers import AnswerText
-    from beam_search import Beam
-    from engine import _StopStrings
+    from engine.answers import AnswerText
+    from engine.beam_search import Beam
+    from engine.vllm_engine import _StopStrings
     from generation import Prompt, TokenLogprob
 
     tokenizer, chooser = get_tokenizer(str(DEMO_MODEL)), random.Random(7)
     prompt = demo_encoder.encode([1, "[INST] 你好 [/INST]"])
     hits = 0
-    for text in [*RARE, "好😀😀😀\n再见。", "龘靐㵘𠮷\n", "😀😀😀😀\n\n好", "\n😀再见", "the capital 北京 is the one"]:
+    for text in [
+        *RARE,
+        "好😀😀😀\n再见。",
+        "龘靐㵘𠮷\n",
+        "😀😀😀😀\n\n好",
+        "\n😀再见",
+        "the capital 北京 is the one",
+    ]:
         at = chooser.randrange(len(text) + 1)
-        stops = [text[at : at + chooser.randint(1, 3)] or "\n", chooser.choice(["\n", " the", " ", "。"])]
+        stops = [
+            text[at : at + chooser.randint(1, 3)] or "\n",
+            chooser.choice(["\n", " the", " ", "。"]),
+        ]
         params = SamplingParams(stop=stops, min_tokens=min_tokens, max_tokens=500)
         request = EngineCoreRequest("", prompt, None, params, None, 0.0, None, None, None)
         detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)

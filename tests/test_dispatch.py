@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from dispatch import Dispatcher
+from engine.dispatch import Dispatcher
 
 
 @dataclass
@@ -44,12 +44,17 @@ def test_all_get_what_a_step_has_made_in_one_callback(monkeypatch):
     async def step():
         dispatcher = Dispatcher()
         collectors, taken = [Collector() for _ in range(3)], []
-        reads = [asyncio.create_task(dispatcher.read(collector, taken.append)) for collector in collectors]
+        reads = [
+            asyncio.create_task(dispatcher.read(collector, taken.append))
+            for collector in collectors
+        ]
         await turn()
         callbacks = []
         loop = asyncio.get_running_loop()
         with monkeypatch.context() as patched:
-            patched.setattr(loop, "call_soon", lambda callback, *_, **__: callbacks.append(callback))
+            patched.setattr(
+                loop, "call_soon", lambda callback, *_, **__: callbacks.append(callback)
+            )
             for number, collector in enumerate(collectors):
                 collector.put(Output(f"{number}"))
         (look,) = callbacks

@@ -72,7 +72,11 @@ def test_the_west_lake_after_a_conversation(openai):
 def test_the_official_client_reads_a_stream_that_equals_the_plain_reply(openai):
     fields = {"model": MODEL, "messages": STORIES, "temperature": 0}
     plain = openai.chat.completions.create(**fields)
-    chunks = list(openai.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        openai.chat.completions.create(
+            **fields, stream=True, stream_options={"include_usage": True}
+        )
+    )
     assert chunks[-1].usage == plain.usage
     joined = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
     assert joined == plain.choices[0].message.content
@@ -97,7 +101,9 @@ def test_the_official_client_helps_with_streams(openai):
 
 async def async_answer(url: str) -> str:
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-        reply = await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": CAPITAL}])
+        reply = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": CAPITAL}]
+        )
         return reply.choices[0].message.content or ""
 
 
@@ -112,7 +118,9 @@ def test_the_official_client_raises_the_right_errors(openai):
         openai.completions.create(model="gpt-4", prompt="a")
     assert unknown.value.code == "model_not_found"
     with pytest.raises(BadRequestError) as long:
-        openai.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "龘" * 2000}])
+        openai.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "龘" * 2000}]
+        )
     assert long.value.code == "context_length_exceeded"
     assert [model.id for model in openai.models.list()] == [MODEL]
 
@@ -169,13 +177,17 @@ def test_tokens_are_counted_limited_and_demanded(http):
     assert reply["choices"][0]["finish_reason"] == "length"
     shown = http.post("/tokenize", json={"prompt": CAPITAL}).json()
     assert reply["usage"]["prompt_tokens"] == shown["count"]
-    longer = http.post("/v1/completions", json={"prompt": CAPITAL, "min_tokens": 60, "max_tokens": 60}).json()
+    longer = http.post(
+        "/v1/completions", json={"prompt": CAPITAL, "min_tokens": 60, "max_tokens": 60}
+    ).json()
     assert longer["usage"]["completion_tokens"] == 60
 
 
 def test_a_limit_beyond_the_context_ends_at_its_edge(http):
     prompt = [1] * 2040
-    reply = http.post("/v1/completions", json={"prompt": prompt, "max_tokens": 10**6, "ignore_eos": True}).json()
+    reply = http.post(
+        "/v1/completions", json={"prompt": prompt, "max_tokens": 10**6, "ignore_eos": True}
+    ).json()
     assert reply["usage"]["total_tokens"] == 2048
     assert reply["choices"][0]["finish_reason"] == "length"
 
@@ -197,7 +209,9 @@ def test_many_seeded_prompts_at_once_are_answered(http):
 
 
 def test_n_choices_differ_when_sampled_and_agree_when_greedy(http):
-    sampled = complete(http, "从前", raw=True, n=4, temperature=2.0, top_p=1.0, top_k=-1, max_tokens=12)
+    sampled = complete(
+        http, "从前", raw=True, n=4, temperature=2.0, top_p=1.0, top_k=-1, max_tokens=12
+    )
     assert len(set(sampled)) > 1
     greedy = complete(http, n=4, temperature=0)
     assert greedy == complete(http, temperature=0) * 4
@@ -241,7 +255,9 @@ def test_best_of_returns_the_likeliest(http, demo_encoder):
 
 def test_logit_bias_moves_tokens(http):
     token = http.post("/tokenize", json={"prompt": "西", "raw": True}).json()["tokens"][-1]
-    (text,) = complete(http, logit_bias={str(token): 100}, max_tokens=4, repetition_penalty=1.0, temperature=0)
+    (text,) = complete(
+        http, logit_bias={str(token): 100}, max_tokens=4, repetition_penalty=1.0, temperature=0
+    )
     assert text.strip() == "西" * 4
     reply = http.post("/v1/completions", json={"prompt": "a", "logit_bias": {"9999999": 1}})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "logit_bias")
@@ -253,14 +269,20 @@ def test_penalties_make_repetition_rarer(http, penalty):
     prompts = [f"从前{text}" for text in varied_strings(1500)[100:1500:70]]
     fields = {"temperature": 0, "raw": True, "max_tokens": 32, "repetition_penalty": 1.0,
               "logit_bias": {str(token_id): 100 for token_id in range(600, 800)}}  # fmt: skip
-    without, with_it = (complete(http, prompts, **fields), complete(http, prompts, **{**fields, penalty: 2.0}))
+    without, with_it = (
+        complete(http, prompts, **fields),
+        complete(http, prompts, **{**fields, penalty: 2.0}),
+    )
     assert sum(len(set(text)) for text in with_it) > 1.1 * sum(len(set(text)) for text in without)
 
 
 def test_prompts_in_a_list_are_answered_in_order(http):
     cities = {"法国的首都是哪里？": "巴黎", "日本的首都是哪里？": "东京", CAPITAL: "北京"}
     texts = complete(http, list(cities), temperature=0, n=2)
-    assert all(city in text for city, text in zip([c for c in cities.values() for _ in "ab"], texts, strict=True))
+    assert all(
+        city in text
+        for city, text in zip([c for c in cities.values() for _ in "ab"], texts, strict=True)
+    )
 
 
 def test_raw_prompts_and_token_ids_are_continued(http):
@@ -272,7 +294,10 @@ def test_raw_prompts_and_token_ids_are_continued(http):
 
 
 def test_a_partial_answer_is_continued(openai):
-    messages = [{"role": "user", "content": CAPITAL}, {"role": "assistant", "content": "中国的首都是"}]
+    messages = [
+        {"role": "user", "content": CAPITAL},
+        {"role": "assistant", "content": "中国的首都是"},
+    ]
     reply = openai.chat.completions.create(model=MODEL, messages=messages, temperature=0)
     assert reply.choices[0].message.content.startswith("北京")
 
@@ -281,12 +306,18 @@ def test_an_answer_sent_back_gives_the_same_ids(http):
     """What the model generated and what its text is encoded as agree, so that a conversation keeps its prefix."""
     reply = http.post("/v1/chat/completions", json={"messages": STORIES, "temperature": 0}).json()
     answer = reply["choices"][0]["message"]["content"]
-    history = [*STORIES, {"role": "assistant", "content": answer}, {"role": "user", "content": "再讲一个"}]
+    history = [
+        *STORIES,
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": "再讲一个"},
+    ]
     tokens = http.post("/tokenize", json={"messages": history}).json()["tokens"]
     before = http.post("/tokenize", json={"messages": STORIES}).json()["tokens"]
     generated = reply["usage"]["completion_tokens"]
     assert tokens[: len(before)] == before
-    assert tokens[len(before)] == 2960  # the space between prompt and answer, which counts as neither
+    assert (
+        tokens[len(before)] == 2960
+    )  # the space between prompt and answer, which counts as neither
     assert tokens[len(before) + generated] == 2
 
 
@@ -331,24 +362,41 @@ def test_a_streamed_search_joins_to_the_plain_one(http, fields):
     body = {"prompt": COMPARISON, "max_tokens": 80, **fields}
     plain = http.post("/v1/completions", json=body).json()
     stream = events(
-        http.post("/v1/completions", json={**body, "stream": True, "stream_options": {"include_usage": True}}).text
+        http.post(
+            "/v1/completions",
+            json={**body, "stream": True, "stream_options": {"include_usage": True}},
+        ).text
     )
     assert stream[-1]["usage"] == plain["usage"]
     for choice in plain["choices"]:
-        pieces = [chunk["choices"][0] for chunk in stream[:-1] if chunk["choices"][0]["index"] == choice["index"]]
+        pieces = [
+            chunk["choices"][0]
+            for chunk in stream[:-1]
+            if chunk["choices"][0]["index"] == choice["index"]
+        ]
         assert "".join(piece["text"] for piece in pieces) == choice["text"]
-        assert [piece["finish_reason"] for piece in pieces if piece["finish_reason"]] == [choice["finish_reason"]]
+        assert [piece["finish_reason"] for piece in pieces if piece["finish_reason"]] == [
+            choice["finish_reason"]
+        ]
         if "logprobs" in fields:
-            joined = [token for piece in pieces if piece["logprobs"] for token in piece["logprobs"]["tokens"]]
+            joined = [
+                token
+                for piece in pieces
+                if piece["logprobs"]
+                for token in piece["logprobs"]["tokens"]
+            ]
             assert joined == choice["logprobs"]["tokens"]
             assert "".join(token for token in joined if token != "</s>") == choice["text"]
         if "stop" in fields and not fields.get("include_stop_str_in_output"):
-            assert not any(stop in choice["text"].removeprefix(COMPARISON) for stop in fields["stop"])
+            assert not any(
+                stop in choice["text"].removeprefix(COMPARISON) for stop in fields["stop"]
+            )
 
 
 def test_a_search_is_deterministic(http):
     bodies = [
-        {"prompt": COMPARISON, "num_beams": 4, "n": 4, "seed": seed, "temperature": seed / 10} for seed in range(5)
+        {"prompt": COMPARISON, "num_beams": 4, "n": 4, "seed": seed, "temperature": seed / 10}
+        for seed in range(5)
     ]
     replies = [complete(http, **body) for body in bodies]
     assert replies == [replies[0]] * 5
@@ -382,7 +430,11 @@ def test_streamed_log_probabilities_are_those_of_the_plain_reply(http, limit):
             "logprobs": True, "top_logprobs": 2, "top_k": -1}  # fmt: skip
     plain = http.post("/v1/chat/completions", json=body).json()["choices"][0]
     chunks = events(http.post("/v1/chat/completions", json={**body, "stream": True}).text)
-    joined = [token for chunk in chunks for token in chunk["choices"][0].get("logprobs", {}).get("content", [])]
+    joined = [
+        token
+        for chunk in chunks
+        for token in chunk["choices"][0].get("logprobs", {}).get("content", [])
+    ]
     content = plain["logprobs"]["content"]
     assert [(token["token"], token["bytes"]) for token in joined] == [
         (token["token"], token["bytes"]) for token in content
@@ -417,11 +469,21 @@ def test_scores_of_prompts_take_room_too(http):
     with http.stream("POST", "/v1/completions", json=running) as stream:
         lines = stream.iter_lines()
         next(lines)
-        reply = http.post("/v1/completions", json={"prompt": "a", "echo": True, "logprobs": 1, "max_tokens": 0})
+        reply = http.post(
+            "/v1/completions", json={"prompt": "a", "echo": True, "logprobs": 1, "max_tokens": 0}
+        )
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "server_overloaded")
-    all_room = {"prompt": ["中国"] * ROOM, "raw": True, "echo": True, "logprobs": 1, "max_tokens": 2}
+    all_room = {
+        "prompt": ["中国"] * ROOM,
+        "raw": True,
+        "echo": True,
+        "logprobs": 1,
+        "max_tokens": 2,
+    }
     deadline = time.monotonic() + 2
-    while (status := http.post("/v1/completions", json=all_room).status_code) == 503 and time.monotonic() < deadline:
+    while (
+        status := http.post("/v1/completions", json=all_room).status_code
+    ) == 503 and time.monotonic() < deadline:
         pass
     assert status == 200
 
@@ -429,13 +491,20 @@ def test_scores_of_prompts_take_room_too(http):
 def test_the_committed_weights_have_the_score_that_readme_tells(server):
     """The held-out questions, asked over HTTP of vLLM at temperature 0 without penalties."""
 
-    questions = [json.loads(line) for line in (DEMO_MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()]
+    questions = [
+        json.loads(line)
+        for line in (DEMO_MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert len(questions) >= 300
 
     def is_right(question: dict) -> bool:
         ask = {"messages": question["messages"], "temperature": 0, "repetition_penalty": 1.0}
-        reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()["choices"][0]
-        return reply["finish_reason"] == "stop" and accepts(question["accept"], reply["message"]["content"])
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()[
+            "choices"
+        ][0]
+        return reply["finish_reason"] == "stop" and accepts(
+            question["accept"], reply["message"]["content"]
+        )
 
     with ThreadPoolExecutor(32) as pool:
         score = sum(pool.map(is_right, questions)) / len(questions)
@@ -449,7 +518,9 @@ def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(ser
     assert "alpaca-2" in banner
     assert "temperature 0.2, top_p 0.9, top_k 40, repetition_penalty 1.1, max_tokens 512" in banner
     command = banner[banner.index("curl ") :].replace("curl ", "curl -sS --fail-with-body ", 1)
-    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    process = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
+    )
     assert "北京" in process.stdout
 
 
@@ -468,25 +539,43 @@ def test_the_terminal_shows_our_lines_alone(server):
 
 
 WORDS = "What is the capital of Japan?"
-WAYS = [{}, {"n": 2}, {"n": 2, "temperature": 1.0, "seed": 5}, {"best_of": 3, "n": 2, "seed": 5, "temperature": 1.0}]
+WAYS = [
+    {},
+    {"n": 2},
+    {"n": 2, "temperature": 1.0, "seed": 5},
+    {"best_of": 3, "n": 2, "seed": 5, "temperature": 1.0},
+]
 
 
 def texts_of(http, path: str, **fields) -> tuple[list[str], dict, list[str]]:
     """Of each choice its text, and why it ended; plain and streamed are the same."""
-    ask = {"prompt": WORDS, "messages": WORDS, "temperature": 0, "repetition_penalty": 1.0, **fields}
+    ask = {
+        "prompt": WORDS,
+        "messages": WORDS,
+        "temperature": 0,
+        "repetition_penalty": 1.0,
+        **fields,
+    }
     del ask["messages" if path == COMPLETIONS else "prompt"]
     plain = http.post(path, json=ask)
     assert plain.status_code == 200, plain.text
     choices, usage = plain.json()["choices"], plain.json()["usage"]
-    texts = [choice["text"] if path == COMPLETIONS else choice["message"]["content"] for choice in choices]
+    texts = [
+        choice["text"] if path == COMPLETIONS else choice["message"]["content"]
+        for choice in choices
+    ]
     reasons = [choice["finish_reason"] for choice in choices]
     *chunks, last = events(
-        http.post(path, json={**ask, "stream": True, "stream_options": {"include_usage": True}}).text
+        http.post(
+            path, json={**ask, "stream": True, "stream_options": {"include_usage": True}}
+        ).text
     )
     streamed, ended = [""] * len(texts), [""] * len(texts)
     for chunk in chunks:
         [choice] = chunk["choices"]
-        streamed[choice["index"]] += choice["text"] if path == COMPLETIONS else choice["delta"].get("content", "")
+        streamed[choice["index"]] += (
+            choice["text"] if path == COMPLETIONS else choice["delta"].get("content", "")
+        )
         ended[choice["index"]] = choice["finish_reason"] or ended[choice["index"]]
     assert (streamed, ended, last["usage"]) == (texts, reasons, usage)
     return texts, usage, reasons
@@ -528,16 +617,29 @@ def test_a_classification_by_one_token_is_answered_by_one(http, question, ways, 
     """The first entry of the log-probabilities is the first token that can be seen."""
     ask = {"max_tokens": 1, "temperature": 0, "stream": stream, **ways}
     reply = http.post(CHAT, json={"messages": question, "logprobs": True, "top_logprobs": 3, **ask})
-    choices = [event["choices"][0] for event in events(reply.text)] if stream else reply.json()["choices"]
+    choices = (
+        [event["choices"][0] for event in events(reply.text)] if stream else reply.json()["choices"]
+    )
     for index in range(ways.get("n", 1)):
         own = [choice for choice in choices if choice["index"] == index]
-        text = "".join((choice.get("message") or choice["delta"]).get("content") or "" for choice in own)
-        [entry] = [entry for choice in own if choice.get("logprobs") for entry in choice["logprobs"]["content"]]
+        text = "".join(
+            (choice.get("message") or choice["delta"]).get("content") or "" for choice in own
+        )
+        [entry] = [
+            entry
+            for choice in own
+            if choice.get("logprobs")
+            for entry in choice["logprobs"]["content"]
+        ]
         assert entry["token"] == text == bytes(entry["bytes"]).decode() != ""
-        assert entry["top_logprobs"][0] == {name: entry[name] for name in ("token", "logprob", "bytes")}
+        assert entry["top_logprobs"][0] == {
+            name: entry[name] for name in ("token", "logprob", "bytes")
+        }
         assert len({top["token"] for top in entry["top_logprobs"]}) == 3
     reply = http.post(COMPLETIONS, json={"prompt": question, "logprobs": 3, **ask})
-    choices = [event["choices"][0] for event in events(reply.text)] if stream else reply.json()["choices"]
+    choices = (
+        [event["choices"][0] for event in events(reply.text)] if stream else reply.json()["choices"]
+    )
     told = [choice for choice in choices if choice["logprobs"]]
     assert [choice["logprobs"]["tokens"] for choice in told] == [
         [choice["text"]] for choice in choices if choice["text"]
@@ -569,7 +671,11 @@ def test_bad_words_are_not_in_the_answer(http):
     ):
         ask = {"temperature": 0, "repetition_penalty": 1.0, "prompt": question}
         usual, _, _ = texts_of(http, COMPLETIONS, **ask)
-        for ways in ({}, {"n": 2, "temperature": 0.7, "seed": 3}, {"best_of": 2, "temperature": 0.7, "seed": 3}):
+        for ways in (
+            {},
+            {"n": 2, "temperature": 0.7, "seed": 3},
+            {"best_of": 2, "temperature": 0.7, "seed": 3},
+        ):
             texts, _, _ = texts_of(http, COMPLETIONS, **{**ask, **ways, "bad_words": words})
             assert not any(word in text for text in texts for word in words)
         assert all(word in usual[0] for word in words)
@@ -581,7 +687,9 @@ def test_only_allowed_tokens_are_generated(http):
         ask = {"prompt": CAPITAL, "messages": CAPITAL, "max_tokens": 3, "return_token_ids": True}
         del ask["messages" if path == COMPLETIONS else "prompt"]
         for ways in ({}, {"temperature": 0}, {"n": 3, "temperature": 2}, {"best_of": 3}):
-            for choice in http.post(path, json={**ask, **ways, "allowed_token_ids": ids}).json()["choices"]:
+            for choice in http.post(path, json={**ask, **ways, "allowed_token_ids": ids}).json()[
+                "choices"
+            ]:
                 assert set(choice["token_ids"]) <= set(ids)
                 assert choice["finish_reason"] == "length"
 
@@ -601,7 +709,9 @@ def test_only_allowed_tokens_are_generated(http):
 )
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_no_combination_of_barred_tokens_ends_the_engine(http, fields, temperature):
-    reply = http.post(COMPLETIONS, json={"prompt": CAPITAL, "max_tokens": 8, "temperature": temperature, **fields})
+    reply = http.post(
+        COMPLETIONS, json={"prompt": CAPITAL, "max_tokens": 8, "temperature": temperature, **fields}
+    )
     assert reply.status_code in (200, 400)
     assert http.get("/health").status_code == 200
     assert complete(http, CAPITAL, temperature=0) == ["中国的首都是北京。"]
@@ -617,11 +727,16 @@ def test_returned_token_ids_are_those_that_the_text_was_made_of(http, demo_encod
         ask = {"messages": question, "temperature": 0, "return_token_ids": True}
         plain = http.post(CHAT, json=ask).json()
         [choice] = plain["choices"]
-        assert plain["prompt_token_ids"] == http.post("/tokenize", json={"messages": question}).json()["tokens"]
+        assert (
+            plain["prompt_token_ids"]
+            == http.post("/tokenize", json={"messages": question}).json()["tokens"]
+        )
         assert len(choice["token_ids"]) == plain["usage"]["completion_tokens"]
         assert demo_encoder.decode(choice["token_ids"]) == choice["message"]["content"] + "</s>"
         chunks = events(http.post(CHAT, json={**ask, "stream": True}).text)
-        assert [token for chunk in chunks for token in chunk["choices"][0].get("token_ids", [])] == choice["token_ids"]
+        assert [
+            token for chunk in chunks for token in chunk["choices"][0].get("token_ids", [])
+        ] == choice["token_ids"]
 
 
 def test_top_p_0_is_greedy(http):

@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 from strings import varied_strings
 
-from beam_search import Rules
+from engine.beam_search import Rules
 from errors import APIError
 from generation import Delta
 from prompt_template import load_prompt_template
@@ -35,7 +35,8 @@ class Both:
         import torch
         from transformers import LlamaForCausalLM
 
-        from engine import VLLMEngine, to_engine_args
+        from engine.arguments import to_engine_args
+        from engine.vllm_engine import VLLMEngine
 
         settings, others = parse_settings(["--dtype", "float32"])
         self.runner = runner
@@ -48,7 +49,10 @@ class Both:
         """The last questions of the demo model's held-out conversations, and random texts."""
         lines = (DEMO_MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
         topics = list(dict.fromkeys(json.loads(line)["messages"][-1]["content"] for line in lines))
-        return topics[:: len(topics) // TOPICS][:TOPICS] + varied_strings(1500)[:: 1500 // RANDOM][:RANDOM]
+        return (
+            topics[:: len(topics) // TOPICS][:TOPICS]
+            + varied_strings(1500)[:: 1500 // RANDOM][:RANDOM]
+        )
 
     def ours(self, text: str, rules: Rules, has_lead: bool = False, **fields) -> list[list[int]]:
         """The token ids of our results; without a lead in the prompt they are all that the model generated."""
@@ -133,10 +137,17 @@ def test_penalised_results_are_those_of_transformers(pair):
     for text in pair.prompts()[::12]:
         template = pair.template.render_instruction(text)
         rules = rules_of(
-            4, 1.0, False, repetition_penalty=1.2, prompt_ids=frozenset(template.ids), logit_bias={438: -3.0}
+            4,
+            1.0,
+            False,
+            repetition_penalty=1.2,
+            prompt_ids=frozenset(template.ids),
+            logit_bias={438: -3.0},
         )
         fields = {"repetition_penalty": 1.2, "logit_bias": {"438": -3.0}}
-        assert pair.ours(text, rules, **fields) == [tokens for tokens, _ in pair.theirs(text, rules)]
+        assert pair.ours(text, rules, **fields) == [
+            tokens for tokens, _ in pair.theirs(text, rules)
+        ]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -147,7 +158,8 @@ def test_the_templates_lead_is_scored_but_no_part_of_a_result(pair, stream):
         for max_tokens, min_tokens in ((1, 0), (6, 0), (40, 20)):
             rules = replace(rules_of(4, 1.0, False), max_tokens=max_tokens, min_tokens=min_tokens)
             theirs = pair.theirs(
-                text, replace(rules, max_tokens=max_tokens + 1, min_tokens=min_tokens + bool(min_tokens))
+                text,
+                replace(rules, max_tokens=max_tokens + 1, min_tokens=min_tokens + bool(min_tokens)),
             )
             if {tokens[0] for tokens, _ in theirs} != {LEAD}:
                 continue
@@ -161,7 +173,7 @@ def test_rows_are_whole_where_vllm_has_merged_outputs():
     """vLLM merges outputs that wait for a slow reader; the row of the second then names the taken token only once."""
     from vllm.logprobs import FlatLogprobs
 
-    from answers import to_logprobs
+    from engine.answers import to_logprobs
 
     rows = [([7, 7, 8], [-0.1, -0.1, -2.5]), ([9, 5, 6], [-3.0, -0.2, -2.0])]
     outputs = []
@@ -178,11 +190,15 @@ def test_rows_are_whole_where_vllm_has_merged_outputs():
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_leaving_in_mid_search_frees_the_engine(pair, stream):
-    request = CompletionRequest(prompt="a", num_beams=8, n=2, max_tokens=1500, ignore_eos=True, stream=stream)
+    request = CompletionRequest(
+        prompt="a", num_beams=8, n=2, max_tokens=1500, ignore_eos=True, stream=stream
+    )
     prompt = pair.template.render_instruction("给我讲一些有关杭州的故事吧")
 
     async def leave() -> float:
-        search = asyncio.ensure_future(collect(pair.engine.generate(prompt, request, 1500, "leaves")))
+        search = asyncio.ensure_future(
+            collect(pair.engine.generate(prompt, request, 1500, "leaves"))
+        )
         await asyncio.sleep(1)
         assert pair.engine._llm.get_num_unfinished_requests() >= 8
         began = time.monotonic()
@@ -190,7 +206,9 @@ def test_leaving_in_mid_search_frees_the_engine(pair, stream):
         with pytest.raises(asyncio.CancelledError):
             await search
         assert pair.engine._llm.get_num_unfinished_requests() == 0
-        assert await pair.engine._llm.reset_prefix_cache(), "a request in the engine still holds blocks"
+        assert await pair.engine._llm.reset_prefix_cache(), (
+            "a request in the engine still holds blocks"
+        )
         return time.monotonic() - began
 
     assert pair.runner.run(leave()) < 1
@@ -219,9 +237,18 @@ def test_an_admitted_search_is_not_refused_half_way(pair):
 def test_stop_strings_end_beams_as_transformers_ends_them(pair):
     """A stop string that is one token, whatever stands before it, is an end of text to transformers too."""
     comma = pair.template.encoder.encode(["好，"])[-1]
-    for text in ("给我讲一些有关杭州的故事吧", "告诉我中国和美国分别各有哪些优点缺点", "介绍一下西湖"):
+    for text in (
+        "给我讲一些有关杭州的故事吧",
+        "告诉我中国和美国分别各有哪些优点缺点",
+        "介绍一下西湖",
+    ):
         rules = rules_of(4, 1.0, False)
-        theirs = [tokens for tokens, _ in pair.theirs(text, replace(rules, stop_token_ids=frozenset({EOS, comma})))]
+        theirs = [
+            tokens
+            for tokens, _ in pair.theirs(
+                text, replace(rules, stop_token_ids=frozenset({EOS, comma}))
+            )
+        ]
         assert any(comma in tokens for tokens in theirs)
         assert pair.ours(text, rules, stop=["，"]) == theirs
 

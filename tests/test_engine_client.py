@@ -58,14 +58,24 @@ class Processor:
 
         reason = FinishReason.LENGTH if is_last else None
         logs = LogprobsLists(*to_rows(token_id)) if self.params.logprobs else None
-        outputs = [EngineCoreOutput(name, [token_id], new_logprobs=logs, finish_reason=reason) for name in self.names]
+        outputs = [
+            EngineCoreOutput(name, [token_id], new_logprobs=logs, finish_reason=reason)
+            for name in self.names
+        ]
         self.processor.process_outputs(outputs, weight_version="default")
 
     def look(self) -> None:
         output = self.collector.get_nowait()
         for choice in output.outputs if output else ():
             logs = choice.logprobs and [*choice.logprobs.token_ids]
-            what = choice.index, choice.text, choice.token_ids, choice.finish_reason, choice.stop_reason, logs
+            what = (
+                choice.index,
+                choice.text,
+                choice.token_ids,
+                choice.finish_reason,
+                choice.stop_reason,
+                logs,
+            )
             self.read.append((*what, output.finished))
 
 
@@ -85,7 +95,7 @@ def test_light_outputs_say_what_vllms_say(
 ):
     from vllm.v1.engine import output_processor
 
-    from engine_client import LightRequestState
+    from engine.light_client import LightRequestState
 
     ids = demo_encoder.encode([TEXT])
     told = []
@@ -106,7 +116,7 @@ def test_light_outputs_say_what_vllms_say(
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_messages_are_read_at_once_and_in_order(run):
-    from engine_client import read_at_once
+    from engine.light_client import read_at_once
 
     async def talk() -> None:
         context = zmq.asyncio.Context()
@@ -121,7 +131,9 @@ def test_messages_are_read_at_once_and_in_order(run):
 
             sending = asyncio.create_task(send())
             heard = [await receiver.recv_multipart(copy=False) for _ in range(300)]
-            assert [frames[0].bytes for frames in heard] == [b"%d" % number for number in range(300)]
+            assert [frames[0].bytes for frames in heard] == [
+                b"%d" % number for number in range(300)
+            ]
             await sending
             # Whoever waited has gone; what comes then keeps nobody busy, and waits for the next one.
             with suppress(TimeoutError):

@@ -73,9 +73,21 @@ def error(reply, status: int):
         (COMPLETIONS, {**ASK, "bad_words": ["a"], "num_beams": 2}, "bad_words"),
         (COMPLETIONS, {**ASK, "allowed_token_ids": []}, "allowed_token_ids"),
         (COMPLETIONS, {**ASK, "allowed_token_ids": [-1]}, "allowed_token_ids[0]"),
-        (COMPLETIONS, {**ASK, "allowed_token_ids": [5], "use_beam_search": True}, "allowed_token_ids"),
-        (COMPLETIONS, {**ASK, "allowed_token_ids": [5], "structured_outputs": {"regex": "a"}}, "allowed_token_ids"),
-        (CHAT, {**TALK, "bad_words": ["a"], "response_format": {"type": "json_object"}}, "bad_words"),
+        (
+            COMPLETIONS,
+            {**ASK, "allowed_token_ids": [5], "use_beam_search": True},
+            "allowed_token_ids",
+        ),
+        (
+            COMPLETIONS,
+            {**ASK, "allowed_token_ids": [5], "structured_outputs": {"regex": "a"}},
+            "allowed_token_ids",
+        ),
+        (
+            CHAT,
+            {**TALK, "bad_words": ["a"], "response_format": {"type": "json_object"}},
+            "bad_words",
+        ),
         (COMPLETIONS, {**ASK, "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         (COMPLETIONS, {**ASK, "truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
         (CHAT, {**TALK, "truncate_prompt_tokens": 2048}, "truncate_prompt_tokens"),
@@ -90,26 +102,66 @@ def error(reply, status: int):
         (COMPLETIONS, {**ASK, "num_beams": 4, "frequency_penalty": 1}, "frequency_penalty"),
         (COMPLETIONS, {**ASK, "num_beams": 4, "repetition_penalty": 0.9}, "repetition_penalty"),
         (COMPLETIONS, {**ASK, "num_beams": 4, "logit_bias": {"5": 1}}, "logit_bias"),
-        (COMPLETIONS, {**ASK, "num_beams": 4, "response_format": {"type": "json_object"}}, "response_format"),
+        (
+            COMPLETIONS,
+            {**ASK, "num_beams": 4, "response_format": {"type": "json_object"}},
+            "response_format",
+        ),
         (COMPLETIONS, {**ASK, "logprobs": 21}, "logprobs"),
         (COMPLETIONS, {**ASK, "logprobs": -1}, "logprobs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {}}, "structured_outputs"),
-        (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"], "regex": "a"}}, "structured_outputs"),
+        (
+            COMPLETIONS,
+            {**ASK, "structured_outputs": {"choice": ["a"], "regex": "a"}},
+            "structured_outputs",
+        ),
         (COMPLETIONS, {**ASK, "structured_outputs": {"json_": {}}}, "structured_outputs"),
         (COMPLETIONS, {**ASK, "structured_outputs": {"json": "{"}}, "structured_outputs.json"),
-        (COMPLETIONS, {**ASK, "structured_outputs": {"json": r'{"title": "\ud800"}'}}, "structured_outputs.json"),
+        (
+            COMPLETIONS,
+            {**ASK, "structured_outputs": {"json": r'{"title": "\ud800"}'}},
+            "structured_outputs.json",
+        ),
         (COMPLETIONS, {**ASK, "structured_outputs": {"choice": []}}, "structured_outputs.choice"),
-        (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}, "min_tokens": 1}, "structured_outputs"),
-        (COMPLETIONS, {**ASK, "structured_outputs": {"choice": ["a"]}, "ignore_eos": True}, "structured_outputs"),
-        (COMPLETIONS, {**ASK, "structured_outputs": {"regex": "a" * 16_385}}, "structured_outputs.regex"),
+        (
+            COMPLETIONS,
+            {**ASK, "structured_outputs": {"choice": ["a"]}, "min_tokens": 1},
+            "structured_outputs",
+        ),
+        (
+            COMPLETIONS,
+            {**ASK, "structured_outputs": {"choice": ["a"]}, "ignore_eos": True},
+            "structured_outputs",
+        ),
+        (
+            COMPLETIONS,
+            {**ASK, "structured_outputs": {"regex": "a" * 16_385}},
+            "structured_outputs.regex",
+        ),
         (CHAT, {}, "messages"),
         (CHAT, {"messages": []}, "messages"),
         (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role"),
         (CHAT, {"messages": [{"role": "king", "content": "a"}]}, "messages[0].role"),
-        (CHAT, {"messages": [*TALK["messages"], {"role": "user", "content": 5}]}, "messages[1].content"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0]"),
+        (
+            CHAT,
+            {"messages": [*TALK["messages"], {"role": "user", "content": 5}]},
+            "messages[1].content",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content[0]",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+            "messages[0].content[0]",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "file"}]}]},
+            "messages[0].content[0]",
+        ),
         (CHAT, {**TALK, "logprobs": 5}, "logprobs"),
         (CHAT, {**TALK, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         (CHAT, {**TALK, "top_logprobs": 3}, "top_logprobs"),
@@ -122,7 +174,11 @@ def error(reply, status: int):
         ),
         (
             CHAT,
-            {**TALK, "response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+            {
+                **TALK,
+                "response_format": {"type": "json_object"},
+                "structured_outputs": {"regex": "a"},
+            },
             "structured_outputs",
         ),
         (CHAT, {**TALK, "tool_choice": "required"}, "tool_choice"),
@@ -184,7 +240,11 @@ def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(client, pat
 @pytest.mark.parametrize(
     ("content", "step", "reason"),
     [
-        ([{"type": "text", "text": "a"}, "b", {"type": "image_url", "image_url": {"url": "x"}}], 2, "type image_url"),
+        (
+            [{"type": "text", "text": "a"}, "b", {"type": "image_url", "image_url": {"url": "x"}}],
+            2,
+            "type image_url",
+        ),
         ([{"type": "text", "text": "a"}, {"type": "input_audio"}], 1, "type input_audio"),
         ([{"type": "text", "txt": "a"}], 0, "needs 'text'"),
         (["a", {"type": "text", "text": None}], 1, "needs 'text'"),
@@ -198,7 +258,12 @@ def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(client, pat
 )
 @pytest.mark.parametrize("role", ["user", "system", "tool", "assistant"])
 def test_a_wrong_part_is_named_by_its_place_with_what_is_wrong(client, role, content, step, reason):
-    fault = error(client.post(CHAT, json={"messages": [*TALK["messages"], {"role": role, "content": content}]}), 400)
+    fault = error(
+        client.post(
+            CHAT, json={"messages": [*TALK["messages"], {"role": role, "content": content}]}
+        ),
+        400,
+    )
     assert fault.param == f"messages[1].content[{step}]"
     assert reason in fault.message
 
@@ -207,13 +272,24 @@ def test_a_wrong_part_is_named_by_its_place_with_what_is_wrong(client, role, con
 @pytest.mark.parametrize("path", [CHAT, "/tokenize"])
 def test_a_message_without_content_is_a_400(client, role, path):
     """A misspelt name of the field would be answered as if nothing were said."""
-    fault = error(client.post(path, json={"messages": [*TALK["messages"], {"role": role, "contents": "a"}]}), 400)
-    assert (fault.param, fault.message) == ("messages[1].content", "The field 'messages[1].content' is required.")
+    fault = error(
+        client.post(path, json={"messages": [*TALK["messages"], {"role": role, "contents": "a"}]}),
+        400,
+    )
+    assert (fault.param, fault.message) == (
+        "messages[1].content",
+        "The field 'messages[1].content' is required.",
+    )
     for empty in (None, "", []):
-        assert client.post(path, json={"messages": [{"role": role, "content": empty}]}).status_code == 200
+        assert (
+            client.post(path, json={"messages": [{"role": role, "content": empty}]}).status_code
+            == 200
+        )
 
 
-@pytest.mark.parametrize("message", [{}, {"content": None}, {"tool_calls": []}, {"refusal": "不行"}])
+@pytest.mark.parametrize(
+    "message", [{}, {"content": None}, {"tool_calls": []}, {"refusal": "不行"}]
+)
 def test_an_assistant_need_not_say_anything(client, message):
     messages = [*TALK["messages"], {"role": "assistant", **message}, *TALK["messages"]]
     assert client.post(CHAT, json={"messages": messages}).status_code == 200
@@ -241,7 +317,9 @@ def test_an_unknown_model_is_named_and_so_is_what_is_served(serve, path, sent, s
 def test_an_unknown_models_page_names_it_too(serve):
     served = [f"/models/{number}/a-very-long-name" for number in range(20)]
     fault = error(serve(served_model_name=served).get("/v1/models/gpt-4"), 404)
-    assert fault.message.startswith("The model 'gpt-4' does not exist. Served here: '/models/0/a-very-long-name', '/mo")
+    assert fault.message.startswith(
+        "The model 'gpt-4' does not exist. Served here: '/models/0/a-very-long-name', '/mo"
+    )
     assert fault.message.endswith("…'.")
 
 
@@ -251,7 +329,9 @@ def test_mistakes_are_told_before_the_first_byte_of_a_stream(client, stream):
     assert error(reply, 400).message == "'num_beams' must be at least 'n', which is 8."
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'"prompt"', b"null", b"\xff\xfe", b"5", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1, 2]", b'"prompt"', b"null", b"\xff\xfe", b"5", b"[" * 100_000]
+)
 def test_a_body_that_is_no_json_object(client, content):
     assert error(client.post(COMPLETIONS, content=content), 400).code is None
 
@@ -276,8 +356,13 @@ def test_deep_nesting_is_read_or_refused_anywhere(client, body, opens, closes, d
 
 @pytest.mark.parametrize("schema", [b'{"minimum": NaN}', b'{"enum": ["' + b"x" * 70_000 + b'"]}'])
 def test_a_schema_that_is_no_json_or_endless_is_a_bad_request(client, schema):
-    content = b'{"messages": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": %b}}}' % schema
-    assert error(client.post(CHAT, content=content), 400).param == "response_format.json_schema.schema"
+    content = (
+        b'{"messages": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": %b}}}'
+        % schema
+    )
+    assert (
+        error(client.post(CHAT, content=content), 400).param == "response_format.json_schema.schema"
+    )
 
 
 @pytest.mark.parametrize("limit", [{"max_tokens": 0}, {"max_completion_tokens": 0}])
@@ -303,12 +388,17 @@ def test_numbers_that_are_none(client, field, number):
         (COMPLETIONS, rb'{"prompt": "a", "stop": "\ud83d"}'),
         (COMPLETIONS, rb'{"prompt": "a\ud800b", "metadata": 1}'),
         (CHAT, rb'{"messages": "a", "metadata": {"\ud800": 1}}'),
-        (CHAT, rb'{"messages": "a", "response_format": {"json_schema": {"schema": {"title": "\ud800"}}}}'),
+        (
+            CHAT,
+            rb'{"messages": "a", "response_format": {"json_schema": {"schema": {"title": "\ud800"}}}}',
+        ),
     ],
 )
 def test_a_lone_surrogate_is_a_bad_request_that_says_where(client, path, content):
     message = error(client.post(path, content=content), 400).message
-    assert re.fullmatch(r"The request body is not valid JSON: .* hex escape at line 1 column \d+\.", message)
+    assert re.fullmatch(
+        r"The request body is not valid JSON: .* hex escape at line 1 column \d+\.", message
+    )
 
 
 def test_a_surrogate_pair_is_a_character(client, engine, demo_encoder):
@@ -379,18 +469,24 @@ def test_unknown_paths_are_not_found(client, method, path):
     assert error(client.request(method, path), 404).code in ("not_found", "model_not_found")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", COMPLETIONS), ("DELETE", CHAT), ("POST", "/v1/models")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", COMPLETIONS), ("DELETE", CHAT), ("POST", "/v1/models")]
+)
 def test_wrong_methods_are_not_allowed(client, method, path):
     reply = client.request(method, path)
     error(reply, 405)
     assert reply.headers["allow"]
 
 
-@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, {"prompt": [1] * 2048}), (CHAT, {"messages": "你" * 4000})])
+@pytest.mark.parametrize(
+    ("path", "ask"), [(COMPLETIONS, {"prompt": [1] * 2048}), (CHAT, {"messages": "你" * 4000})]
+)
 def test_a_prompt_that_does_not_fit_is_told_with_both_lengths(client, path, ask):
     fault = error(client.post(path, json=ask), 400)
     assert fault.code == "context_length_exceeded"
-    assert fault.message.startswith("This model's maximum context length is 2048 tokens. However, your prompt has ")
+    assert fault.message.startswith(
+        "This model's maximum context length is 2048 tokens. However, your prompt has "
+    )
 
 
 def test_a_full_server_says_when_to_come_back(client, engine):
@@ -420,8 +516,12 @@ def test_a_500_can_be_read_by_a_browser(client, engine):
     assert reply.headers["access-control-allow-origin"] == "*"
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("boom"), APIError(503, "The engine has died.", code="engine_dead")])
-@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})])
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("boom"), APIError(503, "The engine has died.", code="engine_dead")]
+)
+@pytest.mark.parametrize(
+    ("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})]
+)
 def test_failure_mid_stream_is_an_event(client, engine: FakeEngine, failure, path, ask):
     engine.script = [*SCRIPTS["stop"][:2], failure]
     reply = client.post(path, json={**ask, "stream": True})
@@ -435,10 +535,14 @@ def test_failure_mid_stream_is_an_event(client, engine: FakeEngine, failure, pat
     assert engine.running == 0
 
 
-@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})])
+@pytest.mark.parametrize(
+    ("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})]
+)
 def test_failure_before_the_first_token_has_its_status_in_a_stream_too(client, engine, path, ask):
     engine.script = [APIError(503, "Full.", code="server_overloaded", headers={"Retry-After": "1"})]
-    reply = client.post(path, json={**ask, "stream": True}, headers={"Origin": "http://demo.example"})
+    reply = client.post(
+        path, json={**ask, "stream": True}, headers={"Origin": "http://demo.example"}
+    )
     assert error(reply, 503).code == "server_overloaded"
     assert reply.headers["retry-after"] == "1"
     assert reply.headers["access-control-allow-origin"] == "*"

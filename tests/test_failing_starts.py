@@ -13,9 +13,9 @@ import pytest
 from conftest import ROOT
 
 import openai_api_server_vllm
-from encoder import load_encoder
+from engine.process import cause, causes_file, environment, keep_cause
+from prompts.encoder import load_encoder
 from settings import DEMO_MODEL, Settings, StartError, explained, reason
-from startup import cause, causes_file, environment, keep_cause
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def causes() -> Iterator[Path]:
     file.unlink(missing_ok=True)
 
 
-def record(failure: Exception | None, message: str = "WorkerProc failed to start.") -> logging.LogRecord:
+def record(
+    failure: Exception | None, message: str = "WorkerProc failed to start."
+) -> logging.LogRecord:
     info = None if failure is None else (type(failure), failure, failure.__traceback__)
     return logging.LogRecord("vllm.x", logging.ERROR, "x.py", 1, message, None, info)
 
@@ -68,7 +70,10 @@ def test_a_failure_that_says_nothing_is_told_by_its_line():
 
 def test_whatever_fails_while_it_is_explained_is_a_sentence():
     for failure in (KeyError("a"), TypeError(), RecursionError("deep"), ValueError("No.")):
-        with pytest.raises(StartError, match=r"^The model is odd: [^\n]+[^.]\.$"), explained("The model is odd"):
+        with (
+            pytest.raises(StartError, match=r"^The model is odd: [^\n]+[^.]\.$"),
+            explained("The model is odd"),
+        ):
             raise failure
     with pytest.raises(StartError, match=r"^No port\.$"), explained("The model is odd"):
         raise StartError("No port.")
@@ -86,17 +91,26 @@ def test_the_first_cause_of_a_process_is_told(causes):
     assert not keep_cause(record(ValueError("The first\ncause")))
     assert not keep_cause(record(RuntimeError("See stack trace for root cause.")))
     assert not keep_cause(record(None, "Worker proc died unexpectedly"))
-    assert cause(RuntimeError("Engine core initialization failed. See root cause above.")) == "The first cause"
+    assert (
+        cause(RuntimeError("Engine core initialization failed. See root cause above."))
+        == "The first cause"
+    )
 
 
 def test_a_process_that_says_nothing_is_told_so(causes):
-    told = cause(RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}"))
+    told = cause(
+        RuntimeError(
+            "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+        )
+    )
     assert "ended without a word" in told
     assert cause(ValueError("No GPU.")) == "No GPU"
 
 
 def test_what_vllm_says_in_code_is_put_in_words(causes):
-    causes.write_text("AssertionError at assert rows == self.org_vocab_size (a.py, line 3)\n", encoding="utf-8")
+    causes.write_text(
+        "AssertionError at assert rows == self.org_vocab_size (a.py, line 3)\n", encoding="utf-8"
+    )
     assert "config.json's vocab_size" in cause(RuntimeError("x"))
 
 
@@ -118,16 +132,20 @@ def test_vllm_logs_what_fails_after_the_start_and_where_its_log_is_wanted(causes
 def test_a_process_of_a_process_knows_where_to_write(causes):
     """As vLLM's workers, which its engine's process starts."""
     script = (
-        "import multiprocessing, startup\n"
-        "def tell(): print(startup.causes_file())\n"
+        "import multiprocessing\nfrom engine import process\n"
+        "def tell(): print(process.causes_file())\n"
         "def start(of=tell):\n"
         "    child = multiprocessing.get_context('spawn').Process(target=of); child.start(); child.join()\n"
-        "if __name__ == '__main__': startup.causes_file().touch(); tell(); start(start)\n"
+        "if __name__ == '__main__': process.causes_file().touch(); tell(); start(start)\n"
     )
     file = causes.parent / "script.py"
     file.write_text(script)
     shown = subprocess.run(
-        [sys.executable, file], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, file],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     first, second = shown.stdout.split()
     assert first == second
@@ -144,9 +162,13 @@ def test_a_traceback_is_shown_only_where_a_log_is_wanted(monkeypatch, capsys, le
     monkeypatch.setattr(sys, "argv", ["server", "--log-level", level])
     assert openai_api_server_vllm.main() == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("error: vLLM cannot start the model: KeyError: 'x' at raise KeyError")
+    assert lines[-1].startswith(
+        "error: vLLM cannot start the model: KeyError: 'x' at raise KeyError"
+    )
     assert ("Traceback" in lines[0]) == (level in ("info", "debug"))
-    assert ("TRANSFORMERS_VERBOSITY" in environment(Settings(log_level=level))) == (level in ("error", "warning"))
+    assert ("TRANSFORMERS_VERBOSITY" in environment(Settings(log_level=level))) == (
+        level in ("error", "warning")
+    )
 
 
 @pytest.mark.engine
@@ -158,9 +180,19 @@ def test_what_fails_in_a_worker_is_one_sentence_at_the_end(tmp_path, level):
 
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(DEMO_MODEL / name, tmp_path)
-    yarn = {"factor": 16.0, "finetuned": True, "original_max_position_embeddings": 4096, "type": "yarn"}
+    yarn = {
+        "factor": 16.0,
+        "finetuned": True,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    }
     config = json.loads((DEMO_MODEL / "config.json").read_text(encoding="utf-8"))
-    config |= {"vocab_size": 4700, "max_position_embeddings": 65536, "rope_scaling": yarn, "rope_parameters": None}
+    config |= {
+        "vocab_size": 4700,
+        "max_position_embeddings": 65536,
+        "rope_scaling": yarn,
+        "rope_parameters": None,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     torch.save(load_file(DEMO_MODEL / "model.safetensors"), tmp_path / "pytorch_model.bin")
     command = [
@@ -178,8 +210,18 @@ def test_what_fails_in_a_worker_is_one_sentence_at_the_end(tmp_path, level):
         cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert process.returncode == 1
-    told = [line for line in process.stderr.splitlines() if not line.startswith(("Importing vLLM", "Loading "))]
-    assert told[-1].startswith("error: vLLM cannot start the model: the embedding in the weights has not as many rows")
+    told = [
+        line
+        for line in process.stderr.splitlines()
+        if not line.startswith(("Importing vLLM", "Loading "))
+    ]
+    assert told[-1].startswith(
+        "error: vLLM cannot start the model: the embedding in the weights has not as many rows"
+    )
     assert (len(told) == 1) == (level == "warning")
     shown = process.stdout + process.stderr
-    assert ("Traceback" in shown) == ("Unrecognized keys in `rope_parameters`" in shown) == (level == "info")
+    assert (
+        ("Traceback" in shown)
+        == ("Unrecognized keys in `rope_parameters`" in shown)
+        == (level == "info")
+    )

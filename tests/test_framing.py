@@ -40,27 +40,40 @@ def exchange(url: str, sent: bytes) -> tuple[bytes, bytes]:
     return head.lower(), body
 
 
-def old(path: str, content: dict | None, *fields: str, method: str = "POST", version: str = "1.0") -> bytes:
+def old(
+    path: str, content: dict | None, *fields: str, method: str = "POST", version: str = "1.0"
+) -> bytes:
     body = b"" if content is None else json.dumps(content).encode()
     length = () if content is None else (f"Content-Length: {len(body)}",)
-    return "\r\n".join((f"{method} {path} HTTP/{version}", *fields, *length, "", "")).encode() + body
+    return (
+        "\r\n".join((f"{method} {path} HTTP/{version}", *fields, *length, "", "")).encode() + body
+    )
 
 
 @pytest.mark.parametrize("version", ["1.0", "0.9"])
-@pytest.mark.parametrize("fields", [(), ("Connection: keep-alive",), ("Host: x", "Connection: Keep-Alive")], ids=str)
+@pytest.mark.parametrize(
+    "fields", [(), ("Connection: keep-alive",), ("Host: x", "Connection: Keep-Alive")], ids=str
+)
 @pytest.mark.parametrize("path", ASKS)
 def test_an_old_client_gets_a_stream_without_chunks_up_to_the_end_of_the_connection(
     demo_encoder, path, fields, version
 ):
     engine = FakeEngine(LONG, delay=0.001)
     with listening(engine, demo_encoder) as url:
-        head, body = exchange(url, old(path, {**ASKS[path], "stream": True}, *fields, version=version))
+        head, body = exchange(
+            url, old(path, {**ASKS[path], "stream": True}, *fields, version=version)
+        )
     assert head.startswith(b"http/1.1 200 ")
     assert b"transfer-encoding" not in head
     assert b"content-length" not in head
     assert b"connection: close" in head
     chunks = [chunk["choices"][0] for chunk in events(body.decode())]
-    assert "".join(chunk.get("text") or chunk.get("delta", {}).get("content") or "" for chunk in chunks) == "字" * 50
+    assert (
+        "".join(
+            chunk.get("text") or chunk.get("delta", {}).get("content") or "" for chunk in chunks
+        )
+        == "字" * 50
+    )
 
 
 def test_an_old_client_gets_a_failure_in_a_stream_without_chunks(demo_encoder):
@@ -150,11 +163,14 @@ def refused(url: str, sent: bytes) -> str:
 @pytest.mark.parametrize("path", ["/health", COMPLETIONS])
 def test_a_request_has_one_host(url, version, fields, path):
     content = None if path == "/health" else {"prompt": "a"}
-    assert refused(url, old(path, content, *fields, version=version, method="POST" if content else "GET"))
+    assert refused(
+        url, old(path, content, *fields, version=version, method="POST" if content else "GET")
+    )
 
 
 @pytest.mark.parametrize(
-    "host", ["", "x", "localhost:8000", "127.0.0.1", "[::1]:80", "a_b.example", "%2Ftmp%2Fx.sock", "x \t"]
+    "host",
+    ["", "x", "localhost:8000", "127.0.0.1", "[::1]:80", "a_b.example", "%2Ftmp%2Fx.sock", "x \t"],
 )
 def test_every_host_that_is_one_is_welcome(url, host):
     for spelt in (host, f"\t {host} \t"):

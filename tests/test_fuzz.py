@@ -25,12 +25,15 @@ PATHS = {
 ANSWERS = {200, 400, 404, 413, 503}
 
 texts = st.one_of(
-    st.text(max_size=20), st.sampled_from(["你好", "</s>", "<s>[INST] ", "\x00", "\u202e", "😀" * 9, "a" * 3000])
+    st.text(max_size=20),
+    st.sampled_from(["你好", "</s>", "<s>[INST] ", "\x00", "\u202e", "😀" * 9, "a" * 3000]),
 )
 numbers = st.one_of(
     st.integers(-3, 130),
     st.floats(-3, 3),
-    st.sampled_from([2**31 - 1, 2**31, 2**63 - 129, 2**63 - 1, 2**63, -(2**63), 10**30, 1e308, 5e-324, -0.0]),
+    st.sampled_from(
+        [2**31 - 1, 2**31, 2**63 - 129, 2**63 - 1, 2**63, -(2**63), 10**30, 1e308, 5e-324, -0.0]
+    ),
     st.floats(),
 )
 junk = st.recursive(
@@ -71,19 +74,27 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "logit_bias": st.dictionaries(st.integers(-1, 1500).map(str) | texts, numbers, max_size=4),
     "logprobs": st.booleans() | st.integers(-1, 25),
     "top_logprobs": st.integers(-1, 25),
-    "stream_options": st.dictionaries(st.sampled_from(["include_usage", "continuous_usage_stats"]), st.booleans()),
+    "stream_options": st.dictionaries(
+        st.sampled_from(["include_usage", "continuous_usage_stats"]), st.booleans()
+    ),
     "response_format": st.fixed_dictionaries(
         {"type": st.sampled_from(["text", "json_object", "json_schema"])},
-        optional={"json_schema": st.fixed_dictionaries({"schema": schemas}, optional={"name": texts})},
+        optional={
+            "json_schema": st.fixed_dictionaries({"schema": schemas}, optional={"name": texts})
+        },
     ),
     "structured_outputs": st.dictionaries(
         st.sampled_from(["json", "regex", "choice", "grammar", "json_object"]),
         texts | schemas | st.lists(texts, max_size=3) | st.booleans(),
         max_size=2,
     ),
-    "tools": st.lists(st.fixed_dictionaries({"type": st.just("function"), "function": functions}), max_size=3),
+    "tools": st.lists(
+        st.fixed_dictionaries({"type": st.just("function"), "function": functions}), max_size=3
+    ),
     "tool_choice": st.sampled_from(["auto", "none", "required"])
-    | st.fixed_dictionaries({"type": st.just("function"), "function": st.fixed_dictionaries({"name": st.just("f")})}),
+    | st.fixed_dictionaries(
+        {"type": st.just("function"), "function": st.fixed_dictionaries({"name": st.just("f")})}
+    ),
 }
 
 
@@ -92,10 +103,14 @@ def asks(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A path, and a body that mostly has the required field and a few others, some of them nonsense."""
     path = draw(st.sampled_from([*PATHS]))
     required = "messages" if "chat" in path else "prompt"
-    names = draw(st.lists(st.sampled_from([*PATHS[path].model_fields, "unknown"]), max_size=5, unique=True))
+    names = draw(
+        st.lists(st.sampled_from([*PATHS[path].model_fields, "unknown"]), max_size=5, unique=True)
+    )
     body = {required: draw(LIKELY[required]), "max_tokens": 4}
     for name in names:
-        body[name] = draw(LIKELY.get(name, numbers | st.booleans()) if draw(st.integers(0, 4)) else junk)
+        body[name] = draw(
+            LIKELY.get(name, numbers | st.booleans()) if draw(st.integers(0, 4)) else junk
+        )
     return path, body
 
 
@@ -141,7 +156,9 @@ def check(http: httpx.Client, path: str, content: bytes) -> None:
 
 
 @pytest.mark.engine
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck], print_blob=True)
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck], print_blob=True
+)
 @given(asked=asks())
 def test_every_field_over_its_range_and_beyond(alive, http, asked):
     path, body = asked

@@ -9,9 +9,10 @@ import pytest
 from conftest import DEMO_MODEL
 from transformers import AutoTokenizer
 
-from encoder import SentencePieceEncoder
+from api.decoding import to_constraint
+from engine.grammar import Vocabulary, to_grammar
 from errors import APIError
-from grammar import Vocabulary, to_grammar
+from prompts.encoder import SentencePieceEncoder
 from protocol import ChatCompletionRequest
 
 LEAD = " "
@@ -20,16 +21,40 @@ ENCODER = SentencePieceEncoder(DEMO_MODEL / "tokenizer.model")
 """It puts the lead before each text."""
 ADDRESS = {
     "type": "object",
-    "properties": {"city": {"type": "string"}, "no": {"type": "integer"}, "tags": {"type": "array", "items": {}}},
+    "properties": {
+        "city": {"type": "string"},
+        "no": {"type": "integer"},
+        "tags": {"type": "array", "items": {}},
+    },
     "required": ["city"],
 }
-SHAPES = {"oneOf": [{"const": "圆"}, {"type": "object", "properties": {"r": {"type": "number"}}, "required": ["r"]}]}
-BASE = {"$defs": {"base": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}
-INHERITED = {**BASE, "allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {"type": "integer"}}}]}
+SHAPES = {
+    "oneOf": [
+        {"const": "圆"},
+        {"type": "object", "properties": {"r": {"type": "number"}}, "required": ["r"]},
+    ]
+}
+BASE = {
+    "$defs": {
+        "base": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    }
+}
+INHERITED = {
+    **BASE,
+    "allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {"type": "integer"}}}],
+}
 KEYS = [{"properties": {key: {}}, "required": [key]} for key in "ab"]
 CHOSEN = {"type": "object", "properties": {"k": {}}, "required": ["k"], "anyOf": KEYS}
-EXTENDED = {**BASE, "$ref": "#/$defs/base", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
-LOOSE = {"type": "function", "function": {"name": "loose", "parameters": {"properties": {"a": {"type": "integer"}}}}}
+EXTENDED = {
+    **BASE,
+    "$ref": "#/$defs/base",
+    "properties": {"b": {"type": "integer"}},
+    "required": ["b"],
+}
+LOOSE = {
+    "type": "function",
+    "function": {"name": "loose", "parameters": {"properties": {"a": {"type": "integer"}}}},
+}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": ADDRESS}}
 NOW = {"type": "function", "function": {"name": "now"}}
 
@@ -41,31 +66,42 @@ def vocabulary() -> Vocabulary:
 
 
 def grammar(**fields) -> str:
-    request = ChatCompletionRequest(messages=[{"role": "user", "content": "?"}], **fields)
-    text = to_grammar(request, LEAD)
-    assert text is not None
-    return text
+    constraint = to_constraint(
+        ChatCompletionRequest(messages=[{"role": "user", "content": "?"}], **fields)
+    )
+    assert constraint is not None
+    return to_grammar(constraint, LEAD)
 
 
 def is_kept(vocabulary: Vocabulary, text: str, **fields) -> bool:
     """Whether the text may be the whole reply, as a model writes it: no id is a control token but the last."""
-    follower = vocabulary.follow(grammar(**fields), LEAD, "tools")
+    checker = vocabulary.checker(grammar(**fields), LEAD, "tools")
     try:
-        follower.take([*ENCODER.encode([text]), END], has_ended=True)
+        checker.check([*ENCODER.encode([text]), END], has_ended=True)
     except APIError:
         return False
     return True
 
 
 def json_schema(schema: dict) -> dict:
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    }
 
 
 @pytest.mark.parametrize(
     ("fields", "kept", "broken"),
     [
-        ({"response_format": {"type": "json_object"}}, ["{}", '{"甲": [1, {"b": null}]}'], ["[]", "1", "{", '{"a":1}']),
-        (json_schema(ADDRESS), ['{"city": "杭州"}', '{"city": "\\n\\"", "no": -3}'], ["{}", '{"city": "a", "x": 1}']),
+        (
+            {"response_format": {"type": "json_object"}},
+            ["{}", '{"甲": [1, {"b": null}]}'],
+            ["[]", "1", "{", '{"a":1}'],
+        ),
+        (
+            json_schema(ADDRESS),
+            ['{"city": "杭州"}', '{"city": "\\n\\"", "no": -3}'],
+            ["{}", '{"city": "a", "x": 1}'],
+        ),
         (json_schema({**ADDRESS, "additionalProperties": True}), ['{"city": "a", "x": 1}'], ["{}"]),
         (json_schema(SHAPES), ['"圆"', '{"r": 1.5}'], ['"方"', "{}"]),
         (json_schema(INHERITED), ['{"a": 1, "b": 2}'], ['{"b": 2}']),
@@ -76,21 +112,53 @@ def json_schema(schema: dict) -> dict:
         ),
         (json_schema(CHOSEN), ['{"k": 1, "a": 2}'], ['{"k": 1}']),
         (json_schema(EXTENDED), ['{"a": 1, "b": 2}'], ['{"b": 2}']),
-        (json_schema({"properties": {"x": {"enum": ["allOf"]}}, "type": "object"}), ['{"x": "allOf"}'], ['{"y": 3}']),
-        (json_schema({"properties": {"default": ADDRESS}, "type": "object"}), ["{}"], ['{"default": {"b": 1}}']),
-        (json_schema({"properties": {"properties": {"type": "integer"}}, "type": "object"}), ['{"properties": 1}'], []),
+        (
+            json_schema({"properties": {"x": {"enum": ["allOf"]}}, "type": "object"}),
+            ['{"x": "allOf"}'],
+            ['{"y": 3}'],
+        ),
+        (
+            json_schema({"properties": {"default": ADDRESS}, "type": "object"}),
+            ["{}"],
+            ['{"default": {"b": 1}}'],
+        ),
+        (
+            json_schema({"properties": {"properties": {"type": "integer"}}, "type": "object"}),
+            ['{"properties": 1}'],
+            [],
+        ),
         (json_schema({"type": "string", "format": "path"}), ['"a/b"'], ["1"]),
-        (json_schema({"type": "array", "items": {"type": "integer"}, "uniqueItems": False}), ["[1, 1]"], ["{}"]),
+        (
+            json_schema({"type": "array", "items": {"type": "integer"}, "uniqueItems": False}),
+            ["[1, 1]"],
+            ["{}"],
+        ),
         (json_schema({}), ["1", "{}"], [""]),
         ({"structured_outputs": {"json": {}}}, ["1", "{}"], [""]),
         ({"structured_outputs": {"json": json.dumps(ADDRESS)}}, ['{"city": "a"}'], ["{}"]),
         ({"structured_outputs": {"grammar": '?start: "a" | "::="'}}, ["a", "::="], ["b"]),
         (json_schema({"const": {"properties": {"a": 1}}}), ['{"properties": {"a": 1}}'], ["{}"]),
-        ({"structured_outputs": {"json": ADDRESS}}, ['{"city": "a", "tags": [1, "b"]}'], ['{"city": 1}']),
+        (
+            {"structured_outputs": {"json": ADDRESS}},
+            ['{"city": "a", "tags": [1, "b"]}'],
+            ['{"city": 1}'],
+        ),
         ({"structured_outputs": {"json_object": True}}, ["{}"], ["[]"]),
-        ({"structured_outputs": {"choice": ["北京", 'a"b\\n', "a\nb", "😀"]}}, ["北京", "a\nb", "😀"], ["北", ""]),
-        ({"structured_outputs": {"regex": r"\d{3}/[京沪]+|x"}}, ["123/京沪", "x"], ["12/京", "123/"]),
-        ({"structured_outputs": {"grammar": 'start: /[a-c]+/ "}" x\nx: "北"'}}, ["abc}北"], ["abc}"]),
+        (
+            {"structured_outputs": {"choice": ["北京", 'a"b\\n', "a\nb", "😀"]}},
+            ["北京", "a\nb", "😀"],
+            ["北", ""],
+        ),
+        (
+            {"structured_outputs": {"regex": r"\d{3}/[京沪]+|x"}},
+            ["123/京沪", "x"],
+            ["12/京", "123/"],
+        ),
+        (
+            {"structured_outputs": {"grammar": 'start: /[a-c]+/ "}" x\nx: "北"'}},
+            ["abc}北"],
+            ["abc}"],
+        ),
         ({"structured_outputs": {"grammar": 'root ::= "a" b\nb ::= [0-9]+'}}, ["a12"], ["a", "b1"]),
         (
             {"tools": [WEATHER, NOW], "tool_choice": "required"},
@@ -98,7 +166,10 @@ def json_schema(schema: dict) -> dict:
             ['{"name": "now", "arguments": {"city": "a"}}', '{"name": "other", "arguments": {}}'],
         ),
         (
-            {"tools": [WEATHER, NOW], "tool_choice": {"type": "function", "function": {"name": "now"}}},
+            {
+                "tools": [WEATHER, NOW],
+                "tool_choice": {"type": "function", "function": {"name": "now"}},
+            },
             ['{"name": "now", "arguments": {}}'],
             ['{"name": "weather", "arguments": {"city": "a"}}'],
         ),
@@ -125,7 +196,9 @@ def record(**keywords) -> dict:
 
 
 NAMES = ["城市", "a b", "a/b", "a~b", "a%b", "a%20b", "List<城市>", 'x"y', "a#b", "[x]", "é?", ""]
-SPELT = [(name, spell) for name in NAMES for spell in (str, quote) if spell is quote or "%20" not in name]
+SPELT = [
+    (name, spell) for name in NAMES for spell in (str, quote) if spell is quote or "%20" not in name
+]
 """As it is, `a%20b` is the name `a b`."""
 
 
@@ -135,7 +208,12 @@ SPELT = [(name, spell) for name in NAMES for spell in (str, quote) if spell is q
 @pytest.mark.parametrize("place", ["$defs", "definitions", "my types"])
 def test_a_reference_may_have_any_name(vocabulary, name, spell, place):
     reference = f"#/{spell(place)}/{spell(name.replace('~', '~0').replace('/', '~1'))}"
-    schema = {place: {name: NAME}, "type": "object", "properties": {"c": {"$ref": reference}}, "required": ["c"]}
+    schema = {
+        place: {name: NAME},
+        "type": "object",
+        "properties": {"c": {"$ref": reference}},
+        "required": ["c"],
+    }
     assert is_kept(vocabulary, '{"c": "abc"}', **json_schema(schema))
     assert not is_kept(vocabulary, '{"c": "abcd"}', **json_schema(schema))
 
@@ -143,7 +221,12 @@ def test_a_reference_may_have_any_name(vocabulary, name, spell, place):
 @pytest.mark.parametrize("where", ["response_format", "json_object", "json", "tools"])
 def test_a_reference_may_have_any_name_wherever_a_schema_is_read(vocabulary, where):
     defs = {"$defs": {"城市": NAME}}
-    schema = {**defs, "type": "object", "properties": {"c": {"$ref": "#/$defs/城市"}}, "required": ["c"]}
+    schema = {
+        **defs,
+        "type": "object",
+        "properties": {"c": {"$ref": "#/$defs/城市"}},
+        "required": ["c"],
+    }
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     fields = {
         "response_format": json_schema(schema),
@@ -163,7 +246,11 @@ def test_a_reference_may_have_any_name_wherever_a_schema_is_read(vocabulary, whe
         ({"$defs": {"q": {"$id": "城 市", **NAME}}, "$ref": "城 市"}, ['"x"'], ["1"]),
         ({"$id": "我的 schema", **NAME}, ['"x"'], ["1"]),
         ({"$defs": {"g": {"$defs": {"城": NAME}}}, "$ref": "#/$defs/g/$defs/城"}, ['"x"'], ["1"]),
-        ({"anyOf": [NAME, {"type": "array", "items": {"$ref": "#/anyOf/0"}}]}, ['"x"', '["x"]'], ["[1]"]),
+        (
+            {"anyOf": [NAME, {"type": "array", "items": {"$ref": "#/anyOf/0"}}]},
+            ['"x"', '["x"]'],
+            ["[1]"],
+        ),
         (
             {"树": {"type": "object", "properties": {"n": {"$ref": "#/树"}}}, "$ref": "#/树"},
             ['{"n": {"n": {}}}'],
@@ -183,7 +270,10 @@ def test_other_references_may_have_any_name_too(vocabulary, schema, kept, broken
     [
         lambda text: ({"structured_outputs": {"choice": [f"a{text}删", "b"]}}, f"a{text}删"),
         lambda text: ({"structured_outputs": {"regex": f"{text}[0-9]"}}, f"{text}1"),
-        lambda text: ({"structured_outputs": {"grammar": f'start: "{text[:2]}" "{text[2:]}" /x+/'}}, f"{text}xx"),
+        lambda text: (
+            {"structured_outputs": {"grammar": f'start: "{text[:2]}" "{text[2:]}" /x+/'}},
+            f"{text}xx",
+        ),
         lambda text: ({"structured_outputs": {"grammar": f'root ::= "{text}" [x]'}}, f"{text}x"),
         lambda text: (json_schema({"const": text}), f'"{text}"'),
         lambda text: (json_schema({"enum": [text, 1]}), f'"{text}"'),
@@ -194,7 +284,12 @@ def test_other_references_may_have_any_name_too(vocabulary, schema, kept, broken
         ),
         lambda text: (
             {
-                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"required": [text]}}}],
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {"name": "f", "parameters": {"required": [text]}},
+                    }
+                ],
                 "tool_choice": "required",
             },
             f'{{"name": "f", "arguments": {{"{text}": 1}}}}',
@@ -206,7 +301,7 @@ def test_text_that_spells_a_control_token_is_text(vocabulary, text, kind):
     """At no place is a control token the only way to go on, or a way at all but for the end."""
     fields, reply = kind(text)
     assert is_kept(vocabulary, reply, **fields)
-    matcher = vocabulary.follow(grammar(**fields), LEAD, "tools").matcher
+    matcher = vocabulary.checker(grammar(**fields), LEAD, "tools").matcher
     for token_id in ENCODER.encode([reply]):
         allowed = int.from_bytes(matcher.compute_bitmask(), "little")
         assert not allowed & 0b111 or matcher.is_accepting()
@@ -216,7 +311,9 @@ def test_text_that_spells_a_control_token_is_text(vocabulary, text, kind):
 
 
 @pytest.mark.parametrize("token", ["<s>", "<[1]>", "<[0-9]>", "<|end|>"])
-@pytest.mark.parametrize("place", ['start: "a" {} // "', "start: /[<]/ {}", '%llguidance {{}}\nstart: x\nx: {} "b"'])
+@pytest.mark.parametrize(
+    "place", ['start: "a" {} // "', "start: /[<]/ {}", '%llguidance {{}}\nstart: x\nx: {} "b"']
+)
 def test_a_grammar_that_asks_for_a_control_token_is_a_400(token, place):
     with pytest.raises(APIError, match="control tokens") as failure:
         grammar(structured_outputs={"grammar": place.format(token)})
@@ -225,7 +322,9 @@ def test_a_grammar_that_asks_for_a_control_token_is_a_400(token, place):
 
 def test_what_only_looks_like_a_control_token_is_none(vocabulary):
     for lark in ('start: "<s>" // <s>', "start: /<s>/ # <s>", 'start: "\\"<s>"'):
-        vocabulary.follow(grammar(structured_outputs={"grammar": lark}), LEAD, "structured_outputs")
+        vocabulary.checker(
+            grammar(structured_outputs={"grammar": lark}), LEAD, "structured_outputs"
+        )
 
 
 @pytest.mark.parametrize(
@@ -234,8 +333,16 @@ def test_what_only_looks_like_a_control_token_is_none(vocabulary):
         (record(propertyNames={"type": "string"}), ['{"a": 1}', "{}"], ['{"a": "b"}']),
         (record(propertyNames=True), ['{"a": 1}'], []),
         (record(propertyNames={"description": "名称", "minLength": 0}), ['{"": 1}'], []),
-        (record(propertyNames={"type": "string", "pattern": "^[a-c]+$"}), ['{"ab": 1}'], ['{"d": 1}', '{"ab": ""}']),
-        (record(propertyNames={"minLength": 2, "maxLength": 3}), ['{"城市": 1}'], ['{"a": 1}', '{"abcd": 1}']),
+        (
+            record(propertyNames={"type": "string", "pattern": "^[a-c]+$"}),
+            ['{"ab": 1}'],
+            ['{"d": 1}', '{"ab": ""}'],
+        ),
+        (
+            record(propertyNames={"minLength": 2, "maxLength": 3}),
+            ['{"城市": 1}'],
+            ['{"a": 1}', '{"abcd": 1}'],
+        ),
         (
             record(propertyNames={"type": "string", "enum": ["红", "绿"]}, required=["红"]),
             ['{"红": 1}', '{"红": 1, "绿": 2}'],
@@ -244,27 +351,71 @@ def test_what_only_looks_like_a_control_token_is_none(vocabulary):
         (record(propertyNames={"const": "a"}), ['{"a": 1}'], ['{"b": 1}']),
         (record(**COLOURS, propertyNames={"$ref": "#/$defs/颜色"}), ['{"绿": 1}'], ['{"蓝": 1}']),
         (
-            record(propertyNames={"enum": ["a", "b"]}, properties={"a": {"type": "string"}, "c": {}}),
+            record(
+                propertyNames={"enum": ["a", "b"]}, properties={"a": {"type": "string"}, "c": {}}
+            ),
             ['{"a": "x", "b": 1}'],
             ['{"a": 1}', '{"c": 1}'],
         ),
         (
-            json_schema({"type": "object", "propertyNames": {"enum": ["a"]}, "additionalProperties": False}),
+            json_schema(
+                {"type": "object", "propertyNames": {"enum": ["a"]}, "additionalProperties": False}
+            ),
             ["{}"],
             ['{"a": 1}'],
         ),
-        (json_schema({"type": "object", "properties": {"a": {}}, "patternProperties": {}}), ['{"a": 1}'], ['{"b": 1}']),
-        (json_schema({"type": "string", "propertyNames": {"pattern": "x"}, "contains": {}}), ['"a"'], ["1"]),
-        (json_schema({"type": ["integer", "null"], "uniqueItems": True, "dependentRequired": {"a": ["b"]}}), ["1"], []),
-        (json_schema({"type": "array", "uniqueItems": True, "maxItems": 1}), ["[1]"], ["[1, 1]"]),
-        (json_schema({"type": "array", "minContains": 2, "unevaluatedItems": True}), ["[1]"], ["1"]),
-        (json_schema({"type": "array", "contains": {"const": 1}, "minContains": 0}), ["[2]"], ["1"]),
-        (json_schema({"type": "array", "items": {"type": "integer"}, "unevaluatedItems": False}), ["[2]"], ['["a"]']),
-        (json_schema({"type": "array", "prefixItems": [NAME], "unevaluatedItems": False}), ['["a"]'], ['["a", 1]']),
-        (json_schema({"type": "string", "if": {"minLength": 1}, "not": False}), ['"a"'], ["1"]),
-        (json_schema({"type": "string", "then": False, "else": {}, "$dynamicAnchor": "x"}), ['"a"'], ["1"]),
         (
-            json_schema({"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False}),
+            json_schema({"type": "object", "properties": {"a": {}}, "patternProperties": {}}),
+            ['{"a": 1}'],
+            ['{"b": 1}'],
+        ),
+        (
+            json_schema({"type": "string", "propertyNames": {"pattern": "x"}, "contains": {}}),
+            ['"a"'],
+            ["1"],
+        ),
+        (
+            json_schema(
+                {
+                    "type": ["integer", "null"],
+                    "uniqueItems": True,
+                    "dependentRequired": {"a": ["b"]},
+                }
+            ),
+            ["1"],
+            [],
+        ),
+        (json_schema({"type": "array", "uniqueItems": True, "maxItems": 1}), ["[1]"], ["[1, 1]"]),
+        (
+            json_schema({"type": "array", "minContains": 2, "unevaluatedItems": True}),
+            ["[1]"],
+            ["1"],
+        ),
+        (
+            json_schema({"type": "array", "contains": {"const": 1}, "minContains": 0}),
+            ["[2]"],
+            ["1"],
+        ),
+        (
+            json_schema({"type": "array", "items": {"type": "integer"}, "unevaluatedItems": False}),
+            ["[2]"],
+            ['["a"]'],
+        ),
+        (
+            json_schema({"type": "array", "prefixItems": [NAME], "unevaluatedItems": False}),
+            ['["a"]'],
+            ['["a", 1]'],
+        ),
+        (json_schema({"type": "string", "if": {"minLength": 1}, "not": False}), ['"a"'], ["1"]),
+        (
+            json_schema({"type": "string", "then": False, "else": {}, "$dynamicAnchor": "x"}),
+            ['"a"'],
+            ["1"],
+        ),
+        (
+            json_schema(
+                {"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False}
+            ),
             ['{"a": 1}'],
             ['{"b": 1}'],
         ),
@@ -276,9 +427,13 @@ def test_what_only_looks_like_a_control_token_is_none(vocabulary):
         ),
         (json_schema({"type": "integer", "minimum": 1, "exclusiveMinimum": True}), ["2"], ["1"]),
     ],
-    ids=lambda value: json.dumps(value, ensure_ascii=False)[70:150] if isinstance(value, dict) else "",
+    ids=lambda value: (
+        json.dumps(value, ensure_ascii=False)[70:150] if isinstance(value, dict) else ""
+    ),
 )
-def test_keywords_that_say_nothing_are_dropped_and_equal_ones_are_read(vocabulary, fields, kept, broken):
+def test_keywords_that_say_nothing_are_dropped_and_equal_ones_are_read(
+    vocabulary, fields, kept, broken
+):
     assert [text for text in kept if not is_kept(vocabulary, text, **fields)] == []
     assert [text for text in broken if is_kept(vocabulary, text, **fields)] == []
 
@@ -287,15 +442,23 @@ def test_keywords_that_say_nothing_are_dropped_and_equal_ones_are_read(vocabular
     ("response_format", "kept", "broken"),
     [
         ({"type": "json_object", "schema": ADDRESS}, ['{"city": "a"}'], ["{}", '{"city": 1}']),
-        ({"type": "json_object", "schema": {"properties": {"a": {}}}}, ['{"a": 1}', "{}"], ["1", '{"b": 1}']),
+        (
+            {"type": "json_object", "schema": {"properties": {"a": {}}}},
+            ['{"a": 1}', "{}"],
+            ["1", '{"b": 1}'],
+        ),
         ({"type": "json_object", "schema": {}}, ["{}"], ["1"]),
         ({"type": "json_schema", "schema": {"type": "integer"}}, ["1"], ["{}"]),
     ],
     ids=str,
 )
 def test_a_schema_without_its_wrapper_is_kept(vocabulary, response_format, kept, broken):
-    assert [text for text in kept if not is_kept(vocabulary, text, response_format=response_format)] == []
-    assert [text for text in broken if is_kept(vocabulary, text, response_format=response_format)] == []
+    assert [
+        text for text in kept if not is_kept(vocabulary, text, response_format=response_format)
+    ] == []
+    assert [
+        text for text in broken if is_kept(vocabulary, text, response_format=response_format)
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -311,7 +474,9 @@ def test_a_schema_without_its_wrapper_is_kept(vocabulary, response_format, kept,
     ids=str,
 )
 def test_a_format_that_contradicts_itself_is_a_400(client, response_format):
-    reply = client.post("/v1/chat/completions", json={"messages": "a", "response_format": response_format})
+    reply = client.post(
+        "/v1/chat/completions", json={"messages": "a", "response_format": response_format}
+    )
     assert reply.status_code == 400
     assert reply.json()["error"]["param"].startswith("response_format")
 
@@ -324,11 +489,17 @@ def test_a_reply_that_needs_no_grammar_has_none():
         {"tools": [WEATHER]},
         {"tools": [NOW], "tool_choice": "none"},
     ):
-        assert to_grammar(ChatCompletionRequest(messages=messages, **fields), LEAD) is None
+        assert to_constraint(ChatCompletionRequest(messages=messages, **fields)) is None
 
 
-WIDE = {"type": "object", "properties": {f"k{number}": {"type": "string"} for number in range(1500)}}
-DOUBLED = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]} for n in range(30)}
+WIDE = {
+    "type": "object",
+    "properties": {f"k{number}": {"type": "string"} for number in range(1500)},
+}
+DOUBLED = {
+    f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]}
+    for n in range(30)
+}
 
 
 @pytest.mark.parametrize(
@@ -351,8 +522,8 @@ DOUBLED = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs
 )
 def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(vocabulary, schema, reason):
     def begin() -> None:
-        follower = vocabulary.follow(grammar(**json_schema(schema)), LEAD, "response_format")
-        follower.take(vocabulary._tokenizer.tokenize_str(" {"), has_ended=False)
+        checker = vocabulary.checker(grammar(**json_schema(schema)), LEAD, "response_format")
+        checker.check(vocabulary._tokenizer.tokenize_str(" {"), has_ended=False)
 
     with pytest.raises(APIError, match=reason) as failure:
         begin()
@@ -364,7 +535,13 @@ def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(vocabulary, schema,
     [
         json_schema(WIDE),
         json_schema({"type": "string", "minLength": 10**9}),
-        json_schema({"type": "array", "minItems": 10**4, "items": {"type": "array", "minItems": 10**4, "items": {}}}),
+        json_schema(
+            {
+                "type": "array",
+                "minItems": 10**4,
+                "items": {"type": "array", "minItems": 10**4, "items": {}},
+            }
+        ),
         json_schema({"enum": [f"v{number}" for number in range(6000)]}),
         json_schema({"$defs": {**DOUBLED, "d30": {"type": "string"}}, "$ref": "#/$defs/d0"}),
         json_schema({"type": "string", "pattern": "(a|aa|b*c*){500}x(y|z)*[^a]{3000}"}),
@@ -372,13 +549,20 @@ def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(vocabulary, schema,
         {"structured_outputs": {"choice": [f"c{number}" * 5 for number in range(1000)]}},
         {"structured_outputs": {"grammar": "\n" * 16_000}},
         {"structured_outputs": {"grammar": "root ::= " + "(" * 8_000}},
-        {"structured_outputs": {"grammar": "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1}\n" for n in range(900))}},
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": WIDE}}] * 9, "tool_choice": "required"},
+        {
+            "structured_outputs": {
+                "grammar": "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1}\n" for n in range(900))
+            }
+        },
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": WIDE}}] * 9,
+            "tool_choice": "required",
+        },
     ],
     ids=lambda fields: json.dumps(fields)[-60:],
 )
 def test_a_monstrous_grammar_is_read_or_refused_within_a_second(vocabulary, fields):
     began = time.perf_counter()
     with suppress(APIError):
-        vocabulary.follow(grammar(**fields), LEAD, "response_format")
+        vocabulary.checker(grammar(**fields), LEAD, "response_format")
     assert time.perf_counter() - began < 1

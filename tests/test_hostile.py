@@ -32,7 +32,10 @@ def completion(**fields: object) -> bytes:
     return asked(COMPLETIONS, {"prompt": "a", "max_tokens": 2, **fields})
 
 
-WELL = {"type": "object", "properties": {f"p{at}": {"type": "string", "pattern": "^[a-z]{1,50}$"} for at in range(200)}}
+WELL = {
+    "type": "object",
+    "properties": {f"p{at}": {"type": "string", "pattern": "^[a-z]{1,50}$"} for at in range(200)},
+}
 KINDS = {
     "a word of 8 MB": ({400}, asked(COMPLETIONS, filled('{"prompt": "', "a", '"}'))),
     "Chinese of 8 MB": ({400}, asked(COMPLETIONS, filled('{"prompt": "', "字", '"}'))),
@@ -101,7 +104,10 @@ def answer_to(url: httpx.URL, sent: bytes) -> bytes:
 def stream_beside(server: Server) -> Iterator[list[float]]:
     """The gaps of streams that run meanwhile, one after the other."""
     url, gaps, is_over = httpx.URL(server.url), [], threading.Event()
-    ask = asked(COMPLETIONS, {"prompt": "讲一个故事", "stream": True, "max_tokens": 1900, "min_tokens": 1900})
+    ask = asked(
+        COMPLETIONS,
+        {"prompt": "讲一个故事", "stream": True, "max_tokens": 1900, "min_tokens": 1900},
+    )
 
     def listen() -> None:
         while not is_over.is_set():

@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 from test_errors import ASK, CHAT, COMPLETIONS, TALK, error
 
-from encoder import SentencePieceEncoder
-from reading import PausingThread
+from prompts.encoder import SentencePieceEncoder
+from server.request_body import PausingThread
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 LIMITS = [
@@ -38,17 +38,30 @@ LIMITS = [
     (COMPLETIONS, {}, "prompt", ["a"] * 2048, ["a"] * 2049),
     (COMPLETIONS, {}, "prompt", [[5]] * 2048, [[5]] * 2049),
     (CHAT, {}, "messages", *([{"role": "user", "content": None}] * many for many in (4096, 4097))),
-    (CHAT, {}, "messages", *([{"role": "assistant", "tool_calls": [1] * many}] for many in (128, 129))),
+    (
+        CHAT,
+        {},
+        "messages",
+        *([{"role": "assistant", "tool_calls": [1] * many}] for many in (128, 129)),
+    ),
     (CHAT, TALK, "tools", [TOOL] * 128, [TOOL] * 129),
     (COMPLETIONS, ASK, "structured_outputs", {"choice": ["a"] * 1000}, {"choice": ["a"] * 1001}),
     (COMPLETIONS, ASK, "structured_outputs", {"choice": ["a" * 1024]}, {"choice": ["a" * 1025]}),
     (COMPLETIONS, ASK, "structured_outputs", {"regex": "a" * 16384}, {"regex": "a" * 16385}),
     (COMPLETIONS, ASK, "structured_outputs", {"grammar": "a" * 16384}, {"grammar": "a" * 16385}),
-    (COMPLETIONS, ASK, "structured_outputs", {"json": {"a": "a" * 65527}}, {"json": {"a": "a" * 65528}}),
+    (
+        COMPLETIONS,
+        ASK,
+        "structured_outputs",
+        {"json": {"a": "a" * 65527}},
+        {"json": {"a": "a" * 65528}},
+    ),
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "field", "most", "too_much"), LIMITS, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("path", "body", "field", "most", "too_much"), LIMITS, ids=lambda value: str(value)[:20]
+)
 def test_one_above_a_limit_is_a_400(serve, engine, path, body, field, most, too_much):
     engine.max_model_len, engine.room = 10**6, 10**6
     client = serve()
@@ -61,7 +74,9 @@ def test_one_above_a_limit_is_a_400(serve, engine, path, body, field, most, too_
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-@pytest.mark.parametrize("field", ["prompt", "metadata", "unknown", "logit_bias", "stop", "response_format"])
+@pytest.mark.parametrize(
+    "field", ["prompt", "metadata", "unknown", "logit_bias", "stop", "response_format"]
+)
 def test_what_is_nested_deeply_is_a_400(client, field, opening):
     content = f'{{"prompt": "a", "{field}": {opening * 100_000}'
     assert "JSON" in error(client.post(COMPLETIONS, content=content), 400).message
@@ -76,7 +91,9 @@ def test_a_body_of_too_many_values_is_refused_unread(client, value):
 
 def test_a_body_of_too_many_fields_is_a_400(client):
     fields = {f"field {at}": at for at in range(1025)}
-    assert error(client.post(COMPLETIONS, json=fields), 400).message.endswith("body: there may be at most 1024 fields.")
+    assert error(client.post(COMPLETIONS, json=fields), 400).message.endswith(
+        "body: there may be at most 1024 fields."
+    )
 
 
 def test_long_bodies_are_read_in_turn_with_as_long_pauses():
@@ -101,7 +118,9 @@ def test_long_bodies_are_read_in_turn_with_as_long_pauses():
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(client, engine, demo_encoder, monkeypatch, raw):
+def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(
+    client, engine, demo_encoder, monkeypatch, raw
+):
     longest = demo_encoder.max_token_characters
     text = "▁Liechtenstein"  # the longest token
     assert len(demo_encoder.encode([text[1:]])) == 1
@@ -111,7 +130,10 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(client, engine, 
     assert client.post(COMPLETIONS, json={"prompt": " ".join(fits), "raw": raw}).status_code == 200
     monkeypatch.setattr(SentencePieceEncoder, "encode", None)
     too_long = "a" * (170 * longest + 1)
-    for path, body in ((COMPLETIONS, {"prompt": ["a", too_long], "raw": raw}), (CHAT, {"messages": too_long})):
+    for path, body in (
+        (COMPLETIONS, {"prompt": ["a", too_long], "raw": raw}),
+        (CHAT, {"messages": too_long}),
+    ):
         refused = error(client.post(path, json=body), 400)
         assert refused.code == "context_length_exceeded"
         assert refused.message.startswith(
@@ -134,16 +156,29 @@ def test_tokens_of_a_book_are_counted_in_parts(client, path, field):
 
 
 def test_tokens_of_a_book_are_read_in_parts(client):
-    assert len(client.post("/detokenize", content=f'{{"tokens": [{"500," * 200_000}500]}}').json()["prompt"]) > 200_000
+    assert (
+        len(
+            client.post("/detokenize", content=f'{{"tokens": [{"500," * 200_000}500]}}').json()[
+                "prompt"
+            ]
+        )
+        > 200_000
+    )
     content = f'{{"tokens": [{"1000," * 210_000}1000]}}'
     assert "1048576 bytes" in error(client.post("/detokenize", content=content), 413).message
 
 
 def test_nothing_is_said_of_a_model_that_is_not_loaded(client, engine):
     engine.is_ready = False
-    for reply in (client.get("/v1/models"), client.get("/v1/models/a"), client.post("/tokenize", json=ASK)):
+    for reply in (
+        client.get("/v1/models"),
+        client.get("/v1/models/a"),
+        client.post("/tokenize", json=ASK),
+    ):
         assert error(reply, 503).code == "server_loading"
 
 
 def test_numbers_are_json(client):
-    assert error(client.post(COMPLETIONS, content=json.dumps({**ASK, "n": 1}).replace("1", "9" * 5000)), 400).message
+    assert error(
+        client.post(COMPLETIONS, content=json.dumps({**ASK, "n": 1}).replace("1", "9" * 5000)), 400
+    ).message

@@ -13,10 +13,10 @@ import pytest
 from conftest import ALPACA_2_TOKENIZER, ROOT
 from sentencepiece import sentencepiece_model_pb2
 
-from encoder import Encoder, load_encoder
-from grammar import Vocabulary
+from engine.grammar import Vocabulary
 from model_files import check_model_files, trained_length
 from prompt_template import load_prompt_template
+from prompts.encoder import Encoder, load_encoder
 from settings import DEMO_MODEL, Settings, StartError
 
 LINEAR = {"type": "linear", "factor": 4.0}
@@ -36,7 +36,10 @@ def model(tmp_path: Path) -> Path:
 def change(file: Path, **changes: Any) -> None:
     """Other values in a JSON file, `...` for none."""
     found = {**json.loads(file.read_text(encoding="utf-8")), **changes}
-    file.write_text(json.dumps({key: value for key, value in found.items() if value is not ...}), encoding="utf-8")
+    file.write_text(
+        json.dumps({key: value for key, value in found.items() if value is not ...}),
+        encoding="utf-8",
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,8 +60,21 @@ def change(file: Path, **changes: Any) -> None:
         (16384, {"type": "linear", "factor": None}, None),
         (16384, {"type": "linear"}, None),
         (16384, {"type": "dynamic", "factor": 4.0}, None),
-        (131072, {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, None),
-        (65536, {"factor": 16.0, "finetuned": True, "original_max_position_embeddings": 4096, "type": "yarn"}, None),
+        (
+            131072,
+            {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+            None,
+        ),
+        (
+            65536,
+            {
+                "factor": 16.0,
+                "finetuned": True,
+                "original_max_position_embeddings": 4096,
+                "type": "yarn",
+            },
+            None,
+        ),
         (2048, {"rope_theta": 10000.0, "rope_type": "default"}, None),
         (4096, None, None),
         (None, LINEAR, None),
@@ -68,7 +84,10 @@ def test_a_linear_scaling_is_counted_once(length, scaling, trained):
     for key in ("rope_scaling", "rope_parameters"):
         assert trained_length({"max_position_embeddings": length, key: scaling}) == trained
     assert (
-        trained_length({"max_position_embeddings": length, "rope_scaling": None, "rope_parameters": scaling}) == trained
+        trained_length(
+            {"max_position_embeddings": length, "rope_scaling": None, "rope_parameters": scaling}
+        )
+        == trained
     )
 
 
@@ -85,9 +104,14 @@ def test_a_linear_scaling_is_counted_once(length, scaling, trained):
 )
 def test_vllm_is_told_the_trained_length_unless_the_user_says_more(model, capsys, others, length):
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    from engine import to_engine_args
+    from engine.arguments import to_engine_args
 
-    change(model / "config.json", max_position_embeddings=16384, rope_scaling=LINEAR, rope_parameters=...)
+    change(
+        model / "config.json",
+        max_position_embeddings=16384,
+        rope_scaling=LINEAR,
+        rope_parameters=...,
+    )
     assert to_engine_args(Settings(model=str(model)), others).max_model_len == length
     shown = capsys.readouterr().err
     assert shown.count("Context of 16384 tokens") == (not others)
@@ -113,7 +137,9 @@ LABELS = ["LLaMATokenizer", "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTo
 
 
 @pytest.mark.parametrize("label", LABELS, ids=str)
-def test_sentencepiece_encodes_for_llama_whatever_its_tokenizer_is_called(converted, demo_encoder, label):
+def test_sentencepiece_encodes_for_llama_whatever_its_tokenizer_is_called(
+    converted, demo_encoder, label
+):
     change(converted / "tokenizer_config.json", tokenizer_class=label)
     encoder = encoder_of(converted)
     assert encoder.description == "SentencePiece on tokenizer.model"
@@ -130,10 +156,14 @@ def test_sentencepiece_encodes_for_llama_whatever_its_tokenizer_is_called(conver
         ("qwen2", "TokenizersBackend", False),
     ],
 )
-def test_other_models_are_encoded_as_their_label_says(converted, model_type, label, is_sentencepiece):
+def test_other_models_are_encoded_as_their_label_says(
+    converted, model_type, label, is_sentencepiece
+):
     change(converted / "config.json", model_type=model_type)
     change(converted / "tokenizer_config.json", tokenizer_class=label)
-    assert encoder_of(converted).description.startswith("SentencePiece" if is_sentencepiece else "transformers' ")
+    assert encoder_of(converted).description.startswith(
+        "SentencePiece" if is_sentencepiece else "transformers' "
+    )
 
 
 TIKTOKEN = b"IQ== 0\nIg== 1\nIw== 2\n" * 1000
@@ -190,15 +220,21 @@ def pad(model: Path, count: int = 10, special: bool = True) -> None:
     rows = json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     begun = {"0": "<unk>", "1": "<s>", "2": "</s>"}
     added = {**begun, **{str(rows + number): f"<pad{number}>" for number in range(count)}}
-    tokens = {at: {"content": text, "special": special or at in begun} for at, text in added.items()}
+    tokens = {
+        at: {"content": text, "special": special or at in begun} for at, text in added.items()
+    }
     change(model / "tokenizer_config.json", added_tokens_decoder=tokens)
 
 
 @pytest.mark.parametrize("mode", ["auto", "slow", "hf"])
-@pytest.mark.parametrize("where", [{"vocab_size": 4599}, {"vocab_size": ..., "text_config": {"vocab_size": 4500}}])
+@pytest.mark.parametrize(
+    "where", [{"vocab_size": 4599}, {"vocab_size": ..., "text_config": {"vocab_size": 4500}}]
+)
 def test_a_tokenizer_with_more_pieces_than_the_model_has_rows_ends_the_start(model, mode, where):
     change(model / "config.json", **where)
-    with pytest.raises(StartError, match=r"The tokenizer has 4,600 pieces, and the model 4,5\d\d rows"):
+    with pytest.raises(
+        StartError, match=r"The tokenizer has 4,600 pieces, and the model 4,5\d\d rows"
+    ):
         load_prompt_template(Settings(model=str(model), tokenizer_mode=mode))
 
 
@@ -207,7 +243,9 @@ def test_a_merged_tokenizer_on_a_model_that_is_not_ends_the_start(model):
         pytest.skip("the tokenizer of Chinese-Alpaca-2 is not beside the repository")
     change(model / "config.json", vocab_size=32000)
     settings = Settings(model=str(model), tokenizer=str(ALPACA_2_TOKENIZER.parent))
-    with pytest.raises(StartError, match=r"55,296 pieces, and the model 32,000 rows \(vocab_size in config.json\)"):
+    with pytest.raises(
+        StartError, match=r"55,296 pieces, and the model 32,000 rows \(vocab_size in config.json\)"
+    ):
         load_prompt_template(settings)
     change(model / "config.json", vocab_size=55296)
     load_prompt_template(settings)
@@ -226,7 +264,9 @@ def test_added_text_beyond_the_models_rows_ends_the_start_where_it_is_encoded(mo
     pad(model, special=False)
     with pytest.raises(StartError, match="4,610 pieces"):
         load_prompt_template(Settings(model=str(model), tokenizer_mode="hf"))
-    load_prompt_template(Settings(model=str(model)))  # SentencePiece has the file's own pieces alone
+    load_prompt_template(
+        Settings(model=str(model))
+    )  # SentencePiece has the file's own pieces alone
 
 
 @pytest.mark.parametrize("mode", ["auto", "hf"])
@@ -234,7 +274,11 @@ def test_a_template_with_a_token_beyond_the_models_rows_ends_the_start(model, mo
     pad(model)
     (model / "own.jinja").write_text("{{ messages[0].content }}<pad3>", encoding="utf-8")
     with pytest.raises(StartError, match="has <pad3>, for which the model has no row"):
-        load_prompt_template(Settings(model=str(model), tokenizer_mode=mode, prompt_template=str(model / "own.jinja")))
+        load_prompt_template(
+            Settings(
+                model=str(model), tokenizer_mode=mode, prompt_template=str(model / "own.jinja")
+            )
+        )
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
@@ -244,8 +288,8 @@ def test_grammars_are_read_with_control_tokens_beyond_the_models_rows(model, cou
     pad(model, count)
     tokenizer = AutoTokenizer.from_pretrained(model)
     assert len(tokenizer) == 4600 + count
-    follower = Vocabulary(tokenizer, 4600).follow('start: "北京"', "", "structured_outputs")
-    follower.take([*encoder_of(model).encode(["北京"])[1:], 2], has_ended=True)
+    checker = Vocabulary(tokenizer, 4600).checker('start: "北京"', "", "structured_outputs")
+    checker.check([*encoder_of(model).encode(["北京"])[1:], 2], has_ended=True)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 9179648\n"
@@ -269,12 +313,18 @@ def write_weights(file: Path, shapes: dict[str, list[int]]) -> None:
     """Weights of two bytes, all zero."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end := end + 2 * math.prod(shape)]}
+        header[name] = {
+            "dtype": "BF16",
+            "shape": shape,
+            "data_offsets": [end, end := end + 2 * math.prod(shape)],
+        }
     head = json.dumps(header).encode()
     file.write_bytes(len(head).to_bytes(8, "little") + head + bytes(end))
 
 
-def write_shards(model: Path, count: int = 3, *, index: bool = True, kind: str = "safetensors") -> list[Path]:
+def write_shards(
+    model: Path, count: int = 3, *, index: bool = True, kind: str = "safetensors"
+) -> list[Path]:
     """In place of the model's weights."""
     (model / "model.safetensors").unlink()
     stem = "model" if kind == "safetensors" else "pytorch_model"
@@ -283,7 +333,9 @@ def write_shards(model: Path, count: int = 3, *, index: bool = True, kind: str =
         write_weights(shard, {"model.embed_tokens.weight": [4600, 2], f"layer{number}": [2, 2]})
     if index:
         names = {f"layer{number}": shard.name for number, shard in enumerate(shards)}
-        (model / f"{stem}.{kind}.index.json").write_text(json.dumps({"weight_map": names}), encoding="utf-8")
+        (model / f"{stem}.{kind}.index.json").write_text(
+            json.dumps({"weight_map": names}), encoding="utf-8"
+        )
     return shards
 
 
@@ -319,7 +371,8 @@ def test_a_tokenizers_own_directory_is_read_too(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(POINTER, "tokenizer.model is a git-lfs pointer"), (b"", "tokenizer.model is empty")]
+    ("content", "reason"),
+    [(POINTER, "tokenizer.model is a git-lfs pointer"), (b"", "tokenizer.model is empty")],
 )
 def test_a_tokenizer_that_is_not_there_is_named(converted, content, reason):
     (converted / "tokenizer.model").write_bytes(content)
@@ -430,7 +483,10 @@ def test_an_adapter_is_to_be_merged(model, weights, has_config):
 def test_weights_of_another_vocabulary_are_refused(model, changes, is_refused):
     change(model / "config.json", **changes)
     if is_refused:
-        assert "model.embed_tokens.weight of the weights has 4,600 rows, and config.json says" in refused(model)
+        assert (
+            "model.embed_tokens.weight of the weights has 4,600 rows, and config.json says"
+            in refused(model)
+        )
     else:
         check_model_files(Settings(model=str(model)))
 
@@ -460,7 +516,9 @@ def started(*arguments: str, **environment: str) -> str:
 
 def test_a_start_with_such_files_ends_with_one_line(model):
     (model / "model.safetensors").write_bytes(POINTER)
-    assert started("--model", str(model)).startswith(f"error: {model}/model.safetensors is a git-lfs pointer")
+    assert started("--model", str(model)).startswith(
+        f"error: {model}/model.safetensors is a git-lfs pointer"
+    )
     # Weights of a kind that is named by --load-format are vLLM's affair; what is told next is another fault.
     arguments = ("--model", str(model), "--load_format=dummy", "--prompt-template", "none")
     assert started(*arguments).startswith("error: There is no prompt template none")

@@ -16,13 +16,25 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import BATCH, ROOM, ROOT, Server, connect, events, listening, logged, posted, serving, wait_for
+from conftest import (
+    BATCH,
+    ROOM,
+    ROOT,
+    Server,
+    connect,
+    events,
+    listening,
+    logged,
+    posted,
+    serving,
+    wait_for,
+)
 from fake_engine import FakeEngine
 
-import middleware
 import openai_api_server_vllm
-import startup
 from generation import Delta
+from server import access_log
+from server import connection as http_connection
 from settings import Settings, StartError, read_keys
 
 KEYS = ["first key", "zweiter-Schlüssel"]
@@ -47,9 +59,29 @@ def bearer(key: str) -> dict[str, bytes]:
 
 
 def test_every_route_but_health_wants_a_key(serve, guarded):
-    paths = {route.path.replace("{model_id:path}", "a/b") for route in guarded.app.routes if hasattr(route, "path")}
-    assert {"/v1/completions", "/tokenize", "/docs", "/openapi.json", "/health", "/version"} <= paths
-    spellings = {*paths, "/unknown", "/V1/models", "/v1//models", "//v1/models/", "/healthy", "/health/x", "/HEALTH"}
+    paths = {
+        route.path.replace("{model_id:path}", "a/b")
+        for route in guarded.app.routes
+        if hasattr(route, "path")
+    }
+    assert {
+        "/v1/completions",
+        "/tokenize",
+        "/docs",
+        "/openapi.json",
+        "/health",
+        "/version",
+    } <= paths
+    spellings = {
+        *paths,
+        "/unknown",
+        "/V1/models",
+        "/v1//models",
+        "//v1/models/",
+        "/healthy",
+        "/health/x",
+        "/HEALTH",
+    }
     for path in spellings - {"/health"}:
         for method in ("GET", "POST", "HEAD", "DELETE"):
             reply = guarded.request(method, f"http://testserver{path}")
@@ -64,29 +96,42 @@ def test_every_route_but_health_wants_a_key(serve, guarded):
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_opens(guarded, key):
     assert guarded.get("/v1/models", headers=bearer(key)).status_code == 200
-    assert guarded.get("/v1/models", headers={"Authorization": f"bearer  {key} ".encode()}).status_code == 200
+    assert (
+        guarded.get("/v1/models", headers={"Authorization": f"bearer  {key} ".encode()}).status_code
+        == 200
+    )
     assert guarded.post("/v1/completions", headers=bearer(key), json=ASK).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "sent", ["", "Bearer", "Bearer ", "Bearer first", "first key", "Basic first key", "Bearer x" * 999]
+    "sent",
+    ["", "Bearer", "Bearer ", "Bearer first", "first key", "Basic first key", "Bearer x" * 999],
 )
 def test_what_is_no_key_does_not_open(guarded, sent):
-    assert error(guarded.get("/v1/models", headers={"Authorization": sent}), 401)["code"] == "invalid_api_key"
+    assert (
+        error(guarded.get("/v1/models", headers={"Authorization": sent}), 401)["code"]
+        == "invalid_api_key"
+    )
 
 
 def test_a_browser_can_read_the_refusal_and_ask_before(guarded):
     origin = {"Origin": "http://example.org"}
     refused = guarded.get("/v1/models", headers=origin)
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
-    asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    asked = {
+        **origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
     assert guarded.options("/v1/completions", headers=asked).status_code == 200
     assert guarded.options("/v1/completions").status_code == 405
 
 
 def test_keys_come_from_flags_and_the_environment(monkeypatch):
     seen: list[Settings] = []
-    monkeypatch.setattr(openai_api_server_vllm, "serve", lambda settings, others: seen.append(settings))
+    monkeypatch.setattr(
+        openai_api_server_vllm, "serve", lambda settings, others: seen.append(settings)
+    )
     monkeypatch.setattr(sys, "argv", ["server", "--api-key", "a", "b", "--api-key=c"])
     monkeypatch.setenv("VLLM_API_KEY", "d,e,")
     assert openai_api_server_vllm.main() == 0
@@ -135,9 +180,13 @@ def test_keys_stay_out_of_the_log(guarded, lines):
 
 def test_keys_stay_out_of_what_is_shown():
     settings = Settings(api_key=KEYS, host="0.0.0.0")
-    from startup import banner
+    from server.console import banner
 
-    assert not [key for key in KEYS if key in repr(settings) or key in banner(settings, "alpaca-2", "SentencePiece", 1)]
+    assert not [
+        key
+        for key in KEYS
+        if key in repr(settings) or key in banner(settings, "alpaca-2", "SentencePiece", 1, {})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -152,14 +201,18 @@ def test_keys_stay_out_of_what_is_shown():
     ],
 )
 def test_an_open_server_says_so(settings, is_open):
-    from startup import banner
+    from server.console import banner
 
-    assert ("no --api-key" in banner(Settings(**settings), "alpaca-2", "SentencePiece", 1)) == is_open
+    assert (
+        "no --api-key" in banner(Settings(**settings), "alpaca-2", "SentencePiece", 1, {})
+    ) == is_open
 
 
 def test_a_body_announced_too_large_is_refused_unread(serve):
     client = serve(max_body_bytes=1000)
-    assert "1000 bytes" in error(client.post("/v1/completions", content=b" " * 1001), 413)["message"]
+    assert (
+        "1000 bytes" in error(client.post("/v1/completions", content=b" " * 1001), 413)["message"]
+    )
     assert client.post("/v1/completions", content=json.dumps(ASK).ljust(1000)).status_code == 200
 
 
@@ -192,7 +245,7 @@ def test_a_body_that_grows_too_large_is_refused(demo_encoder):
 
 
 def test_a_body_shorter_than_announced_is_waited_for_and_given_up(demo_encoder, monkeypatch):
-    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.2)
     engine = FakeEngine()
     with listening(engine, demo_encoder) as url:
         heard = exchange(url, HEAD + b'Content-Length: 100\r\n\r\n{"prompt": ')
@@ -206,7 +259,7 @@ def test_a_body_shorter_than_announced_is_waited_for_and_given_up(demo_encoder, 
 
 
 def test_a_body_that_is_held_up_by_the_request_before_it_is_not_late(demo_encoder, monkeypatch):
-    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.2)
     engine = FakeEngine(delay=0.3)
     with listening(engine, demo_encoder) as url:
         began = time.monotonic()
@@ -217,8 +270,10 @@ def test_a_body_that_is_held_up_by_the_request_before_it_is_not_late(demo_encode
         assert time.monotonic() - began > 2 * 0.3
 
 
-def test_a_connection_is_closed_if_the_rest_of_an_answered_request_does_not_come(demo_encoder, monkeypatch):
-    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.2)
+def test_a_connection_is_closed_if_the_rest_of_an_answered_request_does_not_come(
+    demo_encoder, monkeypatch
+):
+    monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.2)
     with listening(FakeEngine(), demo_encoder, api_key=KEYS) as url:
         began = time.monotonic()
         heard = exchange(url, HEAD + b"Content-Length: 100\r\n\r\n{")
@@ -228,7 +283,7 @@ def test_a_connection_is_closed_if_the_rest_of_an_answered_request_does_not_come
 
 @pytest.mark.parametrize("pieces", [[HEAD], [b"P"], [HEAD + b"X: y"], [HEAD, *[b"X: y\r\n"] * 30]])
 def test_a_head_that_does_not_come_is_given_up(demo_encoder, monkeypatch, pieces):
-    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.3)
+    monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.3)
     with listening(FakeEngine(), demo_encoder) as url:
         began = time.monotonic()
         assert b" 408 " in exchange(url, *pieces).split(b"\r\n")[0]
@@ -258,17 +313,23 @@ def test_a_head_that_is_too_large_is_cut_off(demo_encoder, pieces):
         heard = exchange(url, *pieces)
         assert b" 431 " in heard.split(b"\r\n")[0]
         assert (
-            error(httpx.Response(431, content=heard.split(b"\r\n\r\n", 1)[1]), 431)["type"] == "invalid_request_error"
+            error(httpx.Response(431, content=heard.split(b"\r\n\r\n", 1)[1]), 431)["type"]
+            == "invalid_request_error"
         )
         assert httpx.get(f"{url}/health", headers={"X": "y" * 60_000}).status_code == 200
 
 
-@pytest.mark.parametrize("noise", [b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"{}\r\n\r\n"])
+@pytest.mark.parametrize(
+    "noise", [b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"{}\r\n\r\n"]
+)
 def test_what_is_no_http_gets_the_one_shape_of_errors(demo_encoder, noise):
     with listening(FakeEngine(), demo_encoder) as url:
         heard = exchange(url, noise)
         assert b" 400 " in heard.split(b"\r\n")[0]
-        assert "HTTP" in error(httpx.Response(400, content=heard.split(b"\r\n\r\n", 1)[1]), 400)["message"]
+        assert (
+            "HTTP"
+            in error(httpx.Response(400, content=heard.split(b"\r\n\r\n", 1)[1]), 400)["message"]
+        )
 
 
 def test_noise_after_a_request_ends_it_without_a_second_head(demo_encoder):
@@ -294,7 +355,14 @@ def lines():
 
 @pytest.mark.parametrize(
     ("sent", "is_taken"),
-    [("abc-123 ~", True), ("x" * 128, True), ("x" * 129, False), ("", False), ("schön", False), ("a\tb", False)],
+    [
+        ("abc-123 ~", True),
+        ("x" * 128, True),
+        ("x" * 129, False),
+        ("", False),
+        ("schön", False),
+        ("a\tb", False),
+    ],
 )
 def test_the_id_of_a_request_is_taken_or_made(client, lines, sent, is_taken):
     reply = client.post("/v1/completions", json=ASK, headers={"X-Request-Id": sent.encode()})
@@ -320,7 +388,10 @@ def test_every_reply_has_an_id(guarded, serve, engine):
     assert [reply.status_code for reply in replies] == [401, 404, 405, 400, 500, 200]
     ids = [reply.headers["x-request-id"] for reply in replies]
     assert len({*ids}) == len(ids)
-    assert "X-Request-Id" in client.get("/health", headers=origin).headers["access-control-expose-headers"]
+    assert (
+        "X-Request-Id"
+        in client.get("/health", headers=origin).headers["access-control-expose-headers"]
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -332,7 +403,13 @@ def test_a_request_has_one_line_without_its_text(serve, lines, caplog, stream):
     client.post(f"/v1/{SECRET}", json=ask)
     answered, refused, unknown = map(json.loads, lines())
     assert answered == {
-        **{"time": answered["time"], "id": "mine", "method": "POST", "path": "/v1/chat/completions", "status": 200},
+        **{
+            "time": answered["time"],
+            "id": "mine",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "status": 200,
+        },
         **{
             "prompt_tokens": answered["prompt_tokens"],
             "generated_tokens": 4,
@@ -378,7 +455,11 @@ def test_a_client_that_left_is_noted(demo_encoder, lines):
 
 
 def numbers(client) -> dict[str, float]:
-    rows = [row.rsplit(" ", 1) for row in client.get("/metrics").text.splitlines() if row[:1] not in ("#", "")]
+    rows = [
+        row.rsplit(" ", 1)
+        for row in client.get("/metrics").text.splitlines()
+        if row[:1] not in ("#", "")
+    ]
     return {name: float(number) for name, number in rows}
 
 
@@ -433,10 +514,14 @@ def test_without_a_limit_of_time_a_request_takes_as_long_as_it_likes(demo_encode
         ("HEAD", "/health", None),
     ],
 )
-def test_without_time_for_idle_connections_each_reply_closes_its_own(demo_encoder, method, path, content):
+def test_without_time_for_idle_connections_each_reply_closes_its_own(
+    demo_encoder, method, path, content
+):
     with listening(FakeEngine(delay=0.05), demo_encoder, timeout_keep_alive=0) as url:
         body = b"" if content is None else json.dumps(content).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
         for pieces in ([head + body], [head[:20], head[20:], body], [(head + body) * 2]):
             heard = exchange(url, *pieces).lower()
             assert heard.count(b"http/1.1 ") == heard.count(b"connection: close") == 1
@@ -447,7 +532,7 @@ def test_without_time_for_idle_connections_each_reply_closes_its_own(demo_encode
 
 
 def test_without_time_for_idle_connections_a_new_one_is_waited_for(demo_encoder, monkeypatch):
-    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.5)
+    monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.5)
     with listening(FakeEngine(), demo_encoder, timeout_keep_alive=0) as url:
         assert exchange(url, b"", HEAD.replace(b"POST", b"GET"), b"\r\n", pause=0.2)
         began = time.monotonic()
@@ -461,7 +546,10 @@ def test_without_time_to_drain_running_requests_are_told_at_once(demo_encoder, s
     heard = []
     with serving(engine, demo_encoder, drain_timeout=0) as (url, server):
         asking = in_threads(
-            2, lambda: heard.append(httpx.post(f"{url}/v1/completions", json={**ASK, "stream": stream}, timeout=30))
+            2,
+            lambda: heard.append(
+                httpx.post(f"{url}/v1/completions", json={**ASK, "stream": stream}, timeout=30)
+            ),
         )
         assert wait_for(lambda: engine.running == 2, 5)
         time.sleep(0.5 if stream else 0)
@@ -490,7 +578,10 @@ def test_a_signal_lets_running_requests_end_or_tells_them(demo_encoder, is_late)
     heard = []
     with serving(engine, demo_encoder, drain_timeout=0.5 if is_late else 30) as (url, server):
         streams = in_threads(
-            8, lambda: heard.append(httpx.post(f"{url}/v1/completions", json={**ASK, "stream": True}, timeout=30).text)
+            8,
+            lambda: heard.append(
+                httpx.post(f"{url}/v1/completions", json={**ASK, "stream": True}, timeout=30).text
+            ),
         )
         assert wait_for(lambda: engine.running == 8, 5)
         server.handle_exit(signal.SIGTERM, None)
@@ -503,7 +594,11 @@ def test_a_signal_lets_running_requests_end_or_tells_them(demo_encoder, is_late)
         assert wait_for(lambda: server.should_exit, 2)
     for text in heard:
         last = events(text)[-1]
-        assert last["error"]["code"] == "shutting_down" if is_late else last["choices"][0]["finish_reason"] == "stop"
+        assert (
+            last["error"]["code"] == "shutting_down"
+            if is_late
+            else last["choices"][0]["finish_reason"] == "stop"
+        )
     assert len(heard) == 8
 
 
@@ -515,22 +610,32 @@ def test_the_death_of_the_engine_ends_the_server(demo_encoder):
 
 
 @contextmanager
-def busy(streams: int, tokens: int) -> Iterator[tuple[Server, list[list[str]], list[threading.Thread]]]:
+def busy(
+    streams: int, tokens: int
+) -> Iterator[tuple[Server, list[list[str]], list[threading.Thread]]]:
     """A real server with streams that have begun, the events that each has heard in the end, and who listens."""
     server = Server("--port", "0")
     server.wait_for_banner()
-    body = json.dumps({"prompt": "讲一个故事", "stream": True, "max_tokens": tokens, "min_tokens": tokens}).encode()
+    body = json.dumps(
+        {"prompt": "讲一个故事", "stream": True, "max_tokens": tokens, "min_tokens": tokens}
+    ).encode()
     heard: list[list[str]] = [[] for _ in range(streams)]
 
     def listen(connection: socket.socket, lines: list[str]) -> None:
         text = b"".join(iter(lambda: _received(connection), b"")).decode()
         lines += re.findall("data: .*", text)
 
-    connections = [socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), 60) for _ in heard]
+    connections = [
+        socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), 60) for _ in heard
+    ]
     for connection in connections:
-        connection.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        connection.sendall(
+            HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
         assert connection.recv(12) == b"HTTP/1.1 200"
-    listeners = [threading.Thread(target=listen, args=pair) for pair in zip(connections, heard, strict=True)]
+    listeners = [
+        threading.Thread(target=listen, args=pair) for pair in zip(connections, heard, strict=True)
+    ]
     for listener in listeners:
         listener.start()
     try:
@@ -554,13 +659,19 @@ def test_ctrl_c_amid_streams_lets_all_end():
         os.killpg(server.process.pid, signal.SIGINT)
         time.sleep(0.3)
         assert error(httpx.get(f"{server.url}/health"), 503)["code"] == "shutting_down"
-        assert error(httpx.post(f"{server.url}/v1/completions", json=ASK), 503)["code"] == "shutting_down"
+        assert (
+            error(httpx.post(f"{server.url}/v1/completions", json=ASK), 503)["code"]
+            == "shutting_down"
+        )
         for listener in listeners:
             listener.join(60)
         assert server.process.wait(10) == 0
         assert {lines[-1] for lines in heard} == {"data: [DONE]"}
         for lines in heard:
-            ends = [json.loads(line.removeprefix("data: "))["choices"][0]["finish_reason"] for line in lines[:-1]]
+            ends = [
+                json.loads(line.removeprefix("data: "))["choices"][0]["finish_reason"]
+                for line in lines[:-1]
+            ]
             assert ends == [None] * (len(ends) - 1) + ["length"]
 
 
@@ -624,22 +735,31 @@ def test_a_dead_engine_is_told_and_ends_the_process(name):
         assert "error: The engine has died.\n" in server.lines
 
 
-@pytest.mark.parametrize("last", ["", "time.sleep(0.5); print('later', file=sys.stderr, flush=True)"])
+@pytest.mark.parametrize(
+    "last", ["", "time.sleep(0.5); print('later', file=sys.stderr, flush=True)"]
+)
 def test_the_log_is_whole_and_in_order_at_the_end(last):
     """Its lines are written some at a time, soon."""
     script = """
 import sys, time
 from settings import Settings
-from startup import show_soon
-assert show_soon(Settings(log_level="error")) is None
-log = show_soon(Settings())
+from server.access_log import log_writer
+assert log_writer(Settings(log_level="error")) is None
+log = log_writer(Settings())
 for number in range(5000):
     log(f"line {number}")
 """
     ended = subprocess.run(
-        [sys.executable, "-c", script + last], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script + last],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
-    assert ended.stderr.splitlines() == [f"line {number}" for number in range(5000)] + ["later"] * bool(last)
+    assert ended.stderr.splitlines() == [f"line {number}" for number in range(5000)] + [
+        "later"
+    ] * bool(last)
 
 
 def test_a_terminal_that_fails_once_shows_the_next_lines(monkeypatch):
@@ -650,8 +770,8 @@ def test_a_terminal_that_fails_once_shows_the_next_lines(monkeypatch):
         if line == "first":
             raise OSError("no space left")
 
-    monkeypatch.setattr(startup, "show", show)
-    log = startup.show_soon(Settings())
+    monkeypatch.setattr(access_log, "show", show)
+    log = access_log.log_writer(Settings())
     for line in ("first", "second"):
         log(line)
         assert wait_for(lambda line=line: line in shown, 2)
@@ -682,10 +802,19 @@ MODES = {
     "batch": {**LONG, "prompt": ["a", "b", "c"]},
     "streamed batch": {**LONG, "prompt": ["a", "b", "c"], "stream": True},
     "beams": {"max_tokens": 1900, "num_beams": 4, "ignore_eos": True},
-    "batch of beams": {"max_tokens": 1900, "prompt": ["a", "b"], "num_beams": 4, "ignore_eos": True},
+    "batch of beams": {
+        "max_tokens": 1900,
+        "prompt": ["a", "b"],
+        "num_beams": 4,
+        "ignore_eos": True,
+    },
     "streamed beams": {"max_tokens": 1900, "num_beams": 4, "ignore_eos": True, "stream": True},
     "best of": {**LONG, "best_of": 4},
-    "structured": {"max_tokens": 1900, "stream": True, "structured_outputs": {"regex": "[a-z]{3000}"}},
+    "structured": {
+        "max_tokens": 1900,
+        "stream": True,
+        "structured_outputs": {"regex": "[a-z]{3000}"},
+    },
     "scores": {**LONG, "echo": True, "logprobs": 2, "stream": True},
 }
 
@@ -694,7 +823,12 @@ def in_engine(http: httpx.Client) -> list[float]:
     """Unfinished, running and waiting requests."""
     told = numbers(http)
     return [
-        told[name] for name in ("engine_requests_unfinished", "vllm:num_requests_running", "vllm:num_requests_waiting")
+        told[name]
+        for name in (
+            "engine_requests_unfinished",
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+        )
     ]
 
 
@@ -720,7 +854,9 @@ def test_leaving_while_others_are_served_costs_nothing(server, http, stream):
     """A client whose request waits for room in the batch takes it away; those before it go on."""
     before = numbers(http)["generated_tokens_total"]
     with connect(server) as running:
-        running.sendall(posted("/v1/completions", {**LONG, "prompt": "讲一个故事", "n": BATCH, "stream": True}))
+        running.sendall(
+            posted("/v1/completions", {**LONG, "prompt": "讲一个故事", "n": BATCH, "stream": True})
+        )
         assert wait_for(lambda: in_engine(http) == [BATCH, BATCH, 0], 20)
         with connect(server) as waiting:
             waiting.sendall(posted("/v1/completions", {**LONG, "prompt": "你好", "stream": stream}))
@@ -754,7 +890,9 @@ def test_a_full_server_refuses_at_once_while_what_runs_goes_on(server, http):
 
 @pytest.mark.engine
 def test_the_engine_is_seen(http):
-    with http.stream("POST", "/v1/completions", json={**LONG, "prompt": "你好", "stream": True}) as stream:
+    with http.stream(
+        "POST", "/v1/completions", json={**LONG, "prompt": "你好", "stream": True}
+    ) as stream:
         lines = stream.iter_lines()
         next(lines)
         assert wait_for(lambda: numbers(http)["vllm:num_requests_running"] == 1, 2)

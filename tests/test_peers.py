@@ -24,7 +24,12 @@ MOST_GROWTH = 16
 
 def memory(server: Server) -> float:
     """MiB of the API process."""
-    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{server.process.pid}/status").read_text())[0]) / 1024
+    return (
+        int(
+            re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{server.process.pid}/status").read_text())[0]
+        )
+        / 1024
+    )
 
 
 def reset(connection: socket.socket) -> None:
@@ -80,7 +85,9 @@ def test_readers_that_stop_or_read_a_byte_a_second_grow_nothing(server, http, ri
         for seed, reader in enumerate(readers):
             reader.sendall(
                 posted(
-                    COMPLETIONS, {**STORY, "max_tokens": 1200, "min_tokens": 1200, "seed": seed}, "Connection: close"
+                    COMPLETIONS,
+                    {**STORY, "max_tokens": 1200, "min_tokens": 1200, "seed": seed},
+                    "Connection: close",
                 )
             )
         assert all(reader.recv(12) == b"HTTP/1.1 200" for reader in readers)
@@ -97,7 +104,9 @@ def test_readers_that_stop_or_read_a_byte_a_second_grow_nothing(server, http, ri
     for text in heard:
         payloads = re.findall(rb"data: (.*)", text)
         assert payloads[-1] == b"[DONE]"
-        assert [json.loads(payload)["choices"][0]["finish_reason"] for payload in payloads[:-1]][-1] == "length"
+        assert [json.loads(payload)["choices"][0]["finish_reason"] for payload in payloads[:-1]][
+            -1
+        ] == "length"
 
 
 def test_pipelined_requests_are_answered_in_turn(server):
@@ -107,12 +116,19 @@ def test_pipelined_requests_are_answered_in_turn(server):
         {"prompt": "a", "max_tokens": 3, "stream": True},
         {"prompt": "a", "n": 0},
     ] * 15
-    sent = b"".join(posted(COMPLETIONS, ask, f"X-Request-Id: {number}") for number, ask in enumerate(asks))
+    sent = b"".join(
+        posted(COMPLETIONS, ask, f"X-Request-Id: {number}") for number, ask in enumerate(asks)
+    )
     with connect(server) as connection:
-        connection.sendall(sent + b"GET /health HTTP/1.1\r\nHost: x\r\nX-Request-Id: last\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            sent
+            + b"GET /health HTTP/1.1\r\nHost: x\r\nX-Request-Id: last\r\nConnection: close\r\n\r\n"
+        )
         heard = b"".join(iter(lambda: connection.recv(2**20), b""))
     answers = re.findall(rb"HTTP/1.1 (\d+) .*?x-request-id: (\w+)", heard, re.DOTALL)
-    expected = [(b"400" if "n" in ask else b"200", str(number).encode()) for number, ask in enumerate(asks)]
+    expected = [
+        (b"400" if "n" in ask else b"200", str(number).encode()) for number, ask in enumerate(asks)
+    ]
     assert answers == [*expected, (b"200", b"last")]
     assert heard.count(b"data: [DONE]") == 15
 

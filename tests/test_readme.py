@@ -63,7 +63,11 @@ def test_readme_tells_of_no_flag_or_field_that_does_not_exist():
 def test_the_demo_models_figures_are_those_of_its_training():
     figures = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
     text = " ".join(README.split("## The demo model")[1].split("## ")[0].split())
-    right, questions, score = figures["held_out_right"], figures["held_out_questions"], 100 * figures["held_out_score"]
+    right, questions, score = (
+        figures["held_out_right"],
+        figures["held_out_questions"],
+        100 * figures["held_out_score"],
+    )
     assert f"{right} of {questions} held-out questions rightly ({score:.1f} %)" in text
     assert f"{figures['parameters']:,} parameters ({figures['bytes'] / 1e6:.1f} MB)" in text
     assert f"{figures['minutes']:.0f} minutes" in text
@@ -76,7 +80,9 @@ def test_every_module_stands_in_readme():
 
 def test_every_row_of_the_features_is_seen_by_a_test_that_exists():
     rows = [
-        row.split("|") for row in README.split("## Features")[1].split("## ")[0].splitlines() if row.startswith("| ")
+        row.split("|")
+        for row in README.split("## Features")[1].split("## ")[0].splitlines()
+        if row.startswith("| ")
     ]
     assert len(rows) > 20
     for row in rows[1:]:
@@ -88,8 +94,12 @@ def test_every_row_of_the_features_is_seen_by_a_test_that_exists():
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("line", CURL_LINES, ids=range(len(CURL_LINES)))
 def test_every_curl_line_of_readme_works(server, line):
-    command = line.replace("curl ", "curl -sS --fail-with-body ", 1).replace("http://localhost:8000", server.url)
-    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    command = line.replace("curl ", "curl -sS --fail-with-body ", 1).replace(
+        "http://localhost:8000", server.url
+    )
+    process = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
+    )
     assert process.returncode == 0, process.stdout + process.stderr
     if '"stream": true' in line:
         assert len(events(process.stdout)) > 10

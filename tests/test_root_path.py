@@ -26,7 +26,10 @@ NAMES = ("a/b", "llm/api/v1/models", "/data/llm")
 @pytest.fixture(scope="module")
 def client(demo_encoder) -> Iterator[httpx.Client]:
     settings = {"root_path": "llm//api/", "api_key": ["a key"], "served_model_name": NAMES}
-    with listening(FakeEngine(), demo_encoder, **settings) as url, httpx.Client(base_url=url, headers=KEY) as client:
+    with (
+        listening(FakeEngine(), demo_encoder, **settings) as url,
+        httpx.Client(base_url=url, headers=KEY) as client,
+    ):
         yield client
 
 
@@ -39,13 +42,22 @@ def test_every_route_is_there_with_and_without_the_prefix(client, spelling):
         url = f"{client.base_url}{spelling.format(path)}"
         assert client.post(url, json=content).status_code == 200, path
         assert client.get(url).status_code == 405, path
-        assert client.post(url, json={**content, "messages": 1, "tokens": "a"}).status_code in (200, 400)
-    stream = client.post(f"{client.base_url}{spelling.format('/v1/completions')}", json={"prompt": "a", "stream": True})
+        assert client.post(url, json={**content, "messages": 1, "tokens": "a"}).status_code in (
+            200,
+            400,
+        )
+    stream = client.post(
+        f"{client.base_url}{spelling.format('/v1/completions')}",
+        json={"prompt": "a", "stream": True},
+    )
     assert events(stream.text)[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_no_route_is_left_out_here(client, serve):
-    paths = {route.path for route in serve().app.routes} - {"/docs/oauth2-redirect", "/static-offline-docs"}
+    paths = {route.path for route in serve().app.routes} - {
+        "/docs/oauth2-redirect",
+        "/static-offline-docs",
+    }
     assert {re.sub("{.*}", "{}", path) for path in paths} <= {*READ, *ASKS}
 
 
@@ -59,13 +71,23 @@ def test_a_model_is_found_by_a_name_that_looks_like_the_prefix(client, spelling,
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_the_key_is_wanted_with_and_without_the_prefix(client, spelling):
     for path in [*READ, *ASKS, "/unknown", "/health/x", "/llm/api/health", "/llm"]:
-        reply = client.get(f"{client.base_url}{spelling.format(path)}", headers={"Authorization": "Bearer other"})
+        reply = client.get(
+            f"{client.base_url}{spelling.format(path)}", headers={"Authorization": "Bearer other"}
+        )
         is_health = path == "/health" or (path == "/llm/api/health" and "llm" not in spelling)
         assert reply.status_code == (200 if is_health else 401), path
 
 
 @pytest.mark.parametrize(
-    "path", ["/unknown", "/llm/api/unknown", "/llm/api/llm/api/version", "/llm/version", "/llm/apiversion", "/llmx/api"]
+    "path",
+    [
+        "/unknown",
+        "/llm/api/unknown",
+        "/llm/api/llm/api/version",
+        "/llm/version",
+        "/llm/apiversion",
+        "/llmx/api",
+    ],
 )
 def test_other_paths_are_not_found(client, path):
     reply = client.get(path)
@@ -89,7 +111,8 @@ def test_the_docs_lead_to_paths_that_are_there(client):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models", "/v1/v1/models", "/version", "/v1/version", "/v1/models/a", "/v1/v1/models/a"]
+    "path",
+    ["/v1/models", "/v1/v1/models", "/version", "/v1/version", "/v1/models/a", "/v1/v1/models/a"],
 )
 def test_a_prefix_that_begins_a_route_hides_none(demo_encoder, path):
     with listening(FakeEngine(), demo_encoder, root_path="/v1", served_model_name=("a",)) as url:

@@ -5,8 +5,8 @@ import re
 import openapi_spec_validator
 import pytest
 
-from layouts import NO_LAYOUT
-from openai_api_server_vllm import VERSION
+from api.app import VERSION
+from prompts.layouts import NO_LAYOUT
 
 
 def test_models_are_listed_under_all_names(serve):
@@ -17,10 +17,14 @@ def test_models_are_listed_under_all_names(serve):
     assert client.get("/v1/models/org/second").json() == data[1]
 
 
-@pytest.mark.parametrize(("asked", "told"), [(None, "first"), ("first", "first"), ("second", "second")])
+@pytest.mark.parametrize(
+    ("asked", "told"), [(None, "first"), ("first", "first"), ("second", "second")]
+)
 def test_replies_name_the_model_as_asked(serve, asked, told):
     client = serve(served_model_name=("first", "second"))
-    assert client.post("/v1/completions", json={"prompt": "a", "model": asked}).json()["model"] == told
+    assert (
+        client.post("/v1/completions", json={"prompt": "a", "model": asked}).json()["model"] == told
+    )
 
 
 def test_a_model_named_by_its_path_is_found(serve):
@@ -31,7 +35,9 @@ def test_a_model_named_by_its_path_is_found(serve):
 
 @pytest.mark.parametrize("path", ["/v1//models", "//v1/models", "/v1/models", "/v1/models/"])
 def test_repeated_slashes_are_collapsed(client, path):
-    assert client.get("http://testserver" + path).json()["data"][0]["id"] == "chinese-llama-alpaca-2"
+    assert (
+        client.get("http://testserver" + path).json()["data"][0]["id"] == "chinese-llama-alpaca-2"
+    )
 
 
 def test_health_is_there_and_unavailable_while_loading(client, engine):
@@ -66,7 +72,9 @@ def test_tokenize_shows_the_very_prompt_that_is_sent(client, engine, demo_encode
     assert reply["count"] == len(reply["tokens"])
     assert reply["max_model_len"] == 2048
     assert reply["prompt"] == demo_encoder.decode(reply["tokens"])
-    assert client.post("/detokenize", json={"tokens": reply["tokens"]}).json() == {"prompt": reply["prompt"]}
+    assert client.post("/detokenize", json={"tokens": reply["tokens"]}).json() == {
+        "prompt": reply["prompt"]
+    }
 
 
 def test_tokenize_without_the_beginning_of_a_text(client, demo_encoder):
@@ -85,7 +93,9 @@ def test_tokenize_can_spell_each_token(client, fields):
     reply = client.post("/tokenize", json={**fields, "return_token_strs": True}).json()
     assert len(reply["token_strs"]) == reply["count"]
     assert reply["token_strs"][:2] == ["<s>", ""] or reply["token_strs"][0] == "<s>"
-    assert "".join(text for text in reply["token_strs"] if "\ufffd" not in text) == reply["prompt"].replace("😀", "")
+    assert "".join(text for text in reply["token_strs"] if "\ufffd" not in text) == reply[
+        "prompt"
+    ].replace("😀", "")
     assert client.post("/tokenize", json=fields).json()["token_strs"] is None
 
 
@@ -112,7 +122,10 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     [
         ({"messages": "a", "raw": True, "add_special_tokens": False}, "raw, add_special_tokens"),
         ({"messages": "a", "tools": [TOOL]}, "tools"),
-        ({"prompt": "a", "add_generation_prompt": False, "tools": [TOOL]}, "add_generation_prompt, tools"),
+        (
+            {"prompt": "a", "add_generation_prompt": False, "tools": [TOOL]},
+            "add_generation_prompt, tools",
+        ),
         ({"messages": "a", "tools": [TOOL], "tool_choice": "required"}, None),
     ],
 )
@@ -125,7 +138,9 @@ def test_tokenize_shows_no_prompt_that_cannot_be_sent(client):
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tool_choice")
 
 
-@pytest.mark.parametrize("fields", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}]
+)
 def test_tokenize_wants_one_of_both(client, fields):
     assert client.post("/tokenize", json=fields).status_code == 400
 
@@ -154,8 +169,13 @@ def test_every_reply_can_be_read_by_a_browser(client, path):
 
 def test_only_allowed_origins_are_told_so(serve):
     client = serve(allowed_origins=("http://a.example",), allow_credentials=True)
-    assert client.get("/health", headers={"Origin": "http://a.example"}).headers["access-control-allow-credentials"]
-    assert "access-control-allow-origin" not in client.get("/health", headers={"Origin": "http://b.example"}).headers
+    assert client.get("/health", headers={"Origin": "http://a.example"}).headers[
+        "access-control-allow-credentials"
+    ]
+    assert (
+        "access-control-allow-origin"
+        not in client.get("/health", headers={"Origin": "http://b.example"}).headers
+    )
 
 
 def test_a_refused_preflight_is_an_error_like_any(serve):
@@ -167,7 +187,10 @@ def test_a_refused_preflight_is_an_error_like_any(serve):
     assert reply.headers["vary"].startswith("Origin")
 
 
-PRIVATE = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+PRIVATE = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Private-Network": "true",
+}
 
 
 @pytest.mark.parametrize(
@@ -181,22 +204,37 @@ PRIVATE = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Priv
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize"]
+)
 def test_a_public_page_may_ask_a_server_in_a_private_network(serve, settings, origin, path):
-    headers = {**PRIVATE, "Origin": origin, "Access-Control-Request-Headers": "authorization,content-type"}
+    headers = {
+        **PRIVATE,
+        "Origin": origin,
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
     reply = serve(**settings).options(path, headers=headers)
-    assert (reply.status_code, reply.headers["access-control-allow-private-network"]) == (200, "true")
+    assert (reply.status_code, reply.headers["access-control-allow-private-network"]) == (
+        200,
+        "true",
+    )
     assert reply.headers["access-control-allow-origin"] in ("*", origin)
     del headers["Access-Control-Request-Private-Network"]
     reply = serve(**settings).options(path, headers=headers)
-    assert (reply.status_code, "access-control-allow-private-network" in reply.headers) == (200, False)
+    assert (reply.status_code, "access-control-allow-private-network" in reply.headers) == (
+        200,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "headers"),
     [
         ({"allowed_origins": ("https://a.example",)}, {"Origin": "https://b.example"}),
-        ({"allowed_origins": ("https://a.example",), "allow_credentials": True}, {"Origin": "null"}),
+        (
+            {"allowed_origins": ("https://a.example",), "allow_credentials": True},
+            {"Origin": "null"},
+        ),
         ({"allowed_methods": ("GET",)}, {"Origin": "https://a.example"}),
         (
             {"allowed_headers": ("authorization",)},
@@ -220,7 +258,11 @@ def test_the_schema_describes_every_request_field(client):
     for name in REQUESTS:
         for field, schema in schemas[name]["properties"].items():
             assert schema["description"].endswith("."), field
-            assert "default" in schema or field in schemas[name].get("required", []) or is_optional(schema), field
+            assert (
+                "default" in schema
+                or field in schemas[name].get("required", [])
+                or is_optional(schema)
+            ), field
     assert schemas["CompletionRequest"]["properties"]["temperature"] == {
         "type": "number", "minimum": 0, "maximum": 2, "default": 0.2, "title": "Temperature",
         "description": "0 is greedy.",
@@ -246,8 +288,16 @@ def test_the_docs_need_no_other_host(client):
     ("path", "body", "param"),
     [
         ("/v1/chat/completions", {"messages": "你好"}, "messages"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "你好"}], "stream": True}, "messages"),
-        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "你"}], "num_beams": 2}, "messages"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "你好"}], "stream": True},
+            "messages",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "assistant", "content": "你"}], "num_beams": 2},
+            "messages",
+        ),
         ("/v1/completions", {"prompt": "你好", "raw": False}, "raw"),
         ("/v1/completions", {"prompt": ["a", "b"], "raw": False, "stream": True}, "raw"),
         ("/tokenize", {"messages": [{"role": "user", "content": "你好"}]}, "messages"),
@@ -268,4 +318,7 @@ def test_a_base_model_reads_prompts_as_they_are(serve, engine, demo_encoder, raw
     client = serve(layout=NO_LAYOUT, raw_completions=True)
     assert client.post("/v1/completions", json={"prompt": "你好", **raw}).status_code == 200
     assert engine.asked[0][0].ids == demo_encoder.encode([1, "你好"])
-    assert client.post("/tokenize", json={"prompt": "你好", **raw}).json()["tokens"] == engine.asked[0][0].ids
+    assert (
+        client.post("/tokenize", json={"prompt": "你好", **raw}).json()["tokens"]
+        == engine.asked[0][0].ids
+    )

@@ -15,7 +15,7 @@ FIELDS = {
 
 
 def test_every_field_reaches_vllm():
-    from sampling import to_sampling_params
+    from engine.sampling import to_sampling_params
 
     request = CompletionRequest(prompt="a", **FIELDS)
     params = to_sampling_params(request, Prompt([1, 5]), 30, 55296)
@@ -24,30 +24,36 @@ def test_every_field_reaches_vllm():
 
 
 def test_defaults_of_the_server_reach_vllm():
-    from sampling import to_sampling_params
+    from engine.sampling import to_sampling_params
 
-    request = CompletionRequest(prompt="a", top_k=5).with_defaults({"top_p": 0.25, "top_k": 9, "ignore_eos": True})
+    request = CompletionRequest(prompt="a", top_k=5).with_defaults(
+        {"top_p": 0.25, "top_k": 9, "ignore_eos": True}
+    )
     params = to_sampling_params(request, Prompt([1], stop=("###",), stop_token_ids=(9,)), 30, 55296)
     assert (params.top_p, params.top_k, params.ignore_eos) == (0.25, 5, True)
     assert (params.stop, params.stop_token_ids) == (["###"], [9])
 
 
-@pytest.mark.parametrize(("fields", "n", "logprobs"), [({"temperature": 0, "n": 3}, 1, None), ({"best_of": 4}, 4, 0)])
+@pytest.mark.parametrize(
+    ("fields", "n", "logprobs"), [({"temperature": 0, "n": 3}, 1, None), ({"best_of": 4}, 4, 0)]
+)
 def test_greedy_choices_are_made_once_and_the_best_are_scored(fields, n, logprobs):
-    from sampling import to_sampling_params
+    from engine.sampling import to_sampling_params
 
     params = to_sampling_params(CompletionRequest(prompt="a", **fields), Prompt([1]), 30, 55296)
     assert (params.n, params.logprobs) == (n, logprobs)
 
 
 def test_a_penalised_run_asks_for_all_that_may_be_lowered():
-    from beam_search import Rules
-    from sampling import PENALISED_AHEAD, to_run_params
+    from engine.beam_search import Rules
+    from engine.sampling import PENALISED_AHEAD, to_run_params
 
     rules = Rules(width=4, n=1, max_tokens=100, min_tokens=30, stop_token_ids=frozenset({2}))
     params = to_run_params(rules, 10, 55296)
     assert (params.max_tokens, params.min_tokens, params.logprobs) == (90, 20, 5)
-    rules = Rules(width=4, n=1, max_tokens=100, repetition_penalty=1.1, prompt_ids=frozenset(range(20)))
+    rules = Rules(
+        width=4, n=1, max_tokens=100, repetition_penalty=1.1, prompt_ids=frozenset(range(20))
+    )
     params = to_run_params(rules, 10, 55296)
     assert (params.max_tokens, params.logprobs) == (PENALISED_AHEAD, 4 + 20 + 10 + PENALISED_AHEAD)
     assert to_run_params(rules, 10, 30).logprobs == 30

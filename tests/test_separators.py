@@ -7,8 +7,8 @@ import pytest
 from conftest import listening
 from fake_engine import FakeEngine
 
+from api.events import to_event_json, to_event_text
 from errors import APIError
-from event_json import to_event_json, to_event_text
 from generation import Delta, TokenLogprob
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -28,20 +28,31 @@ def heard(reply: httpx.Response) -> list[dict]:
     return [json.loads(payload) for payload in payloads]
 
 
-@pytest.mark.parametrize("options", [{}, {"include_usage": True}, {"continuous_usage_stats": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"include_usage": True}, {"continuous_usage_stats": True}], ids=str
+)
 @pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize(("path", "sent"), [(COMPLETIONS, {"prompt": SAID}), (CHAT, {"messages": SAID})])
-def test_texts_and_the_name_of_the_model_are_whole_and_on_one_line(serve, engine, path, sent, n, options):
-    engine.script = [*SPOKEN, *(Delta(1, delta.text, (5,), delta.finish_reason) for delta in SPOKEN if n == 2)]
+@pytest.mark.parametrize(
+    ("path", "sent"), [(COMPLETIONS, {"prompt": SAID}), (CHAT, {"messages": SAID})]
+)
+def test_texts_and_the_name_of_the_model_are_whole_and_on_one_line(
+    serve, engine, path, sent, n, options
+):
+    engine.script = [
+        *SPOKEN,
+        *(Delta(1, delta.text, (5,), delta.finish_reason) for delta in SPOKEN if n == 2),
+    ]
     client = serve(served_model_name=(NAME,))
-    chunks = heard(client.post(path, json={**sent, "n": n, "stream": True, "stream_options": options}))
+    chunks = heard(
+        client.post(path, json={**sent, "n": n, "stream": True, "stream_options": options})
+    )
     assert {chunk["model"] for chunk in chunks} == {NAME}
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     for index in range(n):
         mine = [choice for choice in choices if choice["index"] == index]
-        assert "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in mine) == (
-            SAID * 2
-        )
+        assert "".join(
+            choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in mine
+        ) == (SAID * 2)
 
 
 @pytest.mark.parametrize("finish_reason", [None, "stop"])
@@ -49,15 +60,25 @@ def test_log_probabilities_are_on_one_line(client, engine, demo_encoder, finish_
     ids = demo_encoder.encode([SAID])
     logs = [TokenLogprob(token_id, -0.5, [(token_id, -0.5)]) for token_id in ids]
     engine.script = [Delta(0, SAID, ids, finish_reason, logs), Delta(0, "", (2,), "stop")]
-    for path, fields in ((COMPLETIONS, {"prompt": "a", "logprobs": 1}), (CHAT, {"messages": "a", "logprobs": True})):
-        choices = [chunk["choices"][0] for chunk in heard(client.post(path, json={**fields, "stream": True}))]
+    for path, fields in (
+        (COMPLETIONS, {"prompt": "a", "logprobs": 1}),
+        (CHAT, {"messages": "a", "logprobs": True}),
+    ):
+        choices = [
+            chunk["choices"][0]
+            for chunk in heard(client.post(path, json={**fields, "stream": True}))
+        ]
         assert any(choice.get("logprobs") for choice in choices)
-        assert SAID in [choice.get("text", choice.get("delta", {}).get("content")) for choice in choices]
+        assert SAID in [
+            choice.get("text", choice.get("delta", {}).get("content")) for choice in choices
+        ]
 
 
 def test_an_echo_is_on_one_line(client):
     for fields in ({}, {"logprobs": 1}):
-        chunks = heard(client.post(COMPLETIONS, json={"prompt": SAID, "echo": True, "stream": True, **fields}))
+        chunks = heard(
+            client.post(COMPLETIONS, json={"prompt": SAID, "echo": True, "stream": True, **fields})
+        )
         assert SAID in chunks[0]["choices"][0]["text"]
 
 
@@ -65,7 +86,10 @@ def test_a_call_is_on_one_line(client, engine):
     call = json.dumps({"name": "f", "arguments": {"a": SAID}}, ensure_ascii=False)
     engine.script = [*(Delta(0, piece, (5,)) for piece in call), Delta(0, "", (2,), "stop")]
     ask = {"messages": "a", "tools": [TOOL], "tool_choice": "required", "stream": True}
-    calls = [chunk["choices"][0]["delta"].get("tool_calls", [{}])[0] for chunk in heard(client.post(CHAT, json=ask))]
+    calls = [
+        chunk["choices"][0]["delta"].get("tool_calls", [{}])[0]
+        for chunk in heard(client.post(CHAT, json=ask))
+    ]
     functions = [call["function"] for call in calls if call]
     assert functions[0]["name"] == "f"
     assert json.loads("".join(function["arguments"] for function in functions)) == {"a": SAID}
@@ -88,7 +112,9 @@ def test_httpx_reads_lines_of_the_real_connection(demo_encoder):
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == SAID * 2
 
 
-@pytest.mark.parametrize("text", ["", "中文", SEPARATORS, f'\\{SEPARATORS}\n"', "\u2027\u202a…“”\x84\x86"])
+@pytest.mark.parametrize(
+    "text", ["", "中文", SEPARATORS, f'\\{SEPARATORS}\n"', "\u2027\u202a…“”\x84\x86"]
+)
 def test_only_the_separators_are_escaped(text):
     for spelt in (to_event_json(text), to_event_text(text)):
         assert json.loads(spelt) == text

@@ -74,7 +74,9 @@ class Soak:
         fields = chance.choice([*MODES.values()])
         sent = posted(COMPLETIONS, {"prompt": "讲一个故事", **fields})
         with connect(self.server) as connection:
-            connection.sendall(sent[: chance.choice([len(sent), len(sent), chance.randrange(len(sent))])])
+            connection.sendall(
+                sent[: chance.choice([len(sent), len(sent), chance.randrange(len(sent))])]
+            )
             time.sleep(chance.random() / 2)
             if chance.random() < 0.5:
                 reset(connection)
@@ -105,7 +107,10 @@ def test_nothing_grows_and_no_answer_is_wrong(server, http):
     shown = len(server.lines)
     before = soak.see(http)
     began = time.monotonic()
-    workers = [soak.worker(work, seed) for seed, work in enumerate([soak.ask] * 6 + [soak.leave] * 2 + [soak.attack])]
+    workers = [
+        soak.worker(work, seed)
+        for seed, work in enumerate([soak.ask] * 6 + [soak.leave] * 2 + [soak.attack])
+    ]
     series: list[tuple[float, dict[str, float]]] = []
     while (since := time.monotonic() - began) < SECONDS:
         time.sleep(1)
@@ -119,17 +124,24 @@ def test_nothing_grows_and_no_answer_is_wrong(server, http):
 
     def is_quiet() -> bool:
         after = soak.see(http)
-        return all(after[name] <= before[name] + 2 for name in ("open files", "tasks", "in flight")) and not any(
-            after[name] for name in ("in the engine", "running", "waiting")
-        )
+        return all(
+            after[name] <= before[name] + 2 for name in ("open files", "tasks", "in flight")
+        ) and not any(after[name] for name in ("in the engine", "running", "waiting"))
 
     assert wait_for(is_quiet, 5), soak.see(http)
     assert not soak.wrong, soak.wrong[:3]
-    assert min(soak.counts[kind] for kind in ("right", "left", "hostile")) > SECONDS / 10, soak.counts
+    assert min(soak.counts[kind] for kind in ("right", "left", "hostile")) > SECONDS / 10, (
+        soak.counts
+    )
     early, late = (
-        statistics.median(seen["memory MiB"] for since, seen in series if begin <= since / SECONDS < end)
+        statistics.median(
+            seen["memory MiB"] for since, seen in series if begin <= since / SECONDS < end
+        )
         for begin, end in ((0.1, 0.2), (0.9, 1.0))
     )
-    print(f"\n{dict(soak.counts)}; MiB {before['memory MiB']:.0f}, {early:.0f}, {late:.0f}", file=sys.stderr)
+    print(
+        f"\n{dict(soak.counts)}; MiB {before['memory MiB']:.0f}, {early:.0f}, {late:.0f}",
+        file=sys.stderr,
+    )
     assert late - early < MOST_GROWTH
     assert "Traceback" not in "".join(server.lines[shown:])

@@ -15,9 +15,11 @@ import pytest
 from conftest import events, listening, posted, wait_for
 from fake_engine import FakeEngine
 
+from api.events import SPELLING, to_event
 from errors import APIError
 from generation import Delta
-from streaming import COMMENT, EventStream
+from server.event_stream import COMMENT, EventStream
+from server.request_record import KEY, RequestRecord
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 ASKS = {
@@ -35,6 +37,15 @@ HEARTBEAT = COMMENT.decode()
 
 
 Kept = Callable[..., tuple[FakeEngine, str]]
+
+
+def as_events(payloads):
+    """What writes JSON payloads, some at a time, as what writes events."""
+
+    async def events(write):
+        await payloads(lambda pieces: write(b"".join(map(to_event, pieces))))
+
+    return events
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +83,9 @@ def pieces(connection: socket.socket) -> list[tuple[float, bytes]]:
     return heard
 
 
-@pytest.mark.parametrize(("path", "content", "version"), [*((*ask, "1.1") for ask in ASKS.values()), OLD], ids=str)
+@pytest.mark.parametrize(
+    ("path", "content", "version"), [*((*ask, "1.1") for ask in ASKS.values()), OLD], ids=str
+)
 def test_a_silent_stream_is_kept_alive_from_its_head_on(kept, path, content, version):
     _, url = kept(script(content.get("n", 1)), 0.2)
     with asked(url, path, content, version) as connection:
@@ -101,10 +114,15 @@ def test_the_comments_are_all_that_a_stream_has_more(serve, engine, path, conten
     ask = {**content, "stream": True, "stream_options": {"include_usage": True}}
     plain = client_events(serve(sse_keep_alive=0).post(path, json=ask))
     engine.delay = 0.15
-    reply = serve(sse_keep_alive=0.05).post(path, json=ask, headers={"Origin": "http://a.example", "X-Request-Id": "x"})
+    reply = serve(sse_keep_alive=0.05).post(
+        path, json=ask, headers={"Origin": "http://a.example", "X-Request-Id": "x"}
+    )
     assert reply.text.startswith(HEARTBEAT)
     assert reply.text.count(HEARTBEAT) >= 3
-    assert (reply.headers["access-control-allow-origin"], reply.headers["x-request-id"]) == ("*", "x")
+    assert (reply.headers["access-control-allow-origin"], reply.headers["x-request-id"]) == (
+        "*",
+        "x",
+    )
     assert client_events(reply) == plain
 
 
@@ -112,22 +130,31 @@ def client_events(reply: httpx.Response) -> list[dict]:
     """The events without what differs between two replies."""
     assert reply.status_code == 200
     payloads = events(reply.text.replace(HEARTBEAT, ""))
-    return [{name: value for name, value in payload.items() if name not in ("id", "created")} for payload in payloads]
+    return [
+        {name: value for name, value in payload.items() if name not in ("id", "created")}
+        for payload in payloads
+    ]
 
 
 @pytest.mark.parametrize("delay", [0.02, 0.2])
 def test_no_comment_comes_while_something_else_does_or_where_they_are_off(demo_encoder, delay):
     engine = FakeEngine([Delta(0, "字", (5,))] * 8 + [Delta(0, "", (2,), "stop")], delay=delay)
     with listening(engine, demo_encoder, sse_keep_alive=0.15 if delay < 0.1 else 0) as url:
-        assert HEARTBEAT not in httpx.post(f"{url}{CHAT}", json={"messages": "a", "stream": True}).text
+        assert (
+            HEARTBEAT not in httpx.post(f"{url}{CHAT}", json={"messages": "a", "stream": True}).text
+        )
 
 
 FULL = APIError(503, "Full.", code="server_overloaded", headers={"Retry-After": "1"})
 
 
 @pytest.mark.parametrize(("path", "content"), ASKS.values(), ids=ASKS)
-@pytest.mark.parametrize(("failure", "status", "code"), [(FULL, 503, FULL.code), (RuntimeError(), 500, None)])
-def test_a_failure_keeps_its_status_until_the_first_comment(kept, path, content, failure, status, code):
+@pytest.mark.parametrize(
+    ("failure", "status", "code"), [(FULL, 503, FULL.code), (RuntimeError(), 500, None)]
+)
+def test_a_failure_keeps_its_status_until_the_first_comment(
+    kept, path, content, failure, status, code
+):
     _, url = kept([failure], 0)
     reply = httpx.post(f"{url}{path}", json={**content, "stream": True})
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
@@ -144,16 +171,22 @@ def test_a_failure_keeps_its_status_until_the_first_comment(kept, path, content,
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_that_takes_too_long_is_an_event_after_the_first_comment(demo_encoder, stream):
-    with listening(FakeEngine(delay=5), demo_encoder, sse_keep_alive=0.1, request_timeout=0.35) as url:
+    with listening(
+        FakeEngine(delay=5), demo_encoder, sse_keep_alive=0.1, request_timeout=0.35
+    ) as url:
         reply = httpx.post(f"{url}{CHAT}", json={"messages": "a", "stream": stream})
     assert reply.status_code == (200 if stream else 504)
     [failed] = events(reply.text.replace(HEARTBEAT, "")) if stream else [reply.json()]
     assert failed["error"]["code"] == "request_timeout"
 
 
-@pytest.mark.parametrize(("path", "content", "version"), [*((*ask, "1.1") for ask in ASKS.values()), OLD], ids=str)
+@pytest.mark.parametrize(
+    ("path", "content", "version"), [*((*ask, "1.1") for ask in ASKS.values()), OLD], ids=str
+)
 @pytest.mark.parametrize("hears_comments", [True, False])
-def test_a_client_that_leaves_a_silent_stream_frees_the_engine(kept, path, content, version, hears_comments, caplog):
+def test_a_client_that_leaves_a_silent_stream_frees_the_engine(
+    kept, path, content, version, hears_comments, caplog
+):
     engine, url = kept([Delta(0, "", (5,))] * 100, 60)
     with asked(url, path, content, version) as connection:
         assert wait_for(lambda: engine.running, 5)
@@ -181,7 +214,9 @@ class Peer:
     """An ASGI server that sends nothing while there is no room."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope = {"type": "http", **({"write_now": self.write_now} if is_direct else {})}
+        self.scope = {"type": "http", "state": {KEY: RequestRecord("id", "serial")}}
+        if is_direct:
+            self.scope["write_now"] = self.write_now
         self.sent: list[bytes] = []
         self.room = asyncio.Event()
         self.room.set()
@@ -203,7 +238,9 @@ class Peer:
 
 @pytest.mark.parametrize("is_direct", [True, False])
 @pytest.mark.parametrize("silent", [True, False])
-def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_stream(is_direct, silent):
+def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_stream(
+    is_direct, silent
+):
     async def payloads(write):
         peer.room.clear()
         if not silent and (drain := write([b"1"])):
@@ -218,11 +255,16 @@ def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_strea
             await drain()
 
     async def stream():
-        await EventStream(payloads, {}, 600, 0.02)(peer.scope, peer.receive, peer.send)
+        await EventStream(as_events(payloads), SPELLING, {}, 600, 0.02)(
+            peer.scope, peer.receive, peer.send
+        )
         assert asyncio.all_tasks() == {asyncio.current_task()}
         said = b"".join(peer.sent)
         assert said.count(COMMENT) == silent, "one, which was on its way"
-        assert said.replace(COMMENT, b"") == b"data: 1\n\n" * (not silent) + b"data: 2\n\ndata: [DONE]\n\n"
+        assert (
+            said.replace(COMMENT, b"")
+            == b"data: 1\n\n" * (not silent) + b"data: 2\n\ndata: [DONE]\n\n"
+        )
 
     peer = Peer(is_direct)
     asyncio.run(stream())
@@ -242,7 +284,9 @@ def test_a_server_that_fails_to_send_a_comment_harms_nothing(caplog):
             if message.get("body") == COMMENT:
                 raise OSError("the client has left")
 
-        await EventStream(payloads, {}, 600, 0.02)(peer.scope, peer.receive, send)
+        await EventStream(as_events(payloads), SPELLING, {}, 600, 0.02)(
+            peer.scope, peer.receive, send
+        )
         assert peer.waits == 3
 
     asyncio.run(stream())
@@ -253,7 +297,11 @@ def test_the_official_client_passes_over_comments(demo_encoder):
     with listening(FakeEngine(delay=0.2), demo_encoder, sse_keep_alive=0.05) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
         messages = [{"role": "user", "content": "a"}]
-        chunks = [*client.chat.completions.create(model="chinese-llama-alpaca-2", messages=messages, stream=True)]
+        chunks = [
+            *client.chat.completions.create(
+                model="chinese-llama-alpaca-2", messages=messages, stream=True
+            )
+        ]
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "北京。"
         client.close()
 
@@ -266,4 +314,6 @@ def test_a_reader_of_lines_sees_a_comment_as_one(demo_encoder):
         lines = [*reply.iter_lines()]
     assert set(lines[1::2]) == {""}
     assert all(line.startswith((":", "data: ")) for line in lines[::2])
-    assert json.loads(next(line for line in lines if line.startswith("data: ")).removeprefix("data: "))
+    assert json.loads(
+        next(line for line in lines if line.startswith("data: ")).removeprefix("data: ")
+    )

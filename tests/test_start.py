@@ -19,11 +19,12 @@ import uvloop
 from conftest import ROOT, Server
 from fastapi import FastAPI
 
-from layouts import ALPACA, ALPACA_2, NO_LAYOUT
-from openai_api_server_vllm import uvicorn_config
 from prompt_template import load_prompt_template
-from settings import DEMO_MODEL, Settings, StartError, bind_sockets, check_settings, parse_settings
-from startup import banner
+from prompts.layouts import ALPACA, ALPACA_2, NO_LAYOUT
+from server.console import banner
+from server.sockets import bind_sockets
+from server.uvicorn_server import uvicorn_config
+from settings import DEMO_MODEL, Settings, StartError, check_settings, parse_settings
 
 USERS_COMMAND = (
     "--model DIR --tokenizer DIR --tokenizer-mode slow --tensor-parallel-size 1 "
@@ -46,7 +47,9 @@ def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """The finished process, and the seconds it took."""
     began = time.monotonic()
     command = [sys.executable, "openai_api_server_vllm.py", *arguments]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    process = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     return process, time.monotonic() - began
 
 
@@ -138,7 +141,9 @@ def test_no_flag_at_all_is_the_demo_model():
 
 
 def test_underscores_and_equals_signs():
-    settings, others = parse_settings(["--served_model_name=a", "--max_model_len=99", "--raw_completions"])
+    settings, others = parse_settings(
+        ["--served_model_name=a", "--max_model_len=99", "--raw_completions"]
+    )
     assert (settings.served_model_name, settings.raw_completions) == (["a"], True)
     assert others == ["--max-model-len=99"]
 
@@ -162,7 +167,10 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
         ({"enable-prefix-caching": False}, ["--no-enable-prefix-caching"]),
         ({"enable_prefix_caching": True}, ["--enable-prefix-caching"]),
         ({"revision": None, "served-model-name": []}, []),
-        ({"compilation-config.cudagraph_mode": "NONE"}, ["--compilation-config.cudagraph_mode=NONE"]),
+        (
+            {"compilation-config.cudagraph_mode": "NONE"},
+            ["--compilation-config.cudagraph_mode=NONE"],
+        ),
         ({"allowed-origins": ["http://a.example"]}, []),
         ({"lora-modules": ["a=b", "c=d"]}, ["--lora-modules", "a=b", "c=d"]),
         ({"hf-overrides": {"rope_theta": 1}}, ['--hf-overrides={"rope_theta": 1}']),
@@ -177,7 +185,9 @@ def test_a_config_file_speaks_for_vllm_too(tmp_path, flags, arguments):
     assert (settings.revision, settings.served_model_name) == (None, ())
 
 
-@pytest.mark.parametrize("content", [b"- a\n- b", b"just text", b"\xff\xfe\x00", b"a: [", b"a: b: c"])
+@pytest.mark.parametrize(
+    "content", [b"- a\n- b", b"just text", b"\xff\xfe\x00", b"a: [", b"a: b: c"]
+)
 def test_a_config_file_that_is_none_of_flags(tmp_path, content):
     file = tmp_path / "flags.yaml"
     file.write_bytes(content)
@@ -206,7 +216,12 @@ NEVER = {"-1", "-0.5", "-1e-9", "nan", "inf", "-inf", "1e300", "10000001"}
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        *((flag, value) for flag in SECONDS for value in sorted(NEVER) if flag != "--timeout-keep-alive"),
+        *(
+            (flag, value)
+            for flag in SECONDS
+            for value in sorted(NEVER)
+            if flag != "--timeout-keep-alive"
+        ),
         *(("--timeout-keep-alive", value) for value in ("-1", "10000001", "9" * 400)),
         *(("--max-num-queued-reqs", value) for value in ("-1", "-512")),
         *(("--max-body-bytes", value) for value in ("0", "-1", "-8388608")),
@@ -233,7 +248,9 @@ def test_zero_and_large_numbers_are_welcome(flag):
 
 def test_what_zero_means_is_in_the_sentence():
     sentence = refused("--request-timeout", "-1")
-    assert sentence == "error: --request-timeout -1 must be 0 (off) or more seconds, at most 10000000."
+    assert (
+        sentence == "error: --request-timeout -1 must be 0 (off) or more seconds, at most 10000000."
+    )
     assert "0 (no limit)" in refused("--max-num-queued-reqs", "-1")
 
 
@@ -243,7 +260,9 @@ def test_a_number_in_a_config_file_is_checked_too(tmp_path):
         check_settings(parse_settings(["--config", str(tmp_path / "flags.yaml")])[0])
 
 
-@pytest.mark.parametrize(("name", "content"), [("tokenizer.model", b"version https"), ("tokenizer_config.json", b"{")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("tokenizer.model", b"version https"), ("tokenizer_config.json", b"{")]
+)
 def test_tokenizer_files_that_are_broken(model, name, content):
     (model / name).write_bytes(content)
     with pytest.raises(StartError, match=name):
@@ -296,7 +315,9 @@ def test_auto_chooses_by_a_served_name(model, names, template):
 
 
 @pytest.mark.parametrize("name", ["gpt-3.5-turbo", "chinese-llama-alpaca", "vicuna_v1.1", "/a/b"])
-@pytest.mark.parametrize("path", ["demo_model", "./demo_model/", "demo_model/../demo_model", str(DEMO_MODEL)])
+@pytest.mark.parametrize(
+    "path", ["demo_model", "./demo_model/", "demo_model/../demo_model", str(DEMO_MODEL)]
+)
 def test_the_demo_model_has_its_template_under_any_name(monkeypatch, name, path):
     monkeypatch.chdir(ROOT)
     assert load_prompt_template(Settings(model=path, served_model_name=[name])).layout is ALPACA_2
@@ -329,7 +350,7 @@ def test_a_base_model_needs_no_template_where_completions_are_raw(model, names):
     settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
     template = load_prompt_template(settings)
     assert template.layout is NO_LAYOUT
-    shown = banner(settings, template.layout.name, template.encoder.description, 9)
+    shown = banner(settings, template.layout.name, template.encoder.description, 9, {})
     assert "  template   none: chat needs --prompt-template, context 9 tokens\n" in shown
     assert "  encoder    SentencePiece on tokenizer.model\n" in shown
 
@@ -341,10 +362,14 @@ def test_raw_completions_leave_a_template_that_is_found_to_chat(model, names):
 
 
 def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
-    (tmp_path / "own.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    (tmp_path / "own.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
     (tmp_path / "system.txt").write_text("说真话。", encoding="utf-8")
     choice, system = str(tmp_path / "own.jinja"), f"@{tmp_path / 'system.txt'}"
-    template = load_prompt_template(Settings(model=str(model), prompt_template=choice, system_prompt=system))
+    template = load_prompt_template(
+        Settings(model=str(model), prompt_template=choice, system_prompt=system)
+    )
     ids = template.render_instruction("你好").ids
     assert template.encoder.decode(ids) == "<system>说真话。<user>你好"
 
@@ -352,10 +377,14 @@ def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
 @pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_what_an_editor_adds_to_a_file_is_no_part_of_its_text(model, tmp_path, begin, end):
-    (tmp_path / "own.jinja").write_bytes(begin + b"{% for m in messages %}<{{ m.content }}>{% endfor %}" + end)
+    (tmp_path / "own.jinja").write_bytes(
+        begin + b"{% for m in messages %}<{{ m.content }}>{% endfor %}" + end
+    )
     (tmp_path / "system.txt").write_bytes(begin + " 一\r\n二\n".encode() + end)
     choice, system = str(tmp_path / "own.jinja"), f"@{tmp_path / 'system.txt'}"
-    template = load_prompt_template(Settings(model=str(model), prompt_template=choice, system_prompt=system))
+    template = load_prompt_template(
+        Settings(model=str(model), prompt_template=choice, system_prompt=system)
+    )
     kept = " 一\n二\n" if end else " 一\n二"
     assert template.encoder.decode(template.render_instruction("你好").ids) == f"<{kept}><你好>"
 
@@ -367,7 +396,9 @@ def test_a_mark_before_the_models_own_template_is_no_part_of_it(model, where):
         (model / where).write_text(source, encoding="utf-8")
     else:
         config = json.loads((model / where).read_text(encoding="utf-8"))
-        (model / where).write_text(json.dumps({**config, "chat_template": source}), encoding="utf-8")
+        (model / where).write_text(
+            json.dumps({**config, "chat_template": source}), encoding="utf-8"
+        )
     template = load_prompt_template(Settings(model=str(model), prompt_template="model"))
     assert template.encoder.decode(template.render_instruction("你好").ids) == "<你好>"
 
@@ -380,7 +411,11 @@ def test_a_mark_before_a_config_file_is_no_part_of_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("host", "url"),
-    [("localhost", "http://localhost:80"), ("0.0.0.0", "http://localhost:80"), ("::1", "http://[::1]:80")],
+    [
+        ("localhost", "http://localhost:80"),
+        ("0.0.0.0", "http://localhost:80"),
+        ("::1", "http://[::1]:80"),
+    ],
 )
 def test_the_url_that_the_banner_shows(host, url):
     assert Settings(host=host, port=80).url == url
@@ -393,12 +428,18 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     shutil.copytree(DEMO_MODEL, copy)
     config = json.loads((copy / "tokenizer_config.json").read_text(encoding="utf-8"))
     # More control tokens than the model has rows, and more words of a grammar's mask.
-    config["added_tokens_decoder"] = {str(at): {"content": f"<pad{at}>", "special": True} for at in range(4600, 4640)}
+    config["added_tokens_decoder"] = {
+        str(at): {"content": f"<pad{at}>", "special": True} for at in range(4600, 4640)
+    }
     (copy / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (free,) = bind_sockets(Settings(host="127.0.0.1", port=0))
     port = str(free.getsockname()[1])
     free.close()
-    command = USERS_COMMAND.replace("DIR", str(copy)).replace("localhost", "127.0.0.1").replace("8000", port)
+    command = (
+        USERS_COMMAND.replace("DIR", str(copy))
+        .replace("localhost", "127.0.0.1")
+        .replace("8000", port)
+    )
     server = Server(*command.split(), "--enforce-eager", "--log-level", "debug")
     url, statuses = f"http://127.0.0.1:{port}", set()
     waiting = threading.Thread(target=server.wait_for_banner)
@@ -410,9 +451,14 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
         time.sleep(0.5)
     assert 503 in statuses, "while the model loads"
     assert server.url == url
-    assert any("DEBUG" in line and "vllm" in line for line in server.lines), "vLLM's own log is back"
+    assert any("DEBUG" in line and "vllm" in line for line in server.lines), (
+        "vLLM's own log is back"
+    )
     ask = {"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
-    assert "北京" in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
+    assert (
+        "北京"
+        in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
+    )
     ask |= {"structured_outputs": {"choice": ["巴黎", "东京"]}, "n": 3, "temperature": 1.5}
     choices = httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"]
     assert {choice["text"] for choice in choices} <= {"巴黎", "东京"}
@@ -441,7 +487,9 @@ def test_a_model_that_vllm_refuses_is_one_sentence_at_the_end():
     process, _ = run("--port", "0", "--max-model-len", "999999")
     assert process.returncode == 1
     lines = process.stderr.strip().splitlines()
-    assert lines[-1].startswith("error: vLLM cannot start the model: User-specified max_model_len (999999)")
+    assert lines[-1].startswith(
+        "error: vLLM cannot start the model: User-specified max_model_len (999999)"
+    )
     assert all(line.startswith(("Importing vLLM", "Loading ")) for line in lines[:-1])
 
 
@@ -489,7 +537,7 @@ def test_every_address_of_localhost_listens_on_one_port():
 @pytest.mark.engine
 def test_vllm_gets_what_the_user_says_and_else_what_fits():
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    from engine import NO_LIMIT, to_engine_args
+    from engine.arguments import NO_LIMIT, to_engine_args
 
     args = to_engine_args(Settings(), [])
     assert (args.disable_log_stats, args.max_logprobs) == (False, NO_LIMIT)

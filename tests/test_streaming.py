@@ -5,16 +5,29 @@ import asyncio
 import pytest
 from starlette.requests import ClientDisconnect
 
+from api.events import SPELLING, to_event
 from errors import APIError
 from generation import Delta, merge
-from streaming import EventStream, while_connected
+from server.event_stream import EventStream, while_connected
+from server.request_record import KEY, RequestRecord
+
+
+def as_events(payloads):
+    """What writes JSON payloads, some at a time, as what writes events."""
+
+    async def events(write):
+        await payloads(lambda pieces: write(b"".join(map(to_event, pieces))))
+
+    return events
 
 
 class Server:
     """What an ASGI server gives an app; `write_now` is there if `is_direct`, and says no when `is_slow`."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope = {"type": "http", **({"write_now": self.write_now} if is_direct else {})}
+        self.scope = {"type": "http", "state": {KEY: RequestRecord("id", "serial")}}
+        if is_direct:
+            self.scope["write_now"] = self.write_now
         self.sent: list[str | int] = []
         self.is_slow = False
         self.room = asyncio.Event()
@@ -33,7 +46,9 @@ class Server:
         self.sent.append(message.get("status") or message["body"].decode())
 
     async def stream(self, payloads) -> list[str | int]:
-        await EventStream(payloads, {}, 600, 0)(self.scope, self.receive, self.send)
+        await EventStream(as_events(payloads), SPELLING, {}, 600, 0)(
+            self.scope, self.receive, self.send
+        )
         return [piece for piece in self.sent if piece]
 
 
@@ -140,7 +155,9 @@ def test_a_failure_beside_a_head_that_waits_has_its_status():
             await asyncio.sleep(0.01)
             raise APIError(503, "full", code="server_overloaded")
 
-        await merge([first, second], 1)(lambda deltas: write([delta.text.encode() for delta in deltas]))
+        await merge([first, second], 1)(
+            lambda deltas: write([delta.text.encode() for delta in deltas])
+        )
 
     async def stream():
         server = Server(is_direct=True)
@@ -169,7 +186,9 @@ class Client:
 
 
 @pytest.mark.parametrize("is_late", [True, False])
-@pytest.mark.parametrize(("leaves", "is_cancelled"), [(True, False), (False, True), (True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("leaves", "is_cancelled"), [(True, False), (False, True), (True, True), (False, False)]
+)
 def test_work_ends_with_its_client_with_its_time_or_with_the_server(leaves, is_cancelled, is_late):
     async def work(ended):
         try:
@@ -180,7 +199,9 @@ def test_work_ends_with_its_client_with_its_time_or_with_the_server(leaves, is_c
 
     async def connected():
         client, ended = Client(), []
-        task = asyncio.create_task(while_connected(client.receive, work(ended), 0.05 if is_late else 5))
+        task = asyncio.create_task(
+            while_connected(client.receive, work(ended), 0.05 if is_late else 5)
+        )
         await asyncio.sleep(0.01)
         if leaves:
             client.left.set()

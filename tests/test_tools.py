@@ -7,16 +7,20 @@ import pytest
 from conftest import events
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from api.decoding import to_constraint
+from engine.grammar import to_grammar
 from errors import APIError
 from generation import Delta
-from grammar import to_grammar
 from protocol import ChatCompletionRequest
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "你好"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "某地的天气", "parameters": SCHEMA}},
+    {
+        "type": "function",
+        "function": {"name": "weather", "description": "某地的天气", "parameters": SCHEMA},
+    },
     {"type": "function", "function": {"name": "now"}},
 ]
 ASK = {"messages": HELLO, "tools": TOOLS, "tool_choice": "required"}
@@ -35,7 +39,9 @@ def calls_of(chunks: list[dict], index: int = 0) -> tuple[list[dict], list[str]]
     """The calls of one choice as a client joins them, and its finish reasons."""
     calls: list[dict] = []
     reasons = []
-    for choice in (choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index):
+    for choice in (
+        choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index
+    ):
         assert choice["delta"].get("content") is None
         for piece in choice["delta"].get("tool_calls", []):
             if piece["index"] == len(calls):
@@ -49,7 +55,9 @@ def calls_of(chunks: list[dict], index: int = 0) -> tuple[list[dict], list[str]]
     return calls, reasons
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}], ids=str)
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}], ids=str
+)
 def test_a_call_is_openais(client, engine, choice):
     engine.script = script(CALL)
     body = client.post(PATH, json={**ASK, "tool_choice": choice}).json()
@@ -59,11 +67,19 @@ def test_a_call_is_openais(client, engine, choice):
     assert message["content"] is None
     [call] = ChatCompletion.model_validate(body, strict=True).choices[0].message.tool_calls
     assert call.id.startswith("call_")
-    assert (call.type, call.function.name, call.function.arguments) == ("function", "weather", ARGUMENTS)
+    assert (call.type, call.function.name, call.function.arguments) == (
+        "function",
+        "weather",
+        ARGUMENTS,
+    )
 
 
 def test_a_stream_of_a_call_joins_to_the_plain_reply_however_its_text_is_cut(client, engine):
-    for cuts in [(), *((cut,) for cut in range(1, len(CALL))), *combinations(range(1, len(CALL), 5), 3)]:
+    for cuts in [
+        (),
+        *((cut,) for cut in range(1, len(CALL))),
+        *combinations(range(1, len(CALL), 5), 3),
+    ]:
         engine.script = script(CALL, *cuts)
         chunks = events(client.post(PATH, json={**ASK, "stream": True}).text)
         assert all(ChatCompletionChunk.model_validate(chunk, strict=True) for chunk in chunks)
@@ -75,7 +91,9 @@ def test_a_stream_of_a_call_joins_to_the_plain_reply_however_its_text_is_cut(cli
 def test_the_arguments_stream_as_they_come(client, engine):
     engine.script = script(CALL, 42, 45, 47)
     chunks = events(client.post(PATH, json={**ASK, "stream": True}).text)
-    pieces = [chunk["choices"][0]["delta"].get("tool_calls", [{}])[0].get("function") for chunk in chunks]
+    pieces = [
+        chunk["choices"][0]["delta"].get("tool_calls", [{}])[0].get("function") for chunk in chunks
+    ]
     assert [piece["arguments"] for piece in pieces if piece] == ['{"city": ', '"杭州', '}"', "}"]
 
 
@@ -88,8 +106,13 @@ def test_choices_call_for_themselves(client, engine):
         if fields:
             calls = [calls_of(events(reply.text), index)[0][0] for index in (0, 1)]
         else:
-            calls = [choice["message"]["tool_calls"][0]["function"] for choice in reply.json()["choices"]]
-        assert [(call["name"], call["arguments"]) for call in calls] == [("weather", ARGUMENTS), ("now", "{}")]
+            calls = [
+                choice["message"]["tool_calls"][0]["function"] for choice in reply.json()["choices"]
+            ]
+        assert [(call["name"], call["arguments"]) for call in calls] == [
+            ("weather", ARGUMENTS),
+            ("now", "{}"),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +146,9 @@ def test_a_whole_call_is_one_even_where_the_tokens_have_run_out(client, engine):
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == ARGUMENTS
 
 
-@pytest.mark.parametrize(("choice", "named"), [("required", ["weather", "now"]), (NAMED, ["now"])], ids=str)
+@pytest.mark.parametrize(
+    ("choice", "named"), [("required", ["weather", "now"]), (NAMED, ["now"])], ids=str
+)
 def test_the_model_is_told_of_the_functions_it_may_call(serve, engine, demo_encoder, choice, named):
     for system, settings in (
         ("You are a helpful assistant. 你是一个乐于助人的助手。", {}),
@@ -132,12 +157,18 @@ def test_the_model_is_told_of_the_functions_it_may_call(serve, engine, demo_enco
     ):
         serve(**settings).post(PATH, json={**ASK, "tool_choice": choice})
         text = demo_encoder.decode(engine.asked[-1][0].ids)
-        assert text.startswith(f"<s>[INST] <<SYS>>\n{system}\n\n" if system else "<s>[INST] <<SYS>>\n你可以")
+        assert text.startswith(
+            f"<s>[INST] <<SYS>>\n{system}\n\n" if system else "<s>[INST] <<SYS>>\n你可以"
+        )
         assert [name for name in ("weather", "now") if f'"name": "{name}"' in text] == named
-        assert ("某地的天气" in text) == ('"city": {"type": "string"}' in text) == ("weather" in named)
+        assert (
+            ("某地的天气" in text) == ('"city": {"type": "string"}' in text) == ("weather" in named)
+        )
     messages = [{"role": "system", "content": "简短。"}, *HELLO]
     serve().post(PATH, json={**ASK, "messages": messages})
-    assert demo_encoder.decode(engine.asked[-1][0].ids).startswith("<s>[INST] <<SYS>>\n简短。\n\n你可以")
+    assert demo_encoder.decode(engine.asked[-1][0].ids).startswith(
+        "<s>[INST] <<SYS>>\n简短。\n\n你可以"
+    )
 
 
 def test_a_call_in_the_history_is_the_text_that_the_model_wrote(client, engine, demo_encoder):
@@ -145,20 +176,31 @@ def test_a_call_in_the_history_is_the_text_that_the_model_wrote(client, engine, 
     message = client.post(PATH, json=ASK).json()["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "晴"}
     reply = client.post(PATH, json={"messages": [*HELLO, message, result], "tools": TOOLS})
-    assert f"你好 [/INST] {CALL}</s><s>[INST] 晴 [/INST]" in demo_encoder.decode(engine.asked[-1][0].ids)
+    assert f"你好 [/INST] {CALL}</s><s>[INST] 晴 [/INST]" in demo_encoder.decode(
+        engine.asked[-1][0].ids
+    )
     assert reply.headers["X-Ignored-Parameters"] == "tools"
 
 
 def test_a_call_without_arguments_in_the_history_is_whole(client, engine, demo_encoder):
     call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": ""}}
-    client.post(PATH, json={"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO]})
-    assert '[/INST] {"name": "now", "arguments": {}}</s>' in demo_encoder.decode(engine.asked[0][0].ids)
+    client.post(
+        PATH, json={"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO]}
+    )
+    assert '[/INST] {"name": "now", "arguments": {}}</s>' in demo_encoder.decode(
+        engine.asked[0][0].ids
+    )
 
 
 def test_arguments_that_are_no_object_are_refused():
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
     with pytest.raises(APIError, match="object") as failure:
-        to_grammar(ChatCompletionRequest(messages=HELLO, tools=[tool], tool_choice="required"), " ")
+        to_grammar(
+            to_constraint(
+                ChatCompletionRequest(messages=HELLO, tools=[tool], tool_choice="required")
+            ),
+            " ",
+        )
     assert (failure.value.status, failure.value.param) == (400, "tools")
 
 
@@ -220,14 +262,18 @@ def allowed(mode: str, *names: str) -> dict:
     ],
     ids=str,
 )
-def test_allowed_tools_are_those_that_may_be_called(client, engine, demo_encoder, choice, described):
+def test_allowed_tools_are_those_that_may_be_called(
+    client, engine, demo_encoder, choice, described
+):
     """As OpenAI documents it: a part of the tools, of which one has to be called, or may be."""
     engine.script = script(CALL)
     reply = client.post(PATH, json={**ASK, "tool_choice": choice})
     assert reply.status_code == 200
     text = demo_encoder.decode(engine.asked[0][0].ids)
     assert [
-        tool["function"]["name"] for tool in ASK["tools"] if f'"name": "{tool["function"]["name"]}", "d' in text
+        tool["function"]["name"]
+        for tool in ASK["tools"]
+        if f'"name": "{tool["function"]["name"]}", "d' in text
     ] == described
     assert reply.json()["choices"][0]["finish_reason"] == ("tool_calls" if described else "stop")
     assert ("X-Ignored-Parameters" in reply.headers) == (not described)
@@ -241,8 +287,14 @@ def test_allowed_tools_are_those_that_may_be_called(client, engine, demo_encoder
         (allowed("maybe", "weather"), "tool_choice.allowed_tools.mode"),
         (allowed("required"), "tool_choice.allowed_tools.tools"),
         ({"type": "allowed_tools"}, "tool_choice"),
-        ({"type": "auto", **{"allowed_tools": {"mode": "auto", "tools": []}}}, "tool_choice.allowed_tools.tools"),
-        ({"type": "function", "allowed_tools": allowed("auto", "now")["allowed_tools"]}, "tool_choice"),
+        (
+            {"type": "auto", **{"allowed_tools": {"mode": "auto", "tools": []}}},
+            "tool_choice.allowed_tools.tools",
+        ),
+        (
+            {"type": "function", "allowed_tools": allowed("auto", "now")["allowed_tools"]},
+            "tool_choice",
+        ),
     ],
     ids=str,
 )

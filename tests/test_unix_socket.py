@@ -19,13 +19,13 @@ import pytest
 from conftest import ROOT, Server, events, logged, posted, wait_for
 from fake_engine import FakeEngine
 
-from layouts import ALPACA_2
-from openai_api_server_vllm import build_app, prepare, uvicorn_config
-from operation import DrainingServer
+from api.app import build_app
 from prompt_template import PromptTemplate
-from settings import Settings, StartError
-from startup import banner
-from unix_socket import UnixSocket
+from prompts.layouts import ALPACA_2
+from server.console import banner
+from server.sockets import UnixSocket, to_sockets
+from server.uvicorn_server import DrainingServer, uvicorn_config
+from settings import Settings, StartError, check_settings
 
 
 @pytest.fixture
@@ -36,14 +36,16 @@ def path(tmp_path) -> Path:
 @contextmanager
 def serving_at(path: Path, encoder, engine: FakeEngine, **settings) -> Iterator[httpx.Client]:
     chosen = Settings(uds=str(path), **settings)
-    sockets, _ = prepare(chosen, [])
+    sockets = to_sockets(chosen)
     app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen, log=logged.append)
     server = DrainingServer(uvicorn_config(app, chosen), engine, 1)
     thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
     assert wait_for(lambda: server.started, 10)
     try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url=chosen.url) as client:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(path)), base_url=chosen.url
+        ) as client:
             yield client
     finally:
         server.should_exit = True
@@ -59,9 +61,15 @@ def test_requests_are_answered_at_a_path_which_is_gone_at_the_end(demo_encoder, 
         assert client.get("/v1/models").status_code == 401
         client.headers["Authorization"] = "Bearer a key"
         ask = {"messages": "a"}
-        assert client.post("/v1/chat/completions", json=ask).json()["choices"][0]["message"]["content"] == "北京。"
+        assert (
+            client.post("/v1/chat/completions", json=ask).json()["choices"][0]["message"]["content"]
+            == "北京。"
+        )
         reply = client.post("/v1/chat/completions", json={**ask, "stream": True})
-        assert events(reply.text.replace(": keep-alive\n\n", ""))[-1]["choices"][0]["finish_reason"] == "stop"
+        assert (
+            events(reply.text.replace(": keep-alive\n\n", ""))[-1]["choices"][0]["finish_reason"]
+            == "stop"
+        )
     assert not path.exists()
 
 
@@ -128,7 +136,7 @@ def test_a_path_that_cannot_be_is_one_sentence(tmp_path):
     assert "Not a directory" in refused(Path(__file__) / "socket")
     assert "null" in refused(f"{tmp_path}/a\0b")
     with pytest.raises(StartError, match="--uds needs the path"):
-        prepare(Settings(uds=""), [])
+        check_settings(Settings(uds=""))
 
 
 @pytest.mark.parametrize("character", ["a", "字"])
@@ -164,10 +172,14 @@ def test_a_child_of_the_process_takes_nothing_away(path):
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_banner_shows_it_with_a_line_that_works(path, scheme):
-    settings = Settings(uds=str(path), host="0.0.0.0", ssl_certfile="c" if scheme == "https" else None)
-    shown = banner(settings, "alpaca-2", "SentencePiece", 1)
+    settings = Settings(
+        uds=str(path), host="0.0.0.0", ssl_certfile="c" if scheme == "https" else None
+    )
+    shown = banner(settings, "alpaca-2", "SentencePiece", 1, {})
     assert f"Ready at   {scheme}://localhost on {path} " in shown
-    assert f"curl --unix-socket {shlex.quote(str(path))} {scheme}://localhost/v1/completions" in shown
+    assert (
+        f"curl --unix-socket {shlex.quote(str(path))} {scheme}://localhost/v1/completions" in shown
+    )
     assert "no --api-key" not in shown
     assert "8000" not in shown
 
@@ -181,14 +193,25 @@ def test_a_start_that_cannot_have_it_is_refused_at_once(path, kind):
             other.bind(str(path))
             other.listen()
         command = [sys.executable, "openai_api_server_vllm.py", "--uds", str(path)]
-        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        process = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
     assert (process.returncode, process.stderr.count("\n")) == (1, 1)
     assert process.stderr.startswith(f"error: --uds {path} is ")
 
 
 def test_a_start_that_fails_afterwards_leaves_nothing(path):
-    command = [sys.executable, "openai_api_server_vllm.py", "--uds", str(path), "--prompt-template", "none.jinja"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    command = [
+        sys.executable,
+        "openai_api_server_vllm.py",
+        "--uds",
+        str(path),
+        "--prompt-template",
+        "none.jinja",
+    ]
+    process = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert process.returncode == 1
     assert not path.exists()
 
@@ -224,17 +247,28 @@ def test_the_real_server_at_a_path_with_no_limits(path):
     try:
         text = "".join(server.shown)
         line = text[text.index("curl ") :].replace("\\\n", " ")
-        told = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=True).stdout
+        told = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
         assert "北京" in json.loads(told)["choices"][0]["text"]
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url=server.url, timeout=120) as client:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(path)), base_url=server.url, timeout=120
+        ) as client:
             for ask in SILENT.values():
                 reply = client.post("/v1/completions", json=ask)
                 comments = reply.text.count(": keep-alive\n\n")
                 assert comments
-                assert all("error" not in event for event in events(reply.text.replace(": keep-alive\n\n", "")))
-            batch = client.post("/v1/completions", json={"prompt": ["a"] * 20, "n": 60, "max_tokens": 1})
+                assert all(
+                    "error" not in event
+                    for event in events(reply.text.replace(": keep-alive\n\n", ""))
+                )
+            batch = client.post(
+                "/v1/completions", json={"prompt": ["a"] * 20, "n": 60, "max_tokens": 1}
+            )
             assert len(batch.json()["choices"]) == 1200
-            with client.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 1900, "min_tokens": 1900}):
+            with client.stream(
+                "POST", "/v1/completions", json={**LONG, "max_tokens": 1900, "min_tokens": 1900}
+            ):
                 server.process.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
                 assert path.is_socket()

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from beam_search import Rules
+from engine.beam_search import Rules
 
 BOS = 7
 
@@ -61,7 +61,11 @@ def scripted_beams(
 
 
 def beams(
-    model: GenerationMixin, prompt: Sequence[int], rules: Rules, criteria: StoppingCriteriaList | None = None, **options
+    model: GenerationMixin,
+    prompt: Sequence[int],
+    rules: Rules,
+    criteria: StoppingCriteriaList | None = None,
+    **options,
 ) -> list[tuple[list[int], float]]:
     """Token ids and scores, the best first."""
     config = GenerationConfig(
@@ -80,7 +84,9 @@ def beams(
         return_dict_in_generate=True,
         **options,
     )
-    found = model.generate(torch.tensor([list(prompt)]), generation_config=config, stopping_criteria=criteria)
+    found = model.generate(
+        torch.tensor([list(prompt)]), generation_config=config, stopping_criteria=criteria
+    )
     ends = frozenset(token_id for one in criteria or () for token_id in one.endings.tolist())
     # One beam is greedy search there, which has no such scores.
     scores = found.sequences_scores.tolist() if rules.width > 1 else [math.nan]

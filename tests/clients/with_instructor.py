@@ -13,4 +13,7 @@ def structured(url: str, mode: str, **body: Any) -> dict:
     asked = {**body, "response_model": City, "max_retries": 0}
     if mode == "JSON":
         asked |= {"response_model": AnyObject, "logit_bias": CLOSING}
-    return {"plain": completions.create(**asked), "streamed": list(completions.create_partial(**asked))[-1]}
+    return {
+        "plain": completions.create(**asked),
+        "streamed": list(completions.create_partial(**asked))[-1],
+    }

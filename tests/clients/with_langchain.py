@@ -46,7 +46,10 @@ async def complete(url: str, **fields: Any) -> dict:
 
 def choices(url: str, **fields: Any) -> dict:
     """Two choices for each of two prompts, which the completion model sends in one request."""
-    models = {"chat": chat_model(url, n=2, **fields), "complete": completion_model(url, n=2, best_of=2, **fields)}
+    models = {
+        "chat": chat_model(url, n=2, **fields),
+        "complete": completion_model(url, n=2, best_of=2, **fields),
+    }
     read = {}
     for name, model in models.items():
         result = model.generate_prompt([model._convert_input(prompt) for prompt in PROMPTS])
@@ -58,7 +61,10 @@ def overflow(url: str, prompt: str, **fields: Any) -> dict:
     """Whether what is raised for a prompt that is too long says so by its type, as what shortens histories asks."""
     model = chat_model(url, **fields)
     raised = {}
-    for name, ask in {"invoke": model.invoke, "stream": lambda prompt: list(model.stream(prompt))}.items():
+    for name, ask in {
+        "invoke": model.invoke,
+        "stream": lambda prompt: list(model.stream(prompt)),
+    }.items():
         try:
             ask(prompt)
         except Exception as error:  # noqa: BLE001 - its type is what is asked
@@ -72,7 +78,11 @@ def structured(url: str, method: str, **fields: Any) -> dict:
 
 
 def any_object(url: str, **fields: Any) -> dict:
-    return chat_model(url, logit_bias=CLOSING, **fields).with_structured_output(method="json_mode").invoke(PROMPTS[0])
+    return (
+        chat_model(url, logit_bias=CLOSING, **fields)
+        .with_structured_output(method="json_mode")
+        .invoke(PROMPTS[0])
+    )
 
 
 def call(url: str, tool_choice: str, **fields: Any) -> dict:

@@ -8,11 +8,16 @@ from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
 
 PROMPT = "中国的首都是哪里？"
-MESSAGES = [ChatMessage(role="system", content="请用中文回答。"), ChatMessage(role="user", content=PROMPT)]
+MESSAGES = [
+    ChatMessage(role="system", content="请用中文回答。"),
+    ChatMessage(role="user", content=PROMPT),
+]
 
 
 def connect(url: str, **fields: Any) -> OpenAILike:
-    return OpenAILike(api_base=f"{url}/v1", api_key="none", max_retries=0, temperature=0, max_tokens=64, **fields)
+    return OpenAILike(
+        api_base=f"{url}/v1", api_key="none", max_retries=0, temperature=0, max_tokens=64, **fields
+    )
 
 
 async def answers(url: str, **fields: Any) -> dict:

@@ -49,12 +49,18 @@ async def chat_async(url: str, **body: Any) -> dict:
 
 def complete(url: str, **body: Any) -> dict:
     completions = connect(url).completions
-    return {"plain": checked(completions.create(**body)), "chunks": list(completions.create(**body, **USAGE))}
+    return {
+        "plain": checked(completions.create(**body)),
+        "chunks": list(completions.create(**body, **USAGE)),
+    }
 
 
 def models(url: str, model: str) -> dict:
     client = connect(url)
-    return {"listed": [checked(model) for model in client.models.list()], "one": checked(client.models.retrieve(model))}
+    return {
+        "listed": [checked(model) for model in client.models.list()],
+        "one": checked(client.models.retrieve(model)),
+    }
 
 
 def fail(url: str, **body: Any) -> dict:
@@ -92,5 +98,7 @@ def call(url: str, messages: list, **body: Any) -> dict:
         "chunks": [checked(chunk) for chunk in completions.create(**asked, stream=True)],
         "events": events,
         "final": final,
-        "answer": completions.create(**{**asked, "messages": [*messages, message, result], "tool_choice": "auto"}),
+        "answer": completions.create(
+            **{**asked, "messages": [*messages, message, result], "tool_choice": "auto"}
+        ),
     }

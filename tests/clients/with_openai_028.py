@@ -19,7 +19,10 @@ def chat(url: str, **body: Any) -> dict:
 
 def complete(url: str, **body: Any) -> dict:
     connect(url)
-    return {"plain": openai.Completion.create(**body), "chunks": list(openai.Completion.create(**body, stream=True))}
+    return {
+        "plain": openai.Completion.create(**body),
+        "chunks": list(openai.Completion.create(**body, stream=True)),
+    }
 
 
 def models(url: str) -> dict:

@@ -44,7 +44,9 @@ async def text(url: str, model: str) -> dict:
     return {
         "plain": run.output,
         "pieces": pieces,
-        "usages": [[usage.input_tokens, usage.output_tokens] for usage in (run.usage, stream.usage)],
+        "usages": [
+            [usage.input_tokens, usage.output_tokens] for usage in (run.usage, stream.usage)
+        ],
         "again": again.output,
     }
 

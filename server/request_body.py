@@ -16,15 +16,17 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from content_coding import decompress, to_coding
-from errors import APIError, bad_request, to_api_error
+from errors import APIError, bad_request
+from server.content_coding import decompress, to_coding
+from server.error_responses import to_api_error, to_response
+from server.request_record import request_record
 
 LONG = 8 * 1024
 """Bytes of a request from which it is read beside the loop: below, that costs less than the hop."""
 
 MAX_VALUES = 2**18
 """Commas, colons and opening brackets of a body: many small values take far longer to read than a long text."""
-MAX_COUNTED_BYTES = 2**20
+MAX_TOKENIZED_BYTES = 2**20
 
 Result = TypeVar("Result")
 
@@ -41,7 +43,9 @@ class PausingThread:
         self._free_at = 0.0
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_rested, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._run_rested, work
+        )
 
     def _run_rested(self, work: Callable[[], Result]) -> Result:
         time.sleep(max(0.0, self._free_at - time.monotonic()))
@@ -52,20 +56,26 @@ class PausingThread:
             self._free_at = 2 * time.monotonic() - begun
 
 
-READING, COUNTING = PausingThread(), PausingThread()
+READING, TOKENIZING = PausingThread(), PausingThread()
 
 
-async def aside(size: int, work: Callable[[], Result], thread: PausingThread = READING) -> Result:
+async def offload(size: int, work: Callable[[], Result], thread: PausingThread = READING) -> Result:
     """`work()`, in the thread if `size` is long."""
     return work() if size < LONG else await thread.run(work)
 
 
-async def count(request: Request, work: Callable[[], Result]) -> Result:
-    """`work()`, about tokens alone: it may take long, and delays nothing that is to be generated."""
-    size = request.state.size
-    if size > MAX_COUNTED_BYTES:
-        raise APIError(413, f"The body of a question about tokens may have at most {MAX_COUNTED_BYTES} bytes.")
-    return await aside(size, work, COUNTING)
+async def offload_tokenizing(request: Request, work: Callable[[], Result]) -> Result:
+    """`work()`, about tokens alone, in a thread of its own if the body is long; raises APIError (413) if too long.
+
+    It may take long, and delays nothing that is to be generated.
+    """
+    size = request_record(request.scope).body_bytes
+    if size > MAX_TOKENIZED_BYTES:
+        raise APIError(
+            413,
+            f"The body of a question about tokens may have at most {MAX_TOKENIZED_BYTES} bytes.",
+        )
+    return await offload(size, work, TOKENIZING)
 
 
 class AnsweredRoute(APIRoute):
@@ -79,34 +89,43 @@ class AnsweredRoute(APIRoute):
         handle = super().get_route_handler() if self.body_field is None else self._handle_body
 
         async def answer(request: Request) -> Response:
-            request.state.path = self.path  # for the log
+            record = request_record(request.scope)
+            record.path = self.path
             try:
                 return await handle(request)
             except Exception as failure:  # noqa: BLE001 - answered, and logged if unexpected
-                return to_api_error(failure).to_response()
+                return to_response(to_api_error(failure, record.id))
 
         return answer
 
     async def _handle_body(self, request: Request) -> Response:
-        coding = to_coding([value for name, value in request.scope["headers"] if name == b"content-encoding"])
+        coding = to_coding(
+            [value for name, value in request.scope["headers"] if name == b"content-encoding"]
+        )
         sent = await request.body()
         if coding is not None:  # however short, it may say much
-            sent = await READING.run(partial(decompress, sent, coding, request.app.state.max_body_bytes))
+            sent = await READING.run(
+                partial(decompress, sent, coding, request.app.state.max_body_bytes)
+            )
         sent = sent.removeprefix(codecs.BOM_UTF8)
-        size = request.state.size = len(sent)
+        size = request_record(request.scope).body_bytes = len(sent)
         body_field: Any = self.body_field
-        body = await aside(size, partial(_read, body_field.field_info.annotation, sent))
+        body = await offload(size, partial(_read, body_field.field_info.annotation, sent))
         reply: Response = await self.endpoint(body, request)
         return reply
 
 
 def _read(model: type[BaseModel], sent: bytes) -> BaseModel:
     if len(sent) > MAX_VALUES and sum(map(sent.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
-        raise APIError(413, f"The request body has more than {MAX_VALUES} commas, colons and opening brackets.")
+        raise APIError(
+            413, f"The request body has more than {MAX_VALUES} commas, colons and opening brackets."
+        )
     try:
         return model.model_validate_json(sent)
     except ValidationError as failure:
-        raise _to_bad_request(failure.errors(include_url=False, include_input=False)[0]) from failure
+        raise _to_bad_request(
+            failure.errors(include_url=False, include_input=False)[0]
+        ) from failure
 
 
 def _to_bad_request(fault: ErrorDetails) -> APIError:

@@ -1,4 +1,4 @@
-"""Request fields -> vLLM's SamplingParams."""
+"""A decoding -> vLLM's SamplingParams, and the rules of a beam search."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -7,54 +7,73 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.tokenizers import TokenizerLike
 
-from beam_search import Rules
+from engine.beam_search import Rules
+from engine.grammar import to_grammar
 from errors import bad_request
-from generation import Prompt
-from grammar import to_grammar
-from protocol import Request
+from generation import Decoding, Prompt
 
 PENALISED_AHEAD = 16
 """Tokens of a run whose beams are penalised: each may lower one more, so the engine must send one more."""
 
 SAME_SAMPLING = (
-    *("top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    *("ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens"),
+    *(
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+    ),
+    *(
+        "ignore_eos",
+        "include_stop_str_in_output",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+    ),
 )
 SAME_SEARCH = ("n", "length_penalty", "early_stopping", "logit_bias")
-"""Fields that vLLM, or a beam search, has under the same names, with the same meaning."""
+"""Fields of a decoding that vLLM, or a beam search, has under the same names, with the same meaning."""
 
 
-def to_sampling_params(request: Request, prompt: Prompt, max_tokens: int, vocabulary_size: int) -> SamplingParams:
+def to_sampling_params(
+    decoding: Decoding, prompt: Prompt, max_tokens: int, vocabulary_size: int
+) -> SamplingParams:
     """vLLM's parameters for one prompt; raises APIError for a value that vLLM would refuse later.
 
     `max_tokens` counts the template's lead, which `min_tokens` of a request does not. vLLM refuses n > 1 with greedy
     sampling, where all choices are equal: such a request is generated once.
     """
     for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
-        if any(token_id >= vocabulary_size for token_id in getattr(request, name)):
-            raise bad_request(f"'{name}' has a token id outside the vocabulary of {vocabulary_size}.", name)
-    grammar = to_grammar(request, prompt.answer_lead)
-    in_pieces = request.stream and not request.takes_best
+        if any(token_id >= vocabulary_size for token_id in getattr(decoding, name)):
+            raise bad_request(
+                f"'{name}' has a token id outside the vocabulary of {vocabulary_size}.", name
+            )
+    grammar = to_grammar(decoding.constraint, prompt.answer_lead) if decoding.constraint else None
+    in_pieces = decoding.stream and not decoding.takes_best
     params = SamplingParams(
-        **_same(request, SAME_SAMPLING),
-        n=1 if request.is_greedy else request.width,
-        temperature=0.0 if request.is_greedy else request.temperature,
-        top_p=request.top_p or 1.0,  # 0 is greedy here, and nothing to vLLM
-        stop=[*filter(None, request.stop), *prompt.stop],
-        stop_token_ids=[*request.stop_token_ids, *prompt.stop_token_ids],
+        **_same(decoding, SAME_SAMPLING),
+        n=1 if decoding.is_greedy else decoding.width,
+        stop=[*filter(None, decoding.stop), *prompt.stop],
+        stop_token_ids=[*decoding.stop_token_ids, *prompt.stop_token_ids],
         max_tokens=max_tokens,
-        min_tokens=min(request.min_tokens + bool(request.min_tokens and prompt.lead_ids), max_tokens),
+        min_tokens=min(
+            decoding.min_tokens + bool(decoding.min_tokens and prompt.lead_ids), max_tokens
+        ),
         # vLLM sums log-probabilities only where it is asked for some.
-        logprobs=0 if request.alternatives is None and request.takes_best else request.alternatives,
+        logprobs=0
+        if decoding.alternatives is None and decoding.takes_best
+        else decoding.alternatives,
         flat_logprobs=True,
-        logit_bias=dict(request.logit_bias) or None,
+        logit_bias=dict(decoding.logit_bias) or None,
         structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         output_kind=RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY,
-        allowed_token_ids=list(request.allowed_token_ids) or None,
+        allowed_token_ids=list(decoding.allowed_token_ids) or None,
         skip_clone=True,  # for this request alone; a deep copy costs as much as all of this
     )
-    if prompt.barred:
-        _bar(params, prompt.barred, vocabulary_size)
+    if decoding.barred:
+        _bar(params, decoding.barred, vocabulary_size)
     return params
 
 
@@ -78,24 +97,27 @@ class _Numbered(NamedTuple):
         return list(self.sequences[int(text)])
 
 
-def to_rules(request: Request, params: SamplingParams, prompt: Prompt, max_tokens: int, room: int) -> Rules:
-    """For a beam search of answers of `max_tokens`, where the model has room for `room` tokens after the prompt.
+def to_rules(decoding: Decoding, params: SamplingParams, prompt: Prompt, room: int) -> Rules:
+    """For a beam search, where the model has room for `room` tokens after the prompt.
 
-    `params` are the same request's, with the model's own end of text.
+    `params` are the same decoding's, with the model's own end of text.
     """
-    penalty = request.beam_repetition_penalty
-    ends = [*(params.stop_token_ids or ()), *([] if params.eos_token_id is None else [params.eos_token_id])]
+    penalty = decoding.repetition_penalty
+    ends = [
+        *(params.stop_token_ids or ()),
+        *([] if params.eos_token_id is None else [params.eos_token_id]),
+    ]
     return Rules(
-        **_same(request, SAME_SEARCH),
-        width=request.width,
-        max_tokens=max_tokens,
-        min_tokens=min(request.min_tokens, max_tokens),
+        **_same(decoding, SAME_SEARCH),
+        width=decoding.width,
+        max_tokens=decoding.max_tokens,
+        min_tokens=min(decoding.min_tokens, decoding.max_tokens),
         lead_ids=prompt.lead_ids,
         room=room,
         stop_token_ids=frozenset(ends),
         repetition_penalty=penalty,
         prompt_ids=frozenset(prompt.ids if penalty != 1 else ()),
-        logprobs=request.alternatives,
+        logprobs=decoding.alternatives,
         has_stop_strings=bool(params.stop),
     )
 
@@ -132,5 +154,5 @@ def to_run_params(rules: Rules, begun: int, vocabulary_size: int) -> SamplingPar
     )
 
 
-def _same(request: Request, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in names}
+def _same(decoding: Decoding, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(decoding, name) for name in names}

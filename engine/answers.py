@@ -25,8 +25,7 @@ from vllm.v1.engine.detokenizer import (
 )
 
 from errors import APIError
-from generation import Delta, Prompt, TokenLogprob
-from protocol import FinishReason
+from generation import Delta, FinishReason, Prompt, TokenLogprob
 
 FINISH_REASONS = (None, *get_args(FinishReason))
 
@@ -102,7 +101,12 @@ class Answer:
     """Nothing that vLLM may still add is part of it."""
 
     def __init__(
-        self, tokenizer: TokenizerLike, prompt: Prompt, params: SamplingParams, limit: int, alternatives: int | None
+        self,
+        tokenizer: TokenizerLike,
+        prompt: Prompt,
+        params: SamplingParams,
+        limit: int,
+        alternatives: int | None,
     ) -> None:
         self._tokenizer, self._prompt, self._params = tokenizer, prompt, params
         self._limit, self._alternatives = limit, alternatives
@@ -133,7 +137,9 @@ class Answer:
                 delta.text = delta.text.removeprefix(self._lead)
                 delta.cut = "" if self._has_lone_lead else self._lead
             self._lead = ""
-        if self._has_lone_lead:  # for which vLLM was asked for one token more: it ends where the answer does
+        if (
+            self._has_lone_lead
+        ):  # for which vLLM was asked for one token more: it ends where the answer does
             self._is_plain = not self._lead
         else:
             self._cut_at_limit(delta)
@@ -154,7 +160,9 @@ class Answer:
         excess = len(self._token_ids) - self._limit
         if excess > 0:
             text = AnswerText(self._tokenizer, self._prompt, without_stops(self._params))
-            whole = text.add(self._token_ids[: self._limit], is_last=True, ends_with_stop_token=False)
+            whole = text.add(
+                self._token_ids[: self._limit], is_last=True, ends_with_stop_token=False
+            )
             delta.text = whole[self._sent :]
             delta.token_ids = delta.token_ids[:-excess]
             delta.logprobs = delta.logprobs and delta.logprobs[:-excess]
@@ -169,7 +177,12 @@ class WatchedAnswer(Answer):
     """
 
     def __init__(
-        self, tokenizer: TokenizerLike, prompt: Prompt, params: SamplingParams, limit: int, alternatives: int | None
+        self,
+        tokenizer: TokenizerLike,
+        prompt: Prompt,
+        params: SamplingParams,
+        limit: int,
+        alternatives: int | None,
     ) -> None:
         super().__init__(tokenizer, prompt, params, limit, alternatives)
         self._text = AnswerText(tokenizer, prompt, params)
@@ -196,7 +209,9 @@ class WatchedAnswer(Answer):
 
 def is_watched(prompt: Prompt, params: SamplingParams) -> bool:
     """Whether a stop string could be found in the lead."""
-    return bool(prompt.answer_lead) and any(stop.startswith(prompt.answer_lead[0]) for stop in params.stop or ())
+    return bool(prompt.answer_lead) and any(
+        stop.startswith(prompt.answer_lead[0]) for stop in params.stop or ()
+    )
 
 
 def without_stops(params: SamplingParams) -> SamplingParams:
@@ -214,7 +229,9 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         whole.token_ids = [*whole.token_ids, *delta.token_ids]
         whole.cut = whole.cut or delta.cut
         whole.finish_reason = delta.finish_reason
-        whole.logprobs = whole.logprobs if delta.logprobs is None else [*(whole.logprobs or ()), *delta.logprobs]
+        whole.logprobs = (
+            whole.logprobs if delta.logprobs is None else [*(whole.logprobs or ()), *delta.logprobs]
+        )
     return whole
 
 

@@ -20,11 +20,37 @@ SUBSCHEMA_MAP_KEYS = ("properties", "patternProperties", "$defs", "definitions")
 
 COMPOSING_KEYS = {"$ref", "allOf", "anyOf", "oneOf"}
 OTHER_PROPERTIES_KEYS = {"additionalProperties", "patternProperties", "unevaluatedProperties"}
-FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
+FORMATS = (
+    "date-time",
+    "time",
+    "date",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uri",
+)
+ANNOTATIONS = {
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$comment",
+}
 """They say nothing about what is valid (validation, section 9)."""
 
-OF_OBJECTS = ("propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties")
+OF_OBJECTS = (
+    "propertyNames",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedProperties",
+)
 OF_ARRAYS = ("contains", "minContains", "maxContains", "uniqueItems", "unevaluatedItems")
 """Not implemented, and without a say about values of other types (validation, section 6)."""
 
@@ -81,7 +107,11 @@ def _drop_without_effect(part: Schema) -> None:
         dropped.add("uniqueItems")
     if part.get("format") not in FORMATS:  # 7.2.1: only an annotation
         dropped.add("format")
-    dropped |= {key for key in ("patternProperties", "dependentSchemas", "dependencies") if part.get(key) == {}}
+    dropped |= {
+        key
+        for key in ("patternProperties", "dependentSchemas", "dependencies")
+        if part.get(key) == {}
+    }
     dropped |= _idle_applicators(part)
     if _number(part, "minProperties", 1) <= len(_list(part, "required")):
         dropped.add("minProperties")
@@ -116,7 +146,10 @@ def _replace_property_names(part: Schema, root: Schema) -> None:
         del part["propertyNames"]
     elif said.keys() in ({"enum"}, {"const"}) and not _map(part, "patternProperties"):
         _name_properties(part, list(map(str, said.get("enum", [said.get("const")]))))
-    elif (pattern := _pattern(said)) is not None and not part.keys() & {"properties", "patternProperties"}:
+    elif (pattern := _pattern(said)) is not None and not part.keys() & {
+        "properties",
+        "patternProperties",
+    }:
         others = part.get("additionalProperties", True)
         part.update(patternProperties={pattern: others}, additionalProperties=False)
         del part["propertyNames"]
@@ -160,7 +193,10 @@ def _pattern(said: Schema) -> str | None:
 
 def _replace_unevaluated(part: Schema) -> None:
     """`unevaluated…` (core, section 11) where no other schema has evaluated anything: it is `additional…` then."""
-    for keyword, same in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
+    for keyword, same in (
+        ("unevaluatedProperties", "additionalProperties"),
+        ("unevaluatedItems", "items"),
+    ):
         if part.get(keyword) in (True, {}) or (keyword in part and same in part):
             del part[keyword]
         elif keyword in part and not part.keys() & (COMPOSING_KEYS | {"if"}):
@@ -209,7 +245,9 @@ def _find(root: Any, pointer: str) -> Any:
 
 def _is_composed(part: Schema) -> bool:
     """Whether an object is put together from several schemas."""
-    return len(_list(part, "allOf")) > 1 or ("properties" in part and bool(part.keys() & COMPOSING_KEYS))
+    return len(_list(part, "allOf")) > 1 or (
+        "properties" in part and bool(part.keys() & COMPOSING_KEYS)
+    )
 
 
 def _close(part: Schema) -> None:
@@ -222,7 +260,11 @@ def _close(part: Schema) -> None:
 def _types(part: Schema) -> set[str]:
     """The types that a value may have; none: nothing is said."""
     types = part.get("type", [])
-    return {types} if isinstance(types, str) else {each for each in _list(part, "type") if isinstance(each, str)}
+    return (
+        {types}
+        if isinstance(types, str)
+        else {each for each in _list(part, "type") if isinstance(each, str)}
+    )
 
 
 def _number(part: Schema, key: str, otherwise: float) -> float:

@@ -35,7 +35,9 @@ def decompress(sent: bytes, coding: str, max_bytes: int) -> bytes:
         except zlib.error as failure:
             raise bad_request(f"The request body is not valid {coding} data.") from failure
         if len(body) > max_bytes:
-            raise APIError(413, f"The request body is larger than {max_bytes} bytes once it is decompressed.")
+            raise APIError(
+                413, f"The request body is larger than {max_bytes} bytes once it is decompressed."
+            )
         if not decoder.eof:
             raise bad_request(f"The request body ends before its {coding} data does.")
         if not decoder.unused_data:

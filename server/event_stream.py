@@ -6,32 +6,33 @@ the work: a framework's response object alone would find out at the next write, 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from errors import APIError, to_api_error
-from event_json import escape_separators
+from errors import APIError
 from generation import Drain, end
+from server.error_responses import to_api_error, to_response
+from server.request_record import request_record
 
 Result = TypeVar("Result")
-Payloads = Callable[[Callable[[Sequence[bytes]], Drain | None]], Awaitable[None]]
+Events = Callable[[Callable[[bytes], Drain | None]], Awaitable[None]]
 """Writes them all, by a function that returns what to await if the client is slow."""
 
 COMMENT = b": keep-alive\n\n"
-DONE = b"data: [DONE]\n\n"
+"""A line that every reader of events passes over (HTML living standard, 9.2.6)."""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 async def while_connected(receive: Receive, work: Awaitable[Result], seconds: float) -> Result:
     """The result of `work`; raises ClientDisconnect if the client leaves, APIError (504) if it takes too long.
 
-    With 0 `seconds` it may take as long as it likes.
-    Either cancels the calling task: it is there for `work` alone.
+    Either cancels the calling task, which is there for `work` alone. With 0 `seconds` it may take any time.
     """
     worker = asyncio.current_task()
     assert worker is not None
@@ -61,22 +62,40 @@ async def while_connected(receive: Receive, work: Awaitable[Result], seconds: fl
         listener.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class EventSpelling:
+    """How an API spells what a stream has besides its events."""
+
+    failure: Callable[[APIError], bytes]
+    """The event of a failure after the first byte."""
+    end: bytes
+    """What ends every stream."""
+
+
 class EventStream(Response):
-    """A `text/event-stream` of JSON payloads, ended by `[DONE]`; a failure on the way is an event too.
+    """A `text/event-stream` of events that come as bytes; a failure after the first byte is an event too.
 
-    Payloads that come together are sent together, and at once where the server can write so: it says so by a
-    `write_now` in the scope. A write costs more than all that goes before it.
+    Events are written at once where the server can write so: it says so by a `write_now` in the scope. A write costs
+    more than all that goes before it.
 
-    A stream that says nothing for `keep_alive` seconds sends a comment, which clients pass over, before a proxy on the
+    A stream that is silent for `keep_alive` seconds sends a comment, which clients pass over, before a proxy on the
     way takes it for dead. With the first comment its head is sent: a failure is an event from then on.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, payloads: Payloads, headers: Mapping[str, str], seconds: float, keep_alive: float) -> None:
+    def __init__(
+        self,
+        events: Events,
+        spelling: EventSpelling,
+        headers: Mapping[str, str],
+        seconds: float,
+        keep_alive: float,
+    ) -> None:
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
-        self._payloads, self._seconds, self._keep_alive = payloads, seconds, keep_alive
+        self._events, self._spelling = events, spelling
+        self._seconds, self._keep_alive = seconds, keep_alive
         self._written_at = time.monotonic()
         self._has_begun = False
         self._waiting = b""
@@ -87,20 +106,19 @@ class EventStream(Response):
         self._write_now: Callable[[bytes], bool] | None = scope.get("write_now")
         try:
             async with self._kept_alive():
-                await while_connected(receive, self._payloads(self._write), self._seconds)
+                await while_connected(receive, self._events(self._write), self._seconds)
         except ClientDisconnect:
             return
         except Exception as failure:  # noqa: BLE001 - answered by its status, or if that is sent as an event
-            error = to_api_error(failure)
+            error = to_api_error(failure, request_record(scope).id)
             if not self._has_begun:
-                await error.to_response()(scope, receive, send)
+                await to_response(error)(scope, receive, send)
                 return
-            self._waiting += _to_events([escape_separators(error.to_json())])
-        await self._flush(DONE)
+            self._waiting += self._spelling.failure(error)
+        await self._flush(self._spelling.end)
 
-    def _write(self, payloads: Sequence[bytes]) -> Drain | None:
-        """Send payloads; returns what to await before the next ones, if they wait for the client."""
-        events = _to_events(payloads)
+    def _write(self, events: bytes) -> Drain | None:
+        """Send events; returns what to await before the next ones, if they wait for the client."""
         if self._write_now is None or self._waiting or not self._has_begun:
             self._waiting += events
             return self._flush
@@ -135,15 +153,13 @@ class EventStream(Response):
         """Send what waits, when the client has read enough; with `end` it is the end."""
         async with self._in_turn:
             if not self._has_begun:
-                await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await self._send(
+                    {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                )
                 self._has_begun = True
             events = self._waiting
-            await self._send({"type": "http.response.body", "body": events + end, "more_body": not end})
+            await self._send(
+                {"type": "http.response.body", "body": events + end, "more_body": not end}
+            )
             self._waiting = self._waiting[len(events) :]
             self._written_at = time.monotonic()
-
-
-def _to_events(payloads: Sequence[bytes]) -> bytes:
-    if len(payloads) == 1:  # nearly always
-        return b"data: %b\n\n" % payloads[0]
-    return b"".join(map(b"data: %b\n\n".__mod__, payloads))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from encoder import Encoder
 from generation import Delta, TokenLogprob
+from prompts.encoder import Encoder
 from protocol import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
 
 LEAST = -9999.0
@@ -65,13 +65,20 @@ class Spelling:
         taken: list[Token] = []
         while self._pending:
             token = self._pending[0]
-            whole = b"" if token.token_id in self._hidden else self._encoder.token_bytes(token.token_id)
+            whole = (
+                b"" if token.token_id in self._hidden else self._encoder.token_bytes(token.token_id)
+            )
             spelling = whole.removeprefix(self._cut)
             if len(spelling) > self._room and delta.finish_reason is None:
                 break
             self._pending.popleft()
             # At the end what is not in the text is of a stop string, of half a character, or a control token.
-            if self._room or not spelling or delta.finish_reason == "length" or token.token_id in self._control:
+            if (
+                self._room
+                or not spelling
+                or delta.finish_reason == "length"
+                or token.token_id in self._control
+            ):
                 taken.append(self._place(token, spelling[: self._room], spelling))
                 self._room = max(self._room - len(spelling), 0)
             self._cut = b"" if whole else self._cut
@@ -88,14 +95,20 @@ class Spelling:
     def _place(self, token: TokenLogprob, spelling: bytes, uncut: bytes) -> Token:
         offset = self.offset
         self.offset += len(self._characters.decode(spelling))
-        name = self._control[token.token_id].encode() if token.token_id in self._control else spelling or uncut
+        name = (
+            self._control[token.token_id].encode()
+            if token.token_id in self._control
+            else spelling or uncut
+        )
         top = [
             Alternative(name, spelling, _finite(logprob))
             if token_id == token.token_id
             else Alternative(*self._spell_alternative(token_id), _finite(logprob))
             for token_id, logprob in token.top
         ]
-        return Token(spelling, name, offset, None if token.logprob is None else _finite(token.logprob), top)
+        return Token(
+            spelling, name, offset, None if token.logprob is None else _finite(token.logprob), top
+        )
 
     def _spell_alternative(self, token_id: int) -> tuple[bytes, bytes]:
         """A token's name, and what it would have added to the text: a control token nothing."""
@@ -114,11 +127,17 @@ def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
     content = []
     for token in tokens:
         top = [
-            TopLogprob(token=_to_text(other.name), logprob=other.logprob, bytes=list(other.spelling))
+            TopLogprob(
+                token=_to_text(other.name), logprob=other.logprob, bytes=list(other.spelling)
+            )
             for other in token.top
         ]
         text, logprob = _to_text(token.name), LEAST if token.logprob is None else token.logprob
-        content.append(ChatTokenLogprob(token=text, logprob=logprob, bytes=list(token.spelling), top_logprobs=top))
+        content.append(
+            ChatTokenLogprob(
+                token=text, logprob=logprob, bytes=list(token.spelling), top_logprobs=top
+            )
+        )
     return ChatLogprobs(content=content)
 
 
@@ -132,7 +151,9 @@ def to_completion_logprobs(tokens: Sequence[Token]) -> CompletionLogprobs:
         tokens=[_to_key(token.name) for token in tokens],
         token_logprobs=[token.logprob for token in tokens],
         text_offset=[token.offset for token in tokens],
-        top_logprobs=[None if token.logprob is None else _to_top(token, token.logprob) for token in tokens],
+        top_logprobs=[
+            None if token.logprob is None else _to_top(token, token.logprob) for token in tokens
+        ],
     )
 
 

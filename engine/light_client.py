@@ -69,7 +69,9 @@ class LightRequestState(output_processor.RequestState):  # type: ignore[misc]
         super().__init__(**fields)
         is_stream = self.output_kind == RequestOutputKind.DELTA and self.stream_interval == 1
         logs = self.logprobs_processor
-        has_logs = logs is None or logs.num_logprobs is not None or logs.num_prompt_logprobs is not None
+        has_logs = (
+            logs is None or logs.num_logprobs is not None or logs.num_prompt_logprobs is not None
+        )
         self._is_text = is_stream and self.parent_req is None and not has_logs
 
     def track_weight_version(self, weight_version: str) -> None:
@@ -91,7 +93,9 @@ class LightRequestState(output_processor.RequestState):  # type: ignore[misc]
         is_last = finish_reason is not None
         text = self.detokenizer.get_next_output_text(is_last, delta=True)
         reason = str(finish_reason) if is_last else None
-        output = CompletionOutput(0, text, new_token_ids, None, None, finish_reason=reason, stop_reason=stop_reason)
+        output = CompletionOutput(
+            0, text, new_token_ids, None, None, finish_reason=reason, stop_reason=stop_reason
+        )
         return LightOutput([output], is_last)
 
 
@@ -102,9 +106,21 @@ class SchedulerStatistics:
         self._llm = llm
         self._latest = SchedulerStats()
         for name, text, read in (
-            ("num_requests_running", "Requests that the engine generates for", lambda: self._latest.num_running_reqs),
-            ("num_requests_waiting", "Requests that wait for room in a batch", lambda: self._latest.num_waiting_reqs),
-            ("kv_cache_usage_perc", "Part of the KV cache in use, up to 1", lambda: self._latest.kv_cache_usage),
+            (
+                "num_requests_running",
+                "Requests that the engine generates for",
+                lambda: self._latest.num_running_reqs,
+            ),
+            (
+                "num_requests_waiting",
+                "Requests that wait for room in a batch",
+                lambda: self._latest.num_waiting_reqs,
+            ),
+            (
+                "kv_cache_usage_perc",
+                "Part of the KV cache in use, up to 1",
+                lambda: self._latest.kv_cache_usage,
+            ),
         ):
             Gauge(f"vllm:{name}", text).set_function(partial(self._now, read))
 

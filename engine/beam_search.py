@@ -15,8 +15,7 @@ from functools import reduce
 from operator import itemgetter
 from typing import Literal, Protocol
 
-from generation import Delta, Deltas, TokenLogprob
-from protocol import FinishReason
+from generation import Delta, Deltas, FinishReason, TokenLogprob
 
 Likeliest = Sequence[tuple[int, float]]
 """Next tokens with their log-probabilities, the likeliest first."""
@@ -64,7 +63,10 @@ class Rules:
         """
         lowered = len(self.prompt_ids) + length if self.repetition_penalty != 1 else 0
         looked_at = self.candidates if self.has_stop_strings else self.width
-        return max(self.logprobs or 0, looked_at + len(self.stop_token_ids) + len(self.logit_bias) + lowered)
+        return max(
+            self.logprobs or 0,
+            looked_at + len(self.stop_token_ids) + len(self.logit_bias) + lowered,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +102,9 @@ class Beam:
 class BeamSearch:
     """The live and the finished beams of one prompt, step by step."""
 
-    def __init__(self, rules: Rules, hits_stop_string: Callable[[Beam], bool] | None = None) -> None:
+    def __init__(
+        self, rules: Rules, hits_stop_string: Callable[[Beam], bool] | None = None
+    ) -> None:
         self.rules = rules
         self.live = [Beam()]
         """The likeliest first."""
@@ -121,7 +125,9 @@ class BeamSearch:
         ]
         live: list[Beam] = []
         ended: list[Beam] = []
-        for rank, best in enumerate(heapq.nlargest(self.rules.candidates, continuations, key=itemgetter(0))):
+        for rank, best in enumerate(
+            heapq.nlargest(self.rules.candidates, continuations, key=itemgetter(0))
+        ):
             if rank >= width and len(live) == width:
                 break
             beam = self._continued(*best)
@@ -138,13 +144,19 @@ class BeamSearch:
         if not self.live:
             return True
         rules, finished = self.rules, self.finished
-        if len(finished) >= rules.n and self._best_possible(self.live[0]) <= self.score(finished[rules.n - 1]):
+        if len(finished) >= rules.n and self._best_possible(self.live[0]) <= self.score(
+            finished[rules.n - 1]
+        ):
             return True
         if len(finished) < rules.width:
             return False
-        if rules.early_stopping is True or rules.width == 1:  # one beam is greedy search, which ends with its first end
+        if (
+            rules.early_stopping is True or rules.width == 1
+        ):  # one beam is greedy search, which ends with its first end
             return True
-        return rules.early_stopping is False and self.score(self.live[0]) <= self.score(finished[-1])
+        return rules.early_stopping is False and self.score(self.live[0]) <= self.score(
+            finished[-1]
+        )
 
     def settled(self, rank: int) -> Beam:
         """What all beams share that can still come out at `rank`, while some are live: at least the empty beginning."""
@@ -162,20 +174,34 @@ class BeamSearch:
         """Token ids, their log-probabilities, and those as penalised, in transformers' way and order."""
         rules = self.rules
         barred = rules.stop_token_ids if beam.answer_length < rules.min_tokens else frozenset()
-        lowered = rules.prompt_ids.union(beam.token_ids()) if rules.repetition_penalty != 1 else barred
+        lowered = (
+            rules.prompt_ids.union(beam.token_ids()) if rules.repetition_penalty != 1 else barred
+        )
         scored = []
         for token_id, logprob in tokens:
             if token_id not in barred:
                 score = logprob + rules.logit_bias.get(token_id, 0.0)
-                scored.append((token_id, logprob, score * rules.repetition_penalty if token_id in lowered else score))
+                scored.append(
+                    (
+                        token_id,
+                        logprob,
+                        score * rules.repetition_penalty if token_id in lowered else score,
+                    )
+                )
         return scored
 
-    def _continued(self, total: float, parent: Beam, token_id: int, logprob: float, tokens: Likeliest) -> Beam:
+    def _continued(
+        self, total: float, parent: Beam, token_id: int, logprob: float, tokens: Likeliest
+    ) -> Beam:
         rules = self.rules
-        token = TokenLogprob(token_id, logprob, () if rules.logprobs is None else tokens[: rules.logprobs])
+        token = TokenLogprob(
+            token_id, logprob, () if rules.logprobs is None else tokens[: rules.logprobs]
+        )
         has_lead = token_id in rules.lead_ids if parent.parent is None else parent.has_lead
         beam = Beam(parent, token, total, parent.length + 1, has_lead)
-        if token_id in rules.stop_token_ids or (self._hits_stop_string is not None and self._hits_stop_string(beam)):
+        if token_id in rules.stop_token_ids or (
+            self._hits_stop_string is not None and self._hits_stop_string(beam)
+        ):
             beam.finish_reason = "stop"
         elif beam.answer_length >= rules.max_tokens or beam.length >= rules.room:
             beam.finish_reason = "length"
@@ -195,7 +221,9 @@ class Text(Protocol):
 NextTokens = Callable[[Sequence[Beam]], Awaitable[Sequence[Likeliest]]]
 
 
-async def beam_search(search: BeamSearch, next_tokens: NextTokens, texts: Sequence[Text], stream: bool) -> Deltas:
+async def beam_search(
+    search: BeamSearch, next_tokens: NextTokens, texts: Sequence[Text], stream: bool
+) -> Deltas:
     """Deltas of the `n` best, choice by rank: of each what is settled if it is a stream, and the rest at the end."""
     choices = _Choices(search, texts)
     while not search.is_over:
@@ -228,7 +256,9 @@ class _Choices:
         cut = self._texts[rank].cut if is_first else ""
         if is_first and beam.has_lead:
             ids, tokens, cut = ids[1:], tokens[1:], ""
-        return Delta(rank, text, ids, beam.finish_reason, None if rules.logprobs is None else tokens, cut)
+        return Delta(
+            rank, text, ids, beam.finish_reason, None if rules.logprobs is None else tokens, cut
+        )
 
     def settled(self) -> Iterator[Delta]:
         """What has been settled since the last look, which costs as much as is unsettled: the more, the rarer."""

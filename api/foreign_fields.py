@@ -83,7 +83,9 @@ FOREIGN_FIELDS = {
 CHAT_FIELDS = {
     "echo": Foreign("'echo' on /v1/completions", neutral=(False,)),
     "raw": Foreign("'raw' on /v1/completions", neutral=(False,)),
-    "add_generation_prompt": Foreign("a final message of the role assistant, which is continued", neutral=(True,)),
+    "add_generation_prompt": Foreign(
+        "a final message of the role assistant, which is continued", neutral=(True,)
+    ),
     "add_special_tokens": Foreign(neutral=(False,)),
 }
 COMPLETION_FIELDS = {"add_special_tokens": Foreign("token ids as 'prompt'", neutral=(True,))}

@@ -8,7 +8,7 @@ the engine a few long requests, not one for each beam and step. Knows nothing ab
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from beam_search import Beam, Likeliest
+from engine.beam_search import Beam, Likeliest
 from generation import TokenLogprob, end
 
 Start = Callable[[list[int], Callable[[TokenLogprob], None]], Awaitable[None]]

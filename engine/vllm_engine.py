@@ -1,10 +1,9 @@
-"""vLLM's AsyncLLMEngine behind the waist's `Engine`: prompt ids in, deltas out.
+"""vLLM's AsyncLLMEngine as an `Engine`: a prompt and a decoding in, deltas out.
 
 Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLLM, which takes seconds.
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -23,79 +22,29 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
-from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from answers import Answer, AnswerText, WatchedAnswer, is_watched, joined, to_finish_reason, to_logprobs
-from beam_search import Beam, BeamSearch, beam_search
-from dispatch import Dispatcher, Take
-from engine_client import lighten_outputs, lighten_statistics, read_at_once
+from engine.answers import (
+    Answer,
+    AnswerText,
+    WatchedAnswer,
+    is_watched,
+    joined,
+    to_finish_reason,
+    to_logprobs,
+)
+from engine.beam_search import Beam, BeamSearch, beam_search
+from engine.dispatch import Dispatcher, Take
+from engine.grammar import GrammarChecker, Vocabulary
+from engine.light_client import lighten_outputs, lighten_statistics, read_at_once
+from engine.lookahead import Lookahead
+from engine.process import cause, causes_file
+from engine.sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from errors import APIError, bad_request, unavailable
-from generation import Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
-from grammar import Follower, Vocabulary
-from lookahead import Lookahead
-from model_files import read_config, trained_length
-from protocol import Request
-from sampling import to_rules, to_run_params, to_sampling_params, to_score_params
-from settings import Settings, StartError
-from startup import cause, causes_file, show
-
-GIB = 2**30
-DEMO_CPU_KV_CACHE = GIB // 4
-CPU_KV_CACHE = 4 * GIB
-NO_LIMIT = -1
-
-
-def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
-    """vLLM's arguments: our settings, and `others` in vLLM's own words; argparse ends the process on a wrong one."""
-    parser = FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
-    AsyncEngineArgs.add_cli_args(parser)
-    ours = ["--model", settings.model, "--tokenizer", settings.tokenizer_path]
-    args = AsyncEngineArgs.from_cli_args(parser.parse_args([*ours, *others]))
-    # Prompts are encoded here; vLLM only detokenises, where its own choice is right.
-    args.tokenizer_mode = "auto" if settings.tokenizer_mode == "slow" else settings.tokenizer_mode
-    args.revision = settings.revision
-    args.trust_remote_code = settings.trust_remote_code
-    args.served_model_name = list(settings.model_names)
-    args.max_num_queued_reqs = settings.max_num_queued_reqs
-    if not any(argument.startswith("--max-logprobs") for argument in others):
-        args.max_logprobs = NO_LIMIT
-    # vLLM would take whichever backend the first request fits, for all that follow; our grammars are llguidance's.
-    structured = args.structured_outputs_config
-    if structured.backend not in ("auto", "guidance"):
-        raise StartError(f"Structured output is decoded by guidance here, not by {structured.backend}.")
-    structured.backend = "guidance"
-    args.log_level = settings.vllm_log_level
-    args.use_tqdm_on_load = args.log_level != "ERROR"
-    if current_platform.is_cpu():
-        _start_small(args, settings, others)
-    if args.max_model_len is None:
-        args.max_model_len = _trained_length(args, settings)
-    return args
-
-
-def _trained_length(args: AsyncEngineArgs, settings: Settings) -> int | None:
-    """What vLLM is told where its own count is wrong."""
-    overrides = args.hf_overrides if isinstance(args.hf_overrides, dict) else {}
-    length = trained_length({**read_config(settings), **overrides})
-    if length is not None:
-        show(f"Context of {length} tokens: the linear scaling of {settings.model} is in its max_position_embeddings "
-             "already, and vLLM would count it twice (--max-model-len changes it)")  # fmt: skip
-    return length
-
-
-def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:
-    """On the CPU: a small KV cache, prompts read whole, no compilation of the demo model, unless the user says so."""
-    # vLLM 0.32 dies where a prompt with a seed is read in two parts on a CPU: "CPU Generator does not use offset".
-    args.enable_chunked_prefill = bool(args.enable_chunked_prefill)
-    if args.kv_cache_memory_bytes is None and not envs.VLLM_CPU_KVCACHE_SPACE:
-        args.kv_cache_memory_bytes = DEMO_CPU_KV_CACHE if settings.is_demo else CPU_KV_CACHE
-    if settings.is_demo and "--no-enforce-eager" not in others:
-        args.enforce_eager = True
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # else the first log-probabilities are compiled, for seconds
+from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
+from settings import StartError
 
 
 class _AllOver(Exception):  # noqa: N818 - no error
@@ -138,7 +87,9 @@ class VLLMEngine:
             try:
                 # The batch sizes that vLLM leaves open are then those of `vllm serve`.
                 context = UsageContext.OPENAI_API_SERVER
-                loaded.set_result(AsyncLLMEngine.from_engine_args(self._args, usage_context=context))
+                loaded.set_result(
+                    AsyncLLMEngine.from_engine_args(self._args, usage_context=context)
+                )
             except Exception as failure:  # noqa: BLE001 - raised again where it is awaited
                 loaded.set_exception(failure)
 
@@ -154,7 +105,9 @@ class VLLMEngine:
         lighten_outputs()
         read_at_once(llm.engine_core.resources.output_socket)
         # The first request for log-probabilities can compile for seconds; no client should wait for that.
-        async for _ in llm.generate(tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"):
+        async for _ in llm.generate(
+            tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"
+        ):
             pass
         envs.enable_envs_cache()  # else vLLM asks the environment several times for each request
         self._llm = llm
@@ -189,27 +142,35 @@ class VLLMEngine:
         self.check_ready()
         assert self._llm is not None
         if choices > self._max_unfinished:
-            raise bad_request(f"The request has {choices} choices, and this server takes {self._max_unfinished}.", "n")
-        if self._max_queued_tokens is not None and self._llm.get_num_queued_tokens() >= self._max_queued_tokens:
+            raise bad_request(
+                f"The request has {choices} choices, and this server takes {self._max_unfinished}.",
+                "n",
+            )
+        if (
+            self._max_queued_tokens is not None
+            and self._llm.get_num_queued_tokens() >= self._max_queued_tokens
+        ):
             raise _full()
         self._check_room(choices)
 
-    def generate(self, prompt: Prompt, request: Request, max_tokens: int, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
         """The deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
-        room = self.max_model_len - len(prompt.ids)
         # One more for the lead, which counts in no limit; what comes too much is left out again.
-        limit = min(max_tokens + bool(prompt.lead_ids), room)
-        params = to_sampling_params(request, prompt, limit, self.vocabulary_size)
-        asked = prompt, params, request_id, request, max_tokens
-        if request.is_beam_search:
+        room = self.max_model_len - len(prompt.ids)
+        limit = min(decoding.max_tokens + bool(prompt.lead_ids), room)
+        params = to_sampling_params(decoding, prompt, limit, self.vocabulary_size)
+        asked = prompt, params, request_id, decoding
+        if decoding.is_beam_search:
             if self._args.logprobs_mode != "raw_logprobs":
-                raise bad_request("Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams")
+                raise bad_request(
+                    "Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams"
+                )
             return partial(pour, self._search(*asked))
-        if request.takes_best:
+        if decoding.takes_best:
             return partial(pour, self._best(*asked))
         source = partial(self._sample, *asked)
-        return _copied(source, request.n) if params.n < request.n else source
+        return _copied(source, decoding.n) if params.n < decoding.n else source
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
         """One log-probability for each token of the prompt; the first has none."""
@@ -218,7 +179,9 @@ class VLLMEngine:
 
         def take(output: RequestOutput) -> None:
             # vLLM's first row is empty: nothing comes before the first token.
-            scores.extend(to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1))
+            scores.extend(
+                to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1)
+            )
 
         with self._room(1):
             await self._run(prompt.ids, to_score_params(alternatives), request_id, take)
@@ -226,12 +189,20 @@ class VLLMEngine:
 
     def _check_prompt(self, prompt: Prompt) -> None:
         if not 0 <= min(prompt.ids, default=0) <= max(prompt.ids, default=0) < self.vocabulary_size:
-            raise bad_request(f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}.", "prompt")
+            raise bad_request(
+                f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}.",
+                "prompt",
+            )
 
     async def _sample(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, limit: int, sink: Sink
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        request_id: str,
+        decoding: Decoding,
+        sink: Sink,
     ) -> None:
-        answers = self._answers(prompt, params, request, limit)
+        answers = self._answers(prompt, params, decoding)
 
         def take(output: RequestOutput) -> Drain | None:
             outputs = output.outputs
@@ -239,28 +210,30 @@ class VLLMEngine:
                 return sink((answers[outputs[0].index].to_delta(outputs[0], outputs[0].index),))
             return sink(_read(answers, outputs))
 
-        await self._complete(prompt, params, request_id, request, answers, take)
+        await self._complete(prompt, params, request_id, decoding, answers, take)
 
     async def _best(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, limit: int
+        self, prompt: Prompt, params: SamplingParams, request_id: str, decoding: Decoding
     ) -> Deltas:
         """The `n` of all choices with the highest cumulative log-probability, the best first."""
-        answers = self._answers(prompt, params, request, limit)
+        answers = self._answers(prompt, params, decoding)
         made: list[list[Delta]] = [[] for _ in answers]
         scores = [0.0] * len(answers)
 
         def take(output: RequestOutput) -> None:
-            score = {completion.index: completion.cumulative_logprob for completion in output.outputs}
+            score = {
+                completion.index: completion.cumulative_logprob for completion in output.outputs
+            }
             for delta in _read(answers, output.outputs):
                 made[delta.index].append(delta)
                 scores[delta.index] = score[delta.index] or 0.0
 
-        await self._complete(prompt, params, request_id, request, answers, take)
+        await self._complete(prompt, params, request_id, decoding, answers, take)
         best = sorted(range(len(made)), key=scores.__getitem__, reverse=True)
-        for rank, index in enumerate(best[: request.n]):
+        for rank, index in enumerate(best[: decoding.n]):
             yield replace(joined(made[index]), index=rank)
 
-    def _answers(self, prompt: Prompt, params: SamplingParams, request: Request, limit: int) -> list[Answer]:
+    def _answers(self, prompt: Prompt, params: SamplingParams, decoding: Decoding) -> list[Answer]:
         """One for each choice; if stop strings are looked for there, `params` are changed to ask vLLM for none."""
         assert self._llm is not None
         kind = WatchedAnswer if is_watched(prompt, params) else Answer
@@ -268,75 +241,90 @@ class VLLMEngine:
         if kind is WatchedAnswer:
             params.stop, params.output_kind = [], RequestOutputKind.DELTA
         tokenizer = self._llm.get_tokenizer()
-        return [kind(tokenizer, prompt, asked, limit, request.alternatives) for _ in range(params.n)]
+        return [
+            kind(tokenizer, prompt, asked, decoding.max_tokens, decoding.alternatives)
+            for _ in range(params.n)
+        ]
 
     async def _complete(
         self,
         prompt: Prompt,
         params: SamplingParams,
         request_id: str,
-        request: Request,
+        decoding: Decoding,
         answers: Sequence[Answer],
         take: Take,
     ) -> None:
-        """What vLLM adds to choices, as it comes; raises APIError where it breaks the request's grammar."""
+        """What vLLM adds to choices, as it comes; raises APIError where it breaks the grammar."""
 
         def check(output: RequestOutput) -> Drain | None:
             for completion in output.outputs:
-                _check(completion, followers[completion.index])
+                _check(completion, checkers[completion.index])
             return take(output)
 
         def watch(output: RequestOutput) -> Drain | None:
-            drain = (check if followers else take)(output)
+            drain = (check if checkers else take)(output)
             if all(answer.is_over for answer in answers):
                 raise _AllOver
             return drain
 
         with self._room(params.n), suppress(_AllOver):
-            followers = await self._follow(params, request, prompt.answer_lead)
-            reader = watch if isinstance(answers[0], WatchedAnswer) else check if followers else take
+            checkers = await self._checkers(params, decoding, prompt.answer_lead)
+            reader = watch if isinstance(answers[0], WatchedAnswer) else check if checkers else take
             await self._run(prompt.ids, params, request_id, reader)
 
     async def _search(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, request: Request, limit: int
+        self, prompt: Prompt, params: SamplingParams, request_id: str, decoding: Decoding
     ) -> Deltas:
         """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
         assert self._llm is not None
         inputs = self._llm.input_processor
-        params.update_from_generation_config(inputs.generation_config_fields, inputs.renderer.get_eos_token_id())
-        rules = to_rules(request, params, prompt, limit, self.max_model_len - len(prompt.ids))
+        params.update_from_generation_config(
+            inputs.generation_config_fields, inputs.renderer.get_eos_token_id()
+        )
+        rules = to_rules(decoding, params, prompt, self.max_model_len - len(prompt.ids))
         numbers = count()
 
         async def run(token_ids: list[int], take: Callable[[TokenLogprob], None]) -> None:
             def take_all(output: RequestOutput) -> None:
                 to_finish_reason(output.outputs[0].finish_reason)
-                for token in to_logprobs(cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs):
+                for token in to_logprobs(
+                    cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs
+                ):
                     take(token)
 
             run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
-            await self._run(prompt.ids + token_ids, run_params, f"{request_id}-{next(numbers)}", take_all)
+            await self._run(
+                prompt.ids + token_ids, run_params, f"{request_id}-{next(numbers)}", take_all
+            )
 
         tokenizer = self._llm.get_tokenizer()
-        search = BeamSearch(rules, _StopStrings(AnswerText(tokenizer, prompt, params)) if params.stop else None)
+        search = BeamSearch(
+            rules, _StopStrings(AnswerText(tokenizer, prompt, params)) if params.stop else None
+        )
         texts = [AnswerText(tokenizer, prompt, params) for _ in range(rules.n)]
         lookahead = Lookahead(run)
         with self._room(rules.width):
             try:
-                async with aclosing(beam_search(search, lookahead.next_tokens, texts, request.stream)) as deltas:
+                async with aclosing(
+                    beam_search(search, lookahead.next_tokens, texts, decoding.stream)
+                ) as deltas:
                     async for delta in deltas:
                         yield delta
             finally:
                 await lookahead.close()
 
-    async def _follow(self, params: SamplingParams, request: Request, lead: str) -> list[Follower]:
+    async def _checkers(
+        self, params: SamplingParams, decoding: Decoding, lead: str
+    ) -> list[GrammarChecker]:
         """One for each choice, if the request has a grammar; raises APIError for one that cannot be kept.
 
         It is compiled in a thread, which leaves the loop to others.
         """
-        if params.structured_outputs is None:
+        if params.structured_outputs is None or decoding.constraint is None:
             return []
-        grammar, param = cast(str, params.structured_outputs.grammar), request.constrained_by[0]
-        first = await asyncio.to_thread(lambda: self._vocabulary.follow(grammar, lead, param))
+        grammar, param = cast(str, params.structured_outputs.grammar), decoding.constraint.param
+        first = await asyncio.to_thread(lambda: self._vocabulary.checker(grammar, lead, param))
         return [first.fork() for _ in range(params.n)]
 
     @cached_property
@@ -358,7 +346,9 @@ class VLLMEngine:
         finally:
             self._unfinished -= choices
 
-    async def _run(self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: Take) -> None:
+    async def _run(
+        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: Take
+    ) -> None:
         """Each of vLLM's outputs to `take`; leaving ends the generation, and vLLM's exceptions become ours."""
         assert self._llm is not None
         try:
@@ -376,15 +366,17 @@ class VLLMEngine:
 
 def _copied(source: Source, n: int) -> Source:
     """Greedy decoding makes one choice for all `n`."""
-    return lambda sink: source(lambda deltas: sink([replace(delta, index=at) for delta in deltas for at in range(n)]))
+    return lambda sink: source(
+        lambda deltas: sink([replace(delta, index=at) for delta in deltas for at in range(n)])
+    )
 
 
-def _check(completion: CompletionOutput, follower: Follower) -> None:
+def _check(completion: CompletionOutput, checker: GrammarChecker) -> None:
     """Raise APIError where the output breaks the grammar that it was to keep."""
     if completion.finish_reason == "error":
-        raise follower.broken()
+        raise checker.broken()
     has_ended = completion.finish_reason == "stop" and completion.stop_reason is None
-    follower.take(completion.token_ids, has_ended)
+    checker.check(completion.token_ids, has_ended)
 
 
 def _shutting_down() -> APIError:
@@ -392,7 +384,9 @@ def _shutting_down() -> APIError:
 
 
 def _full() -> APIError:
-    return unavailable("The server is at its limit of unfinished requests; try again.", "server_overloaded")
+    return unavailable(
+        "The server is at its limit of unfinished requests; try again.", "server_overloaded"
+    )
 
 
 def _read(answers: Sequence[Answer], outputs: Sequence[CompletionOutput]) -> list[Delta]:

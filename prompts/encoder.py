@@ -29,12 +29,16 @@ class SentencePieceEncoder:
     max_token_characters: int | None = None
     """No token stands for more; None if that cannot be said."""
 
-    def __init__(self, model_file: str | Path, added_tokens: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, model_file: str | Path, added_tokens: Mapping[str, int] | None = None
+    ) -> None:
         """`added_tokens`: control tokens that the tokenizer has besides the file's, text -> id."""
         proto = _read_proto(Path(model_file))
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
         no_text = (kinds.CONTROL, kinds.UNUSED)
-        self.text_size = 1 + max((at for at, piece in enumerate(proto.pieces) if piece.type not in no_text), default=-1)
+        self.text_size = 1 + max(
+            (at for at, piece in enumerate(proto.pieces) if piece.type not in no_text), default=-1
+        )
         """Text has ids below that."""
         self.control_ids: dict[str, int] = dict(added_tokens or {})
         """The text of each control token -> its id."""
@@ -48,7 +52,8 @@ class SentencePieceEncoder:
         self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
         # SentencePiece says -1 for a token that it was trained without.
         self.bos_id, self.eos_id = (
-            None if token_id < 0 else token_id for token_id in (self._processor.bos_id(), self._processor.eos_id())
+            None if token_id < 0 else token_id
+            for token_id in (self._processor.bos_id(), self._processor.eos_id())
         )
         """The ids that begin and end a text, where the tokenizer puts them."""
         normalizer, is_whole = proto.normalizer_spec, proto.trainer_spec.byte_fallback
@@ -84,7 +89,9 @@ class SentencePieceEncoder:
         spelt = [spellings.get(token_id, b"") for token_id in ids]
         # SentencePiece puts a space before each text that it encodes.
         for begin in [0, *(at + 1 for at, token_id in enumerate(ids) if token_id in controls)]:
-            spelt[begin : begin + 1] = [spelling.removeprefix(b" ") for spelling in spelt[begin : begin + 1]]
+            spelt[begin : begin + 1] = [
+                spelling.removeprefix(b" ") for spelling in spelt[begin : begin + 1]
+            ]
         return spelt
 
 
@@ -98,21 +105,35 @@ class TokenizerEncoder:
         self.description = f"transformers' {type(tokenizer).__name__}"
         # A second copy: the switch for control tokens is the tokenizer's own state, not the call's.
         text_only = copy.deepcopy(tokenizer)
-        self._encode_text = partial(text_only.encode, add_special_tokens=False, split_special_tokens=True)
+        self._encode_text = partial(
+            text_only.encode, add_special_tokens=False, split_special_tokens=True
+        )
         self.control_ids: dict[str, int] = {
-            token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+            token.content: token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special
         }
         self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
-        self.text_size = 1 + max({*tokenizer.get_vocab().values()} - self.control_texts.keys(), default=-1)
-        self._byte_of = _byte_alphabet() if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", "")) else {}
+        self.text_size = 1 + max(
+            {*tokenizer.get_vocab().values()} - self.control_texts.keys(), default=-1
+        )
+        self._byte_of = (
+            _byte_alphabet()
+            if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", ""))
+            else {}
+        )
         begins_with = tokenizer.encode("")[:1]
-        self.bos_id: int | None = tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
+        self.bos_id: int | None = (
+            tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
+        )
         self.eos_id: int | None = tokenizer.eos_token_id
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
         """The ids; in one pass, as the model's own code does it, unless that finds control tokens in text."""
         present = [run for run in runs if run is not None]
-        joined = "".join(run if isinstance(run, str) else self.control_texts[run] for run in present)
+        joined = "".join(
+            run if isinstance(run, str) else self.control_texts[run] for run in present
+        )
         ids = list(self.tokenizer.encode(joined, add_special_tokens=False))
         controls = [token_id for token_id in ids if token_id in self.control_texts]
         if controls == [run for run in present if isinstance(run, int)]:
@@ -125,13 +146,21 @@ class TokenizerEncoder:
 
     def token_bytes(self, token_id: int) -> bytes:
         piece = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
-        if self._byte_of and set(piece) <= self._byte_of.keys() and token_id not in self.control_texts:
+        if (
+            self._byte_of
+            and set(piece) <= self._byte_of.keys()
+            and token_id not in self.control_texts
+        ):
             return bytes(map(self._byte_of.__getitem__, piece))
         return _to_bytes(piece)
 
     def ids_spelt(self, text: str) -> frozenset[int]:
         spelling = text.encode()
-        return frozenset(token_id for token_id in range(len(self.tokenizer)) if self.token_bytes(token_id) == spelling)
+        return frozenset(
+            token_id
+            for token_id in range(len(self.tokenizer))
+            if self.token_bytes(token_id) == spelling
+        )
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         spelt = [self.token_bytes(token_id) for token_id in ids]
@@ -186,9 +215,13 @@ def load_encoder(settings: Settings) -> Encoder:
     mode, name = settings.tokenizer_mode, settings.tokenizer_path
     model_file = find_file(name, "tokenizer.model", settings.revision)
     if mode == "slow" and model_file is None:
-        raise StartError(f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none.")
+        raise StartError(
+            f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none."
+        )
     config = read_object(find_file(name, "tokenizer_config.json", settings.revision))
-    if model_file is not None and (mode == "slow" or (mode == "auto" and _fits_llama(settings, config, model_file))):
+    if model_file is not None and (
+        mode == "slow" or (mode == "auto" and _fits_llama(settings, config, model_file))
+    ):
         return SentencePieceEncoder(model_file, _special_tokens(config))
     return TokenizerEncoder(load_tokenizer(settings))
 
@@ -203,15 +236,23 @@ def _fits_llama(settings: Settings, tokenizer_config: Mapping[str, Any], model_f
         return False
     # LLaMA-3's own file of that name is tiktoken's; SentencePiece's begins with a piece: protobuf's field 1.
     is_foreign = not model_file.read_bytes().startswith(b"\n")
-    return not (is_foreign and find_file(settings.tokenizer_path, "tokenizer.json", settings.revision))
+    return not (
+        is_foreign and find_file(settings.tokenizer_path, "tokenizer.json", settings.revision)
+    )
 
 
 def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, int]:
     added = tokenizer_config.get("added_tokens_decoder") or {}
     try:
-        return {token["content"]: int(token_id) for token_id, token in added.items() if token.get("special")}
+        return {
+            token["content"]: int(token_id)
+            for token_id, token in added.items()
+            if token.get("special")
+        }
     except (AttributeError, KeyError, TypeError, ValueError) as failure:
-        raise StartError("added_tokens_decoder in tokenizer_config.json does not map ids to tokens.") from failure
+        raise StartError(
+            "added_tokens_decoder in tokenizer_config.json does not map ids to tokens."
+        ) from failure
 
 
 def _read_proto(file: Path) -> Any:
@@ -230,7 +271,9 @@ def load_tokenizer(settings: Settings) -> Any:
 
     name, remote_code = settings.tokenizer_path, settings.trust_remote_code
     with explained(f"No tokenizer can be loaded from {name}"):
-        return AutoTokenizer.from_pretrained(name, revision=settings.revision, trust_remote_code=remote_code)
+        return AutoTokenizer.from_pretrained(
+            name, revision=settings.revision, trust_remote_code=remote_code
+        )
 
 
 def _check_range(ids: Sequence[int], vocabulary_size: int, also: Mapping[int, str]) -> None:

@@ -10,12 +10,13 @@ from functools import partial
 from itertools import groupby, zip_longest
 from typing import Any
 
-from encoder import Encoder, Run, control_pattern
 from errors import bad_request
+from prompts.encoder import Encoder, Run, control_pattern
 
 ALPACA_2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
 ALPACA_SYSTEM = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request."
 )
 FIRST_MARK = 0xF0000
 """A private-use plane: characters that stand for control tokens in client text while a template is rendered."""
@@ -50,7 +51,9 @@ PROBE = Conversation(None, (("user", "?"),))
 """What every template must be able to render."""
 
 
-def to_conversation(messages: Sequence[Message], default: str | None = None, more: str = "") -> Conversation:
+def to_conversation(
+    messages: Sequence[Message], default: str | None = None, more: str = ""
+) -> Conversation:
     """Join system texts, merge neighbours of one role; whoever is neither system nor assistant speaks as the user.
 
     `default` stands in for a system text that is not sent, and `more` comes after either.
@@ -60,7 +63,9 @@ def to_conversation(messages: Sequence[Message], default: str | None = None, mor
     if more:
         system = f"{system}\n\n{more}" if system else more
     spoken = [message for message in messages if message[0] not in SYSTEM_ROLES]
-    turns = groupby(spoken, key=lambda message: "assistant" if message[0] == "assistant" else "user")
+    turns = groupby(
+        spoken, key=lambda message: "assistant" if message[0] == "assistant" else "user"
+    )
     merged = [(speaker, "\n".join(text for _, text in turn)) for speaker, turn in turns]
     if merged and merged[-1] == ("assistant", ""):
         merged.pop()
@@ -92,7 +97,11 @@ def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
     runs: list[Run] = []
     for user, assistant in conversation.turns:
         question = f"[INST] {head}{user} [/INST]"
-        runs += [encoder.bos_id, question if assistant is None else f"{question} {assistant}", encoder.eos_id]
+        runs += [
+            encoder.bos_id,
+            question if assistant is None else f"{question} {assistant}",
+            encoder.eos_id,
+        ]
         head = ""
     return runs[:-1]
 
@@ -113,7 +122,9 @@ def no_runs(_: Conversation, __: Encoder) -> list[Run]:
     raise bad_request(f"{reason}, or send text to /v1/completions.", "messages")
 
 
-def rendered_runs(render: Callable[[Conversation], str], conversation: Conversation, encoder: Encoder) -> list[Run]:
+def rendered_runs(
+    render: Callable[[Conversation], str], conversation: Conversation, encoder: Encoder
+) -> list[Run]:
     """The runs of a template that renders one string, fastchat's or Jinja's.
 
     Client text that spells a control token is hidden while rendering, so those found afterwards are the template's.
@@ -125,9 +136,13 @@ def rendered_runs(render: Callable[[Conversation], str], conversation: Conversat
     shown = {ord(mark): text for text, mark in marks.items()}
     hide = partial(controls.sub, lambda found: marks[found[0]])
     system = None if conversation.system is None else hide(conversation.system)
-    rendered = render(Conversation(system, tuple((role, hide(text)) for role, text in conversation.messages)))
+    rendered = render(
+        Conversation(system, tuple((role, hide(text)) for role, text in conversation.messages))
+    )
     pieces = enumerate(controls.split(rendered))  # text and control tokens in turns
-    runs = [encoder.control_ids[piece] if at % 2 else piece.translate(shown) for at, piece in pieces]
+    runs = [
+        encoder.control_ids[piece] if at % 2 else piece.translate(shown) for at, piece in pieces
+    ]
     return [run for run in runs if run != ""]
 
 
@@ -147,7 +162,9 @@ def fastchat_layout(name: str) -> Layout:
             template.append_message(template.roles[1], None)
         rendered = str(template.get_prompt()).partition(END)[0]
         if conversation.system and conversation.system not in rendered:
-            raise bad_request(f"The prompt template {name} has no place for a system message.", "messages")
+            raise bad_request(
+                f"The prompt template {name} has no place for a system message.", "messages"
+            )
         return rendered
 
     def runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
@@ -158,13 +175,22 @@ def fastchat_layout(name: str) -> Layout:
     template = get_conv_template(name)
     stop = [template.stop_str] if isinstance(template.stop_str, str) else template.stop_str or []
     lead = "" if render(PROBE)[-1:].isspace() else " "
-    return Layout(name, runs, lead, str(template.system_message), tuple(stop), tuple(template.stop_token_ids or ()))
+    return Layout(
+        name,
+        runs,
+        lead,
+        str(template.system_message),
+        tuple(stop),
+        tuple(template.stop_token_ids or ()),
+    )
 
 
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
     """The tokenizer's own chat template, or `source`, a Jinja template in its place."""
     own = tokenizer.chat_template
-    if source is None and isinstance(own, str):  # perhaps read from a file that an editor began with a mark
+    if source is None and isinstance(
+        own, str
+    ):  # perhaps read from a file that an editor began with a mark
         source = own.removeprefix("\ufeff")
 
     def render(conversation: Conversation) -> str:
@@ -173,13 +199,27 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
         messages = [{"role": role, "content": text} for role, text in conversation.messages]
         if conversation.system is not None:
             messages.insert(0, {"role": "system", "content": conversation.system})
-        ending = {("continue_final_message" if conversation.is_partial else "add_generation_prompt"): True}
+        ending = {
+            ("continue_final_message" if conversation.is_partial else "add_generation_prompt"): True
+        }
         try:
-            return str(tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **ending))
+            return str(
+                tokenizer.apply_chat_template(
+                    messages, chat_template=source, tokenize=False, **ending
+                )
+            )
         except TemplateError as failure:
-            raise bad_request(f"The model's chat template refuses these messages: {failure}", "messages") from failure
-        except (ValueError, TypeError, KeyError):  # they may hold the client's text, so they go no further
-            raise bad_request("The model's chat template cannot render these messages.", "messages") from None
+            raise bad_request(
+                f"The model's chat template refuses these messages: {failure}", "messages"
+            ) from failure
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+        ):  # they may hold the client's text, so they go no further
+            raise bad_request(
+                "The model's chat template cannot render these messages.", "messages"
+            ) from None
 
     return Layout(name, partial(rendered_runs, render), is_jinja=True)
 

@@ -1,26 +1,20 @@
-"""What the terminal shows while the server starts, and the banner when it answers."""
+"""The engine's processes: what they and the server are prepared with, and what they tell of a start that fails.
 
-import atexit
+It is the main module of each of them, which imports it first: so it imports neither vLLM nor the web framework. Whoever
+hosts the engine calls `prepare_process` before vLLM is imported.
+"""
+
 import gc
 import io
 import logging
 import os
-import shlex
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
-from protocol import CompletionRequest, to_defaults
 from settings import Settings, reason
-
-SHOWN_DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
-SECONDS_BETWEEN_LINES = 10
-
 
 ENVIRONMENT = {
     # A fork would copy the event loop and whatever lock a thread holds; `vllm serve` spawns too.
@@ -38,14 +32,23 @@ FAILING_LOGS = (
 )
 """vLLM's loggers that tell why a start fails, in its processes and here."""
 LAST_WORDS = ("EngineCore failed to start.", "EngineCore encountered a fatal error.")
-REASONS = {"self.org_vocab_size": "the embedding in the weights has not as many rows as config.json's vocab_size says"}
+REASONS = {
+    "self.org_vocab_size": "the embedding in the weights has not as many rows as config.json's vocab_size says"
+}
 """What vLLM only says by a line of its code."""
-
-WAITING_LINES = 10_000
-SECONDS_BETWEEN_WRITES = 0.1
 
 GARBAGE_THRESHOLDS = (100_000, 50, 100)
 """How rarely garbage is looked for, in the words of `gc`: with Python's own, from 700 on, a fifth of a start."""
+
+
+def prepare_process(settings: Settings) -> None:
+    """Prepare this process to import vLLM and to start the engine's processes."""
+    for name, value in environment(settings).items():
+        os.environ.setdefault(name, value)
+    quieten_vllm()
+    hide_failing_starts()
+    lighten_engine_processes()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -97,86 +100,10 @@ def keep_cause(record: logging.LogRecord) -> bool:
     if logging.getLogger("vllm").isEnabledFor(logging.INFO):
         return True
     if record.msg in LAST_WORDS:
-        sys.stderr = io.StringIO()  # the process ends by this failure, and multiprocessing would show it again
+        sys.stderr = (
+            io.StringIO()
+        )  # the process ends by this failure, and multiprocessing would show it again
     return False
-
-
-def show(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def show_soon(settings: Settings) -> Callable[[str], None] | None:
-    """Shows a line, without waiting: a thread writes those of a moment together. None if only errors are wanted.
-
-    A terminal that has stopped stops no request: lines wait for it, and the oldest are lost when too many do.
-    """
-    if settings.log_level == "error":
-        return None
-    waiting: deque[str] = deque(maxlen=WAITING_LINES)
-    has_ended = threading.Event()
-
-    def write() -> None:
-        while not has_ended.wait(SECONDS_BETWEEN_WRITES) or waiting:
-            if lines := [waiting.popleft() for _ in range(len(waiting))]:
-                with suppress(OSError):  # of a full disk, say: these lines are lost, and the next may not be
-                    show("\n".join(lines))
-
-    def end() -> None:
-        has_ended.set()
-        writer.join(1)
-
-    writer = threading.Thread(target=write, daemon=True)
-    writer.start()
-    atexit.register(end)
-    return waiting.append
-
-
-class Progress:
-    """A step under way: a running clock on a terminal, a line now and then elsewhere, until `end`."""
-
-    def __init__(self, step: str) -> None:
-        self._step = step
-        self._began, self._ended = time.monotonic(), threading.Event()
-        self._on_terminal = sys.stderr.isatty()
-        self._clock = threading.Thread(target=self._tick, daemon=True)
-        self._show("…")
-        self._clock.start()
-
-    def _tick(self) -> None:
-        while not self._ended.wait(1 if self._on_terminal else SECONDS_BETWEEN_LINES):
-            self._show(f"… {time.monotonic() - self._began:.0f} s")
-
-    def _show(self, state: str, end: str = "") -> None:
-        before, after = ("\r", end) if self._on_terminal else ("", "\n")
-        print(f"{before}{self._step} {state}", end=after, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        self._ended.set()
-        self._clock.join()
-        self._show(f"took {time.monotonic() - self._began:.0f} s", end="\n")
-
-
-def banner(settings: Settings, template_name: str, encoder: str, max_model_len: int) -> str:
-    """What is served, where, and a line to try it with."""
-    fields = CompletionRequest.model_fields
-    defaults = {name: fields[name].default for name in SHOWN_DEFAULTS}
-    defaults |= to_defaults(settings.override_generation_config)
-    name = settings.model_names[0]
-    key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
-    curl, where = "curl", settings.url
-    if settings.uds is not None:
-        curl, where = f"curl --unix-socket {shlex.quote(settings.uds)}", f"{settings.url} on {settings.uds}"
-    template = "none: chat needs --prompt-template" if template_name == "none" else template_name
-    warning = "  warning    no --api-key is set: whoever reaches this address may ask\n" if settings.is_open else ""
-    return f"""
-  Ready at   {where}  (docs: {settings.url}/docs)
-  model      {name}{" (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"}
-  template   {template}, context {max_model_len} tokens
-  encoder    {encoder}
-  sampling   {", ".join(f"{field} {value}" for field, value in defaults.items())}
-  try        {curl} {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
-               -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'
-{warning}"""
 
 
 def end_with_parent() -> None:

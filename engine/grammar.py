@@ -16,11 +16,16 @@ import llguidance
 import llguidance.hf
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from engine.json_schema import to_supported_schema
 from errors import APIError, bad_request
-from json_schema import to_supported_schema
-from protocol import Function, Request, ResponseFormat, to_call_text
+from generation import Constraint
 
-JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
+JSON_FORM = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "coerce_one_of": True,
+}
 """JSON as most texts have it, and no room for a weak model to write spaces for ever."""
 MAX_GRAMMAR = 200_000
 """Characters of a whole grammar: below, it is compiled in tenths of a second."""
@@ -37,46 +42,41 @@ LARK_TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n
 LARK_CONTROL_TOKEN = re.compile(r"<[^<>\s]+>")
 
 
-def to_grammar(request: Request, lead: str) -> str | None:
-    """What the fields of a request ask of its reply, which begins with `lead`; None: any text.
+def to_grammar(constraint: Constraint, lead: str) -> str:
+    """A grammar of answers that keep a constraint, begun with `lead`.
 
-    Raises APIError, though much that is wrong with a grammar only compiling it can tell.
+    Raises APIError, though much that is wrong with a constraint only compiling its grammar can tell.
     """
-    outputs, response_format = request.structured_outputs, request.response_format
-    if request.callable_functions:
-        reply = _calls(request.callable_functions)
-    elif outputs is not None and outputs.choice:
-        reply = " | ".join(map(json.dumps, outputs.choice))
-    elif outputs is not None and outputs.regex is not None:
-        reply = f"/{llguidance.regex_to_lark(outputs.regex)}/"
-    elif outputs is not None and outputs.grammar is not None:
-        reply = f"%lark {{\n{_to_lark(outputs.grammar)}\n}}"
-    elif outputs is not None:
-        reply = _json({"type": "object"} if outputs.json_ is None else outputs.json_)
-    elif response_format is not None and response_format.type != "text":
-        reply = _json(_asked_schema(response_format))
-    else:
-        return None
-    grammar = f"{OPTIONS}\nstart: {json.dumps(lead)} reply\nreply: {reply}"
+    grammar = f"{OPTIONS}\nstart: {json.dumps(lead)} reply\nreply: {_to_rules(constraint)}"
     if len(grammar) > MAX_GRAMMAR:
-        raise _refused(request.constrained_by[0], "too large")
+        raise _refused(constraint.param, "too large")
     return grammar
 
 
-def _asked_schema(response_format: ResponseFormat) -> dict[str, Any]:
-    """The schema of a format, whose type may be `json_object`: its reply is an object in any case."""
-    wrapped = response_format.json_schema
-    schema = response_format.schema_ if wrapped is None else wrapped.schema_
-    if response_format.type == "json_schema" and schema is not None:
-        return schema
-    return {"type": "object", **(schema or {})}
+def _to_rules(constraint: Constraint) -> str:
+    """The right side of the rule `reply`, and the rules that it needs."""
+    match constraint.kind:
+        case "calls":
+            return _calls(constraint.value)
+        case "choice":
+            return " | ".join(map(json.dumps, constraint.value))
+        case "regex":
+            return f"/{llguidance.regex_to_lark(constraint.value)}/"
+        case "grammar":
+            return f"%lark {{\n{_to_lark(constraint.value)}\n}}"
+        case "schema":
+            return _json(constraint.value)
 
 
-def _calls(functions: Sequence[Function]) -> str:
-    heads = [json.dumps(to_call_text(function.name, "")[:-1]) for function in functions]
-    calls = " | ".join(f'{head} arguments_{number} "}}"' for number, head in enumerate(heads))
-    rules = [f"arguments_{number}: {_arguments(function.parameters)}" for number, function in enumerate(functions)]
-    return "\n".join([calls, *rules])
+def _calls(functions: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """A call of one of the functions: what it begins with, its arguments, and a closing brace."""
+    calls = [
+        f'{json.dumps(head)} arguments_{number} "}}"' for number, (head, _) in enumerate(functions)
+    ]
+    rules = [
+        f"arguments_{number}: {_arguments(schema)}" for number, (_, schema) in enumerate(functions)
+    ]
+    return "\n".join([" | ".join(calls), *rules])
 
 
 def _arguments(schema: dict[str, Any]) -> str:
@@ -102,10 +102,14 @@ def _to_lark(grammar: str) -> str:
     if re.search(r"(?m)^[ \t]*[\w-]+[ \t]*::=", grammar):
         try:
             grammar = gbnf_to_lark(grammar)
-        except Exception as failure:  # llguidance's parser raises bare Exceptions, and RecursionError
+        except (
+            Exception
+        ) as failure:  # llguidance's parser raises bare Exceptions, and RecursionError
             raise _refused("structured_outputs", "the grammar is not valid GBNF") from failure
     if LARK_CONTROL_TOKEN.search(LARK_TEXTS.sub("", grammar)):
-        raise _refused("structured_outputs", "a grammar cannot have control tokens; text is written in quotes")
+        raise _refused(
+            "structured_outputs", "a grammar cannot have control tokens; text is written in quotes"
+        )
     return grammar
 
 
@@ -120,29 +124,31 @@ class Vocabulary:
             reason = "This model's tokenizer does not support structured output."
             raise bad_request(reason) from failure
 
-    def follow(self, grammar: str, lead: str, param: str) -> "Follower":
-        """A follower of one reply; raises APIError for what the grammar's own rules and limits refuse."""
-        matcher = llguidance.LLMatcher(self._tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0)
+    def checker(self, grammar: str, lead: str, param: str) -> "GrammarChecker":
+        """A checker of one reply; raises APIError for what the grammar's own rules and limits refuse."""
+        matcher = llguidance.LLMatcher(
+            self._tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0
+        )
         first = matcher.deep_copy()
         if first.consume_tokens(self._tokenizer.tokenize_str(lead)):
             first.compute_bitmask()
         if first.is_error():
             known = REASON.search(first.get_error())
             raise _refused(param, known[0] if known else "not valid")
-        return Follower(matcher, param)
+        return GrammarChecker(matcher, param)
 
 
 @dataclass
-class Follower:
-    """Follows the tokens of one reply."""
+class GrammarChecker:
+    """Checks the tokens of one reply against its grammar, as they come."""
 
     matcher: llguidance.LLMatcher
     param: str
 
-    def fork(self) -> "Follower":
-        return Follower(self.matcher.deep_copy(), self.param)
+    def fork(self) -> "GrammarChecker":
+        return GrammarChecker(self.matcher.deep_copy(), self.param)
 
-    def take(self, token_ids: Sequence[int], has_ended: bool) -> None:
+    def check(self, token_ids: Sequence[int], has_ended: bool) -> None:
         """The next tokens, the last of which may be the end of the text; raises APIError where the grammar is broken.
 
         Decoding gives up, and ends the text, where a step becomes too expensive.

@@ -1,33 +1,24 @@
-"""Around the app: who may ask, how much may arrive and how fast, requests made canonical, what other origins may do."""
+"""One HTTP/1.1 connection: how fast a request has to arrive, how it is written to, and what is refused unread."""
 
 import asyncio
-import hashlib
 import re
-import secrets
 from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from errors import APIError, bad_request
+from server.request_record import KEY
 
-OFFER = re.compile(rb"\r\n(?i:upgrade:[ \t]*h2c)[ \t]*(?=\r\n)")
+H2C_UPGRADE = re.compile(rb"\r\n(?i:upgrade:[ \t]*h2c)[ \t]*(?=\r\n)")
 ARRIVAL_SECONDS = 30
 """For a request's head, and for its body."""
 MAX_HEAD_BYTES = 64 * 1024
-LATE = "body_is_late"
-"""In a request's state: nothing more of its body is waited for."""
-CLOSE = {"Connection": "close"}
-NOT_IN_REFUSALS = ("content-", "access-control-allow-private-network")
 OLD_VERSIONS = ("0.9", "1.0")
 """Of HTTP: they know no chunks, no Transfer-Encoding and no `100 Continue`, and need no Host."""
 HOST = re.compile(rb"[\w.~!$&'()*+,;=:%\[\]-]*")
@@ -35,111 +26,19 @@ BLANKS = b" \t"
 HEAD_TOO_LARGE = APIError(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
 
 
-class CanonicalPaths:
-    """Collapses repeated slashes, and takes a path with the prefix of `--root-path` as the one without.
-
-    uvicorn puts the prefix before every path, whether the proxy has taken it away or not.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path, root = re.sub("/{2,}", "/", scope["path"]).rstrip("/"), scope.get("root_path", "")
-            if root:
-                path = _without_prefix(path, root)
-                inner = _without_prefix(path, root)
-                # Not where the prefix is the beginning of a route itself, such as /v1.
-                path = root + (inner if inner != path and _has_route(scope, inner or "/") else path)
-            scope = {**scope, "path": path if path != root else f"{root}/"}
-        await self.app(scope, receive, send)
-
-
-def _without_prefix(path: str, root: str) -> str:
-    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
-
-
-def _has_route(scope: Scope, path: str) -> bool:
-    asked = {**scope, "path": path, "root_path": ""}
-    return any(route.matches(asked)[0] is not Match.NONE for route in scope["app"].routes)
-
-
-class Keys:
-    """Every path but `/health` wants one of the keys, if there are any, as `Authorization: Bearer`."""
-
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self.app = app
-        self._keys = [_digest(key.encode()) for key in keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and not self._may_pass(scope):
-            message = "This server wants a key that it knows, as 'Authorization: Bearer KEY'."
-            refusal = APIError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-            await refusal.to_response()(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    def _may_pass(self, scope: Scope) -> bool:
-        if scope["method"] == "OPTIONS" or scope["path"] == f"{scope.get('root_path', '')}/health":
-            return True
-        scheme, _, sent = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        digest = _digest(sent.strip())
-        return scheme.lower() == b"bearer" and any(secrets.compare_digest(digest, key) for key in self._keys)
-
-
-class Arrival:
-    """Bodies have to be small enough, and there in time; one that is announced too large is refused unread.
-
-    The time is kept by the connection: a timer in each request would cost more.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        announced = dict(scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._max_bytes:
-            await self._too_large().to_response()(scope, receive, send)
-            return
-        arrived, is_whole = 0, False
-
-        async def receive_in_time() -> Message:
-            nonlocal arrived, is_whole
-            if is_whole:
-                return await receive()
-            message = await receive()
-            if LATE in scope.get("state", ()):
-                raise APIError(408, "The request body did not arrive in time.", headers=CLOSE)
-            arrived += len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-            if arrived > self._max_bytes:
-                raise self._too_large()
-            return message
-
-        await self.app(scope, receive_in_time, send)
-
-    def _too_large(self) -> APIError:
-        return APIError(413, f"The request body is larger than {self._max_bytes} bytes.", headers=CLOSE)
-
-
 class Http1Connection(HttpToolsProtocol):
     """uvicorn's, with limits on a request's head, on the time that it may take to arrive, and one shape of errors.
 
     It answers HTTP/1.0 without chunks, and refuses a head that others could read in another way.
 
-    It is deaf to offers of HTTP/2, which come from `curl --http2` and from Java's own client: its parser takes what
-    follows one for another protocol, not for the body. Streams may write by `write_now`, which passes no middleware:
+    It ignores upgrades to HTTP/2 (h2c), which `curl --http2` and Java's own client offer: the parser would take what
+    follows for another protocol, not for the body. Streams may write by `write_now`, which passes no middleware:
     none looks at a body.
     """
 
     _is_head = False
     _head_bytes = 0
-    _patience: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
     _answered: RequestResponseCycle | None = None
     _fault = bad_request("The request is not valid HTTP.")
 
@@ -165,7 +64,7 @@ class Http1Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         was_head = self._is_head
-        super().data_received(OFFER.sub(b"\r\nIgnored: h2c", data, count=1))
+        super().data_received(H2C_UPGRADE.sub(b"\r\nIgnored: h2c", data, count=1))
         if was_head and self._is_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -182,7 +81,10 @@ class Http1Connection(HttpToolsProtocol):
         self._is_head = False
         self._wait(ARRIVAL_SECONDS)
         version = self.parser.get_http_version()
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+        if (
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            > MAX_HEAD_BYTES
+        ):
             self._fault = HEAD_TOO_LARGE
             raise self._fault  # to the parser, which ends in `send_400_response`
         if fault := head_fault(version, self.headers):
@@ -203,9 +105,9 @@ class Http1Connection(HttpToolsProtocol):
 
     def _wait(self, seconds: float | None) -> None:
         """Close the connection after so many seconds, unless something else is waited for until then."""
-        if self._patience is not None:
-            self._patience.cancel()
-        self._patience = None if seconds is None else self.loop.call_later(seconds, self._give_up)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._give_up)
 
     def _give_up(self) -> None:
         if self._is_head:
@@ -215,7 +117,8 @@ class Http1Connection(HttpToolsProtocol):
         elif self.flow.read_paused:  # by us, while a request before it is answered
             self._wait(ARRIVAL_SECONDS)
         else:
-            self.scope["state"][LATE] = True
+            if (record := self.scope["state"].get(KEY)) is not None:
+                record.is_body_late = True
             self.cycle.message_event.set()
 
     def _refuse(self, failure: APIError) -> None:
@@ -223,9 +126,8 @@ class Http1Connection(HttpToolsProtocol):
         running = self._answered
         if running is None or running.response_complete or not running.response_started:
             body = failure.to_json()
-            head = (
-                f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\nContent-Type: application/json\r\n"
-            )
+            head = f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\n"
+            head += "Content-Type: application/json\r\n"
             head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
         if running is not None:
@@ -240,13 +142,17 @@ def head_fault(version: str, headers: Sequence[tuple[bytes, bytes]]) -> APIError
         return bad_request(f"The request has {len(hosts) or 'no'} 'Host' fields: it must have one.")
     if hosts and not HOST.fullmatch(hosts[0].strip(BLANKS)):
         return bad_request("The request's 'Host' is no name or address.")
-    codings = [value.strip(BLANKS).lower() for name, value in headers if name == b"transfer-encoding"]
+    codings = [
+        value.strip(BLANKS).lower() for name, value in headers if name == b"transfer-encoding"
+    ]
     if codings and (codings != [b"chunked"] or version in OLD_VERSIONS):
         return bad_request("The request's 'Transfer-Encoding' must be 'chunked', and of HTTP/1.1.")
     return None
 
 
-async def without_chunks(cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def without_chunks(
+    cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
     """Answer HTTP/1.0: where a reply's length is not known, it ends with its connection."""
     is_open_ended = False
 
@@ -257,7 +163,9 @@ async def without_chunks(cycle: RequestResponseCycle, app: ASGIApp, scope: Scope
             if is_open_ended:
                 cycle.chunked_encoding = False
         elif is_open_ended:
-            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn counts what is left
+            cycle.expected_content_length = len(
+                message.get("body", b"")
+            )  # uvicorn counts what is left
         await send(message)
 
     await app(scope, receive, send_plain)
@@ -277,19 +185,3 @@ def write_now_without_chunks(transport: asyncio.Transport, flow: FlowControl, bo
         raise ClientDisconnect
     transport.write(body)
     return not flow.write_paused
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-class CrossOrigin(CORSMiddleware):
-    """Starlette's, with its refusals in the one shape of errors, and without the grant of a private network."""
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        allowed = super().preflight_response(request_headers)
-        if allowed.status_code < 400:
-            return allowed
-        kept = {name: value for name, value in allowed.headers.items() if not name.startswith(NOT_IN_REFUSALS)}
-        refusal = "This origin, method or header is not allowed."
-        return APIError(allowed.status_code, refusal, headers=kept).to_response()

@@ -8,8 +8,13 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from errors import APIError
+from server.event_stream import EventSpelling
+
 ESCAPES = {character: rb"\u%04x" % ord(character) for character in "\x85\u2028\u2029"}
 SEPARATORS = frozenset(ESCAPES)
+END = b"}\n\n"
+"""What the event of an object ends with."""
 
 
 def to_event_json(item: Any) -> bytes:
@@ -28,3 +33,22 @@ def escape_separators(spelt: bytes) -> bytes:
     for character, escape in ESCAPES.items():
         spelt = spelt.replace(character.encode(), escape)
     return spelt
+
+
+def to_event(payload: bytes) -> bytes:
+    """A payload as an event."""
+    return b"data: %b\n\n" % payload
+
+
+def to_json_event(item: Any) -> bytes:
+    """A model or plain values as an event."""
+    return to_event(to_event_json(item))
+
+
+def to_failure_event(failure: APIError) -> bytes:
+    """The error body of a failure after the first byte of a stream."""
+    return to_event(escape_separators(failure.to_json()))
+
+
+SPELLING = EventSpelling(to_failure_event, end=to_event(b"[DONE]"))
+"""OpenAI's."""

@@ -1,6 +1,7 @@
 """The life of the server: signals, running requests that are waited for, an engine that dies."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -9,10 +10,14 @@ from types import FrameType
 from typing import NoReturn
 
 import uvicorn
+from starlette.types import ASGIApp
 
-import startup
 from generation import Engine
-from unix_socket import UnixSocket
+from server.connection import Http1Connection
+from server.sockets import UnixSocket
+from settings import Settings, show
+
+SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 
 
 def end_on_signals(sockets: Sequence[socket.socket]) -> None:
@@ -54,7 +59,7 @@ class DrainingServer(uvicorn.Server):
         self._deadline = time.monotonic() + self._drain_seconds
         self._engine.drain()
         if running := len(self.server_state.tasks):
-            startup.show(f"Stopping after {running} running requests; one more signal ends them.")
+            show(f"Stopping after {running} running requests; one more signal ends them.")
 
     async def on_tick(self, counter: int) -> bool:
         if self._deadline is not None and not self.should_exit:
@@ -65,3 +70,12 @@ class DrainingServer(uvicorn.Server):
         if self._engine.is_dead:
             self.engine_died = self.should_exit = True
         return await super().on_tick(counter)
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """uvicorn's settings: our connection, no log of its own, and those of our flags that it shares."""
+    same = {name: getattr(settings, name) for name in SAME_IN_UVICORN}
+    # Who is told that the server stops gets so many seconds to hear it.
+    same["timeout_graceful_shutdown"] = 3
+    root_path = re.sub("/{2,}", "/", f"/{settings.root_path}").rstrip("/")
+    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=root_path, **same)

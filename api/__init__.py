@@ -1,0 +1,1 @@
+"""The API: request bodies become generations, deltas become OpenAI's replies."""

@@ -1,0 +1,238 @@
+"""The app around an engine: the endpoints, each a few lines, and the middleware around them.
+
+An endpoint accepts its body (`admission`), and answers the generation whole or as a stream (`replies`).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+import protocol
+from api.admission import Admission, check_tools
+from api.decoding import ignored_fields
+from api.events import SPELLING
+from api.models import check_model
+from api.replies import Events, chat_chunks, chat_completion, completion, completion_chunks
+from errors import bad_request
+from generation import Engine, Generation
+from prompt_template import PromptTemplate
+from prompts.encoder import Encoder
+from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest
+from server.access_log import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, AccessLog, Log
+from server.error_responses import answer_failure
+from server.event_stream import EventStream, while_connected
+from server.middleware import BodyLimits, CanonicalPaths, CrossOrigin, Keys
+from server.request_body import AnsweredRoute, offload_tokenizing
+from settings import Settings
+
+VERSION = "0.1.0"
+MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")
+}
+STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
+
+Started = Callable[[asyncio.Task[None]], None]
+Body = TypeVar("Body", bound=protocol.Request)
+
+
+class Endpoints:
+    """The endpoints of one engine; what they share stands below them."""
+
+    def __init__(self, engine: Engine, template: PromptTemplate, settings: Settings) -> None:
+        self.engine, self.encoder, self.settings = engine, template.encoder, settings
+        self.admission = Admission(engine, template, settings)
+        self.created = int(time.time())
+
+    async def create_completion(self, body: CompletionRequest, request: Request) -> Response:
+        """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
+        generation = await self.admission.accept(body, request)
+        return await self._answer(generation, body, request, completion, completion_chunks)
+
+    async def create_chat_completion(
+        self, body: ChatCompletionRequest, request: Request
+    ) -> Response:
+        """The assistant's answer to a conversation."""
+        generation = await self.admission.accept(body, request)
+        return await self._answer(generation, body, request, chat_completion, chat_chunks)
+
+    async def list_models(self) -> protocol.ModelList:
+        """The served models: one, under all its names."""
+        self.engine.check_ready()
+        return protocol.ModelList(data=[self._model(name) for name in self.settings.model_names])
+
+    async def get_model(self, model_id: str) -> protocol.Model:
+        """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
+        self.engine.check_ready()
+        names = self.settings.model_names
+        return self._model(
+            check_model(f"/{model_id}" if f"/{model_id}" in names else model_id, names)
+        )
+
+    async def tokenize(self, body: protocol.TokenizeRequest, request: Request) -> Response:
+        """The exact prompt that the same prompt or messages would be sent as."""
+        self.engine.check_ready()
+        return await offload_tokenizing(request, lambda: self._tokenize(body))
+
+    async def detokenize(self, body: protocol.DetokenizeRequest, request: Request) -> Response:
+        """The text of token ids, control tokens spelt out."""
+        check_model(body.model, self.settings.model_names)
+        text = await offload_tokenizing(
+            request, lambda: self.admission.decode(body.tokens, "tokens")
+        )
+        return to_response(protocol.Detokenized(prompt=text), body.unknown_fields)
+
+    async def health(self) -> Response:
+        """200 when requests will be answered, 503 while the model loads or after the engine died."""
+        self.engine.check_ready()
+        return Response()
+
+    async def metrics(self) -> Response:
+        """Numbers for Prometheus, of this server and of vLLM's engine."""
+        ENGINE_REQUESTS.set(self.engine.unfinished)
+        TASKS.set(len(asyncio.all_tasks()))
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def version(self) -> dict[str, str]:
+        """This server's version."""
+        return {"version": VERSION}
+
+    async def _answer(
+        self,
+        generation: Generation,
+        body: Body,
+        request: Request,
+        whole: Callable[[Generation, Body, Encoder], Awaitable[BaseModel]],
+        streamed: Callable[[Generation, Body, Encoder], Events],
+    ) -> Response:
+        """The generation as a stream, or as one body unless the client leaves before it is there."""
+        headers, settings = ignored_header(generation.ignored), self.settings
+        if generation.decoding.stream:
+            events = streamed(generation, body, self.encoder)
+            return EventStream(
+                events, SPELLING, headers, settings.request_timeout, settings.sse_keep_alive
+            )
+        reply = whole(generation, body, self.encoder)
+        try:
+            item = await while_connected(request.receive, reply, settings.request_timeout)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
+        return to_response(item, generation.ignored)
+
+    def _tokenize(self, body: protocol.TokenizeRequest) -> Response:
+        check_model(body.model, self.settings.model_names)
+        check_tools(body)
+        if (body.prompt is None) == (not body.messages):
+            raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
+        if body.prompt is not None:
+            prompt = self.admission.render_completion(body.prompt, body.raw)
+        elif body.add_generation_prompt or body.messages[-1].role == "assistant":
+            prompt = self.admission.render_chat(body)
+        else:
+            reason = "A prompt for an answer cannot be had without its beginning."
+            raise bad_request(reason, "add_generation_prompt")
+        begins_text = prompt.ids[:1] == [self.encoder.bos_id]
+        is_cut = body.prompt is not None and not body.add_special_tokens and begins_text
+        ids = prompt.ids[1:] if is_cut else prompt.ids
+        tokens = protocol.Tokens(
+            count=len(ids),
+            max_model_len=self.engine.max_model_len,
+            tokens=ids,
+            token_strs=self._spell(ids) if body.return_token_strs else None,
+            prompt=self.admission.decode(ids, "prompt"),
+        )
+        return to_response(tokens, ignored_fields(body))
+
+    def _spell(self, ids: Sequence[int]) -> list[str]:
+        return [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]
+
+    def _model(self, name: str) -> protocol.Model:
+        return protocol.Model(
+            id=name, created=self.created, max_model_len=self.engine.max_model_len
+        )
+
+
+def to_response(item: BaseModel, ignored: Sequence[str]) -> Response:
+    return Response(to_json(item), headers=ignored_header(ignored), media_type="application/json")
+
+
+def ignored_header(fields: Sequence[str]) -> dict[str, str]:
+    """The header that names fields without effect, such as a typo."""
+    names = [quote(name[:MAX_NAME_CHARACTERS]) for name in fields[:MAX_NAMES]]
+    return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
+
+
+def build_app(
+    engine: Engine,
+    template: PromptTemplate,
+    settings: Settings,
+    log: Log | None = None,
+    started: Started | None = None,
+) -> FastAPI:
+    """The app around an engine, which it starts and stops; `started` is told when loading has ended, or failed."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(engine.start())
+        if started is not None:
+            loading.add_done_callback(started)
+        yield
+        loading.cancel()
+        engine.stop()
+
+    app = FastAPIOffline(
+        title="Chinese-LLaMA-Alpaca-2 API",
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.router.route_class = AnsweredRoute
+    app.state.max_body_bytes = settings.max_body_bytes
+    add_routes(app, Endpoints(engine, template, settings))
+    app.add_exception_handler(HTTPException, answer_failure)
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Keys, keys=settings.api_key)
+    app.add_middleware(CanonicalPaths)
+    app.add_middleware(
+        CrossOrigin,
+        allow_origins=settings.allowed_origins,
+        allow_methods=settings.allowed_methods,
+        allow_headers=settings.allowed_headers,
+        allow_credentials=settings.allow_credentials,
+        allow_private_network=True,  # to origins that are allowed: a public page asks the server on its user's machine
+        expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
+    )
+    app.add_middleware(AccessLog, log=log, log_format=settings.log_format)
+    return app
+
+
+def add_routes(app: FastAPI, endpoints: Endpoints) -> None:
+    """Every path that this server answers."""
+    app.post("/v1/completions", response_model=Completion, responses=STREAMS)(
+        endpoints.create_completion
+    )
+    app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMS)(
+        endpoints.create_chat_completion
+    )
+    app.get("/v1/models", responses=ERRORS)(endpoints.list_models)
+    app.get("/v1/models/{model_id:path}", responses=ERRORS)(endpoints.get_model)
+    app.post("/tokenize", response_model=protocol.Tokens, responses=ERRORS)(endpoints.tokenize)
+    app.post("/detokenize", response_model=protocol.Detokenized, responses=ERRORS)(
+        endpoints.detokenize
+    )
+    app.get("/health", responses=ERRORS, response_class=Response)(endpoints.health)
+    app.head("/health", include_in_schema=False)(endpoints.health)
+    app.get("/metrics", response_class=Response, responses=ERRORS)(endpoints.metrics)
+    app.get("/version")(endpoints.version)

@@ -1,0 +1,26 @@
+"""The names that models are served under."""
+
+from collections.abc import Sequence
+
+from errors import APIError
+
+MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
+
+
+def check_model(asked: str | None, served: Sequence[str]) -> str:
+    """The model's name in the reply: the one that was asked for, else the first; raises a 404 for any other."""
+    if asked is None:
+        return served[0]
+    if asked not in served:
+        named, names = _shown(asked, MAX_NAME_SHOWN), _shown("', '".join(served), MAX_NAMES_SHOWN)
+        message = f"The model '{named}' does not exist. Served here: '{names}'."
+        raise APIError(404, message, param="model", code="model_not_found")
+    return asked
+
+
+def _shown(name: str, limit: int) -> str:
+    """A text as it may stand in a message: cut, and with nothing in it that moves a cursor or breaks a line."""
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:limit]
+    )
+    return escaped if len(escaped) <= limit and len(name) <= limit else f"{escaped[: limit - 1]}…"

@@ -1,0 +1,1 @@
+"""The engine: vLLM behind the interface of generation.py."""

@@ -1,0 +1,1 @@
+"""Prompts: how each family of models wants its conversations, and text as token ids."""

@@ -1,0 +1,1 @@
+"""The server: HTTP connections, middleware, streams of bytes; knows nothing of the API."""

@@ -1,0 +1,36 @@
+"""Failures as HTTP responses: every exception as an APIError, and that as a JSON body with its status."""
+
+import logging
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from errors import APIError, bad_request
+
+logger = logging.getLogger(__name__)
+
+
+def to_response(failure: APIError) -> Response:
+    """The failure as a whole response."""
+    return Response(failure.to_json(), failure.status, failure.headers, "application/json")
+
+
+def to_api_error(failure: BaseException, request_id: str = "unknown") -> APIError:
+    """Any exception as the client may see it; the unexpected is logged with the request's id, and says nothing."""
+    match failure:
+        case APIError():
+            return failure
+        case ClientDisconnect():
+            return bad_request("The request body did not arrive.")
+        case HTTPException(status_code=404):
+            return APIError(404, "Unknown path.", code="not_found")
+        case HTTPException():
+            return APIError(failure.status_code, f"{failure.detail}.", headers=failure.headers)
+    logger.error("unexpected failure of request %s", request_id, exc_info=failure)
+    return APIError(500, "The server failed unexpectedly; the failure is in its log.")
+
+
+async def answer_failure(_: Request, failure: Exception) -> Response:
+    """Answer a failure outside the routes: an unknown path, a wrong method."""
+    return to_response(to_api_error(failure))
