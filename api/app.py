@@ -19,9 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import protocol
-from api.admission import Admission, check_tools
+from api.admission import Admission
 from api.decoding import ignored_fields
 from api.events import SPELLING
+from api.field_rules import check_tools
 from api.models import check_model
 from api.replies import Events, chat_chunks, chat_completion, completion, completion_chunks
 from errors import bad_request

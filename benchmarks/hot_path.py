@@ -36,12 +36,12 @@ from api.app import build_app
 from api.events import SPELLING
 from api.replies import chat_chunks, chat_completion
 from engine.dispatch import Dispatcher
+from engine.process import GARBAGE_THRESHOLDS
 from generation import Decoding, Delta, Generation, Prompt, Sink, Source
 from prompt_template import PromptTemplate
 from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 from protocol import ChatCompletionRequest
-from server.console import GARBAGE_THRESHOLDS
 from server.event_stream import EventStream
 from server.request_record import KEY, RequestRecord
 from server.sockets import bind_sockets

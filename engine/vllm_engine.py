@@ -26,20 +26,11 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from engine.answers import (
-    Answer,
-    AnswerText,
-    WatchedAnswer,
-    is_watched,
-    joined,
-    to_finish_reason,
-    to_logprobs,
-)
-from engine.beam_search import Beam, BeamSearch, beam_search
+from engine.answers import Answer, WatchedAnswer, is_watched, joined, to_logprobs
+from engine.beam_runs import BeamTexts, read_run, search
 from engine.dispatch import Dispatcher, Take
 from engine.grammar import GrammarChecker, Vocabulary
 from engine.light_client import lighten_outputs, lighten_statistics, read_at_once
-from engine.lookahead import Lookahead
 from engine.process import cause, causes_file
 from engine.sampling import to_rules, to_run_params, to_sampling_params, to_score_params
 from errors import APIError, bad_request, unavailable
@@ -276,7 +267,7 @@ class VLLMEngine:
     async def _search(
         self, prompt: Prompt, params: SamplingParams, request_id: str, decoding: Decoding
     ) -> Deltas:
-        """Beam search, with greedy runs of the engine ahead of it; `params` tell how its text ends and is spelt."""
+        """Beam search, with greedy runs of the engine ahead of it."""
         assert self._llm is not None
         inputs = self._llm.input_processor
         params.update_from_generation_config(
@@ -286,33 +277,16 @@ class VLLMEngine:
         numbers = count()
 
         async def run(token_ids: list[int], take: Callable[[TokenLogprob], None]) -> None:
-            def take_all(output: RequestOutput) -> None:
-                to_finish_reason(output.outputs[0].finish_reason)
-                for token in to_logprobs(
-                    cast(FlatLogprobs, output.outputs[0].logprobs), run_params.logprobs
-                ):
-                    take(token)
-
             run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
-            await self._run(
-                prompt.ids + token_ids, run_params, f"{request_id}-{next(numbers)}", take_all
-            )
+            reader = partial(read_run, take, run_params.logprobs)
+            name = f"{request_id}-{next(numbers)}"
+            await self._run(prompt.ids + token_ids, run_params, name, reader)
 
-        tokenizer = self._llm.get_tokenizer()
-        search = BeamSearch(
-            rules, _StopStrings(AnswerText(tokenizer, prompt, params)) if params.stop else None
-        )
-        texts = [AnswerText(tokenizer, prompt, params) for _ in range(rules.n)]
-        lookahead = Lookahead(run)
+        texts = BeamTexts(self._llm.get_tokenizer(), prompt, params)
         with self._room(rules.width):
-            try:
-                async with aclosing(
-                    beam_search(search, lookahead.next_tokens, texts, decoding.stream)
-                ) as deltas:
-                    async for delta in deltas:
-                        yield delta
-            finally:
-                await lookahead.close()
+            async with aclosing(search(rules, texts, run, decoding.stream)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     async def _checkers(
         self, params: SamplingParams, decoding: Decoding, lead: str
@@ -396,19 +370,3 @@ def _read(answers: Sequence[Answer], outputs: Sequence[CompletionOutput]) -> lis
         for completion in outputs
         if not answers[completion.index].is_over
     ]
-
-
-class _StopStrings:
-    """Whether a stop string ends with the last token of a beam, by a text that is forked where beams part."""
-
-    def __init__(self, begun: AnswerText) -> None:
-        self._begun = begun
-        self._length = 0
-        self._parents: dict[Beam | None, AnswerText] = {}
-        self._read: dict[Beam | None, AnswerText] = {}
-
-    def __call__(self, beam: Beam) -> bool:
-        if beam.length > self._length:  # a new step, whose beams go on from those of the last one
-            self._length, self._parents, self._read = beam.length, self._read, {}
-        fork = self._read[beam] = self._parents.get(beam.parent, self._begun).fork()
-        return fork.update([beam.token.token_id]) is not None

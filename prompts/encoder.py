@@ -88,10 +88,11 @@ class SentencePieceEncoder:
         spellings, controls = self._spellings, self.control_texts
         spelt = [spellings.get(token_id, b"") for token_id in ids]
         # SentencePiece puts a space before each text that it encodes.
-        for begin in [0, *(at + 1 for at, token_id in enumerate(ids) if token_id in controls)]:
-            spelt[begin : begin + 1] = [
-                spelling.removeprefix(b" ") for spelling in spelt[begin : begin + 1]
-            ]
+        begins_text = True
+        for at, token_id in enumerate(ids):
+            if begins_text:
+                spelt[at] = spelt[at].removeprefix(b" ")
+            begins_text = token_id in controls
         return spelt
 
 
@@ -164,7 +165,9 @@ class TokenizerEncoder:
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         spelt = [self.token_bytes(token_id) for token_id in ids]
-        return spelt if self._byte_of or not spelt else [spelt[0].removeprefix(b" "), *spelt[1:]]
+        if spelt and not self._byte_of:
+            spelt[0] = spelt[0].removeprefix(b" ")
+        return spelt
 
 
 Encoder = SentencePieceEncoder | TokenizerEncoder
@@ -178,8 +181,13 @@ def encode_word(encoder: Encoder, word: str) -> list[list[int]]:
     forms = [begun]
     if after_line[: len(line)] == line:
         forms.append(after_line[len(line) :])
-    spaceless = [ids[1:] if encoder.token_bytes(ids[0]) == b" " else ids for ids in forms if ids]
-    return [list(ids) for ids in dict.fromkeys(map(tuple, spaceless)) if ids]
+    found: list[list[int]] = []
+    for ids in forms:
+        begins_with_space = bool(ids) and encoder.token_bytes(ids[0]) == b" "
+        own = ids[1:] if begins_with_space else ids
+        if own and own not in found:
+            found.append(own)
+    return found
 
 
 def _encode_each(runs: Sequence[Run], encode_text: Callable[[str], list[int]]) -> list[int]:

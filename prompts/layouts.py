@@ -130,8 +130,11 @@ def rendered_runs(
     Client text that spells a control token is hidden while rendering, so those found afterwards are the template's.
     """
     controls = control_pattern(encoder.control_ids)
-    used = set("".join((conversation.system or "", *(text for _, text in conversation.messages))))
-    free = (mark for mark in map(chr, range(FIRST_MARK, sys.maxunicode)) if mark not in used)
+    used = set(conversation.system or "")
+    for _, text in conversation.messages:
+        used.update(text)
+    marks_from = map(chr, range(FIRST_MARK, sys.maxunicode))
+    free = (mark for mark in marks_from if mark not in used)
     marks = dict(zip(encoder.control_ids, free, strict=False))
     shown = {ord(mark): text for text, mark in marks.items()}
     hide = partial(controls.sub, lambda found: marks[found[0]])
@@ -170,7 +173,9 @@ def fastchat_layout(name: str) -> Layout:
     def runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
         """fastchat leaves the beginning of the text to the tokenizer, but for some templates."""
         rendered = rendered_runs(render, conversation, encoder)
-        return rendered if rendered[:1] == [encoder.bos_id] else [encoder.bos_id, *rendered]
+        if rendered[:1] == [encoder.bos_id]:
+            return rendered
+        return [encoder.bos_id, *rendered]
 
     template = get_conv_template(name)
     stop = [template.stop_str] if isinstance(template.stop_str, str) else template.stop_str or []

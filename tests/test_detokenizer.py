@@ -60,8 +60,8 @@ def test_beams_meet_stop_strings_where_vllms_detokenizer_does(demo_encoder, min_
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
     from engine.answers import AnswerText
+    from engine.beam_runs import StopStrings
     from engine.beam_search import Beam
-    from engine.vllm_engine import _StopStrings
     from generation import Prompt, TokenLogprob
 
     tokenizer, chooser = get_tokenizer(str(DEMO_MODEL)), random.Random(7)
@@ -83,7 +83,7 @@ def test_beams_meet_stop_strings_where_vllms_detokenizer_does(demo_encoder, min_
         params = SamplingParams(stop=stops, min_tokens=min_tokens, max_tokens=500)
         request = EngineCoreRequest("", prompt, None, params, None, 0.0, None, None, None)
         detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
-        hits_stop_string, beam = _StopStrings(AnswerText(tokenizer, Prompt(prompt), params)), Beam()
+        hits_stop_string, beam = StopStrings(AnswerText(tokenizer, Prompt(prompt), params)), Beam()
         for token_id in demo_encoder.encode([text]):
             beam = Beam(beam, TokenLogprob(token_id, 0.0), length=beam.length + 1)
             expected = detokenizer.update([token_id], False) is not None
