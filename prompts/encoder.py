@@ -36,9 +36,8 @@ class SentencePieceEncoder:
         proto = _read_proto(Path(model_file))
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
         no_text = (kinds.CONTROL, kinds.UNUSED)
-        self.text_size = 1 + max(
-            (at for at, piece in enumerate(proto.pieces) if piece.type not in no_text), default=-1
-        )
+        text_ids = [at for at, piece in enumerate(proto.pieces) if piece.type not in no_text]
+        self.text_size = 1 + max(text_ids, default=-1)
         """Text has ids below that."""
         self.control_ids: dict[str, int] = dict(added_tokens or {})
         """The text of each control token -> its id."""
@@ -51,10 +50,9 @@ class SentencePieceEncoder:
         self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
         # SentencePiece says -1 for a token that it was trained without.
-        self.bos_id, self.eos_id = (
-            None if token_id < 0 else token_id
-            for token_id in (self._processor.bos_id(), self._processor.eos_id())
-        )
+        bos_id, eos_id = self._processor.bos_id(), self._processor.eos_id()
+        self.bos_id = None if bos_id < 0 else bos_id
+        self.eos_id = None if eos_id < 0 else eos_id
         """The ids that begin and end a text, where the tokenizer puts them."""
         normalizer, is_whole = proto.normalizer_spec, proto.trainer_spec.byte_fallback
         if is_whole and normalizer.name == "identity" and not normalizer.remove_extra_whitespaces:
@@ -74,9 +72,12 @@ class SentencePieceEncoder:
 
     @cached_property
     def _spellings(self) -> dict[int, bytes]:
-        pieces = self._processor.id_to_piece([*range(self._processor.vocab_size())])
-        controls = {token_id: text.encode() for token_id, text in self.control_texts.items()}
-        return {**dict(enumerate(map(_to_bytes, pieces))), **controls}
+        ids = list(range(self._processor.vocab_size()))
+        pieces = self._processor.id_to_piece(ids)
+        spellings = dict(zip(ids, map(_to_bytes, pieces), strict=True))
+        for text, token_id in self.control_ids.items():
+            spellings[token_id] = text.encode()
+        return spellings
 
     def ids_spelt(self, text: str) -> frozenset[int]:
         """All tokens that are spelt so in the midst of a text."""
@@ -115,18 +116,14 @@ class TokenizerEncoder:
             if token.special
         }
         self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
-        self.text_size = 1 + max(
-            {*tokenizer.get_vocab().values()} - self.control_texts.keys(), default=-1
-        )
-        self._byte_of = (
-            _byte_alphabet()
-            if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", ""))
-            else {}
-        )
-        begins_with = tokenizer.encode("")[:1]
-        self.bos_id: int | None = (
-            tokenizer.bos_token_id if begins_with == [tokenizer.bos_token_id] else None
-        )
+        text_ids = set(tokenizer.get_vocab().values()) - self.control_texts.keys()
+        self.text_size = 1 + max(text_ids, default=-1)
+        self._byte_of: Mapping[str, int] = {}
+        if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", "")):
+            self._byte_of = _byte_alphabet()
+        self.bos_id: int | None = None
+        if tokenizer.encode("")[:1] == [tokenizer.bos_token_id]:
+            self.bos_id = tokenizer.bos_token_id
         self.eos_id: int | None = tokenizer.eos_token_id
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
