@@ -48,7 +48,7 @@ class SentencePieceEncoder:
             if piece.type in (kinds.CONTROL, kinds.UNKNOWN):
                 self.control_ids[piece.piece] = piece_id
         self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
-        self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self.control_texts = _by_id(self.control_ids)
         # SentencePiece says -1 for a token that it was trained without.
         bos_id, eos_id = self._processor.bos_id(), self._processor.eos_id()
         self.bos_id = None if bos_id < 0 else bos_id
@@ -82,7 +82,8 @@ class SentencePieceEncoder:
     def ids_spelt(self, text: str) -> frozenset[int]:
         """All tokens that are spelt so in the midst of a text."""
         spelling = text.encode()
-        return frozenset(token_id for token_id, own in self._spellings.items() if own == spelling)
+        spelt = self._spellings.items()
+        return frozenset(token_id for token_id, own in spelt if own == spelling)
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
         """What each of `ids` is spelt as: joined, the text that `decode` gives."""
@@ -115,7 +116,7 @@ class TokenizerEncoder:
             for token_id, token in tokenizer.added_tokens_decoder.items()
             if token.special
         }
-        self.control_texts = {token_id: text for text, token_id in self.control_ids.items()}
+        self.control_texts = _by_id(self.control_ids)
         text_ids = set(tokenizer.get_vocab().values()) - self.control_texts.keys()
         self.text_size = 1 + max(text_ids, default=-1)
         self._byte_of: Mapping[str, int] = {}
@@ -190,9 +191,15 @@ def encode_word(encoder: Encoder, word: str) -> list[list[int]]:
 def _encode_each(runs: Sequence[Run], encode_text: Callable[[str], list[int]]) -> list[int]:
     ids: list[int] = []
     for run in runs:
-        if run is not None:
-            ids += encode_text(run) if isinstance(run, str) else [run]
+        if isinstance(run, str):
+            ids += encode_text(run)
+        elif run is not None:
+            ids.append(run)
     return ids
+
+
+def _by_id(control_ids: Mapping[str, int]) -> dict[int, str]:
+    return {token_id: text for text, token_id in control_ids.items()}
 
 
 def _to_bytes(piece: str) -> bytes:
@@ -224,11 +231,11 @@ def load_encoder(settings: Settings) -> Encoder:
             f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none."
         )
     config = read_object(find_file(name, "tokenizer_config.json", settings.revision))
-    if model_file is not None and (
-        mode == "slow" or (mode == "auto" and _fits_llama(settings, config, model_file))
-    ):
-        return SentencePieceEncoder(model_file, _special_tokens(config))
-    return TokenizerEncoder(load_tokenizer(settings))
+    if model_file is None or mode not in ("slow", "auto"):
+        return TokenizerEncoder(load_tokenizer(settings))
+    if mode == "auto" and not _fits_llama(settings, config, model_file):
+        return TokenizerEncoder(load_tokenizer(settings))
+    return SentencePieceEncoder(model_file, _special_tokens(config))
 
 
 def _fits_llama(settings: Settings, tokenizer_config: Mapping[str, Any], model_file: Path) -> bool:
@@ -240,20 +247,20 @@ def _fits_llama(settings: Settings, tokenizer_config: Mapping[str, Any], model_f
     if "llama" not in label.lower() and read_config(settings).get("model_type") != "llama":
         return False
     # LLaMA-3's own file of that name is tiktoken's; SentencePiece's begins with a piece: protobuf's field 1.
-    is_foreign = not model_file.read_bytes().startswith(b"\n")
-    return not (
-        is_foreign and find_file(settings.tokenizer_path, "tokenizer.json", settings.revision)
-    )
+    if model_file.read_bytes().startswith(b"\n"):
+        return True
+    other = find_file(settings.tokenizer_path, "tokenizer.json", settings.revision)
+    return other is None
 
 
 def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, int]:
     added = tokenizer_config.get("added_tokens_decoder") or {}
     try:
-        return {
-            token["content"]: int(token_id)
-            for token_id, token in added.items()
-            if token.get("special")
-        }
+        special: dict[str, int] = {}
+        for token_id, token in added.items():
+            if token.get("special"):
+                special[token["content"]] = int(token_id)
+        return special
     except (AttributeError, KeyError, TypeError, ValueError) as failure:
         raise StartError(
             "added_tokens_decoder in tokenizer_config.json does not map ids to tokens."

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 from typing import Any
 
 from errors import bad_request
@@ -62,11 +62,15 @@ def to_conversation(
     system = "\n".join(sent) if sent else default
     if more:
         system = f"{system}\n\n{more}" if system else more
-    spoken = [message for message in messages if message[0] not in SYSTEM_ROLES]
-    turns = groupby(
-        spoken, key=lambda message: "assistant" if message[0] == "assistant" else "user"
-    )
-    merged = [(speaker, "\n".join(text for _, text in turn)) for speaker, turn in turns]
+    merged: list[Message] = []
+    for role, text in messages:
+        speaker = "assistant" if role == "assistant" else "user"
+        if role in SYSTEM_ROLES:
+            continue
+        if merged and merged[-1][0] == speaker:
+            merged[-1] = (speaker, f"{merged[-1][1]}\n{text}")
+        else:
+            merged.append((speaker, text))
     if merged and merged[-1] == ("assistant", ""):
         merged.pop()
     if not merged or merged[0][0] == "assistant":
@@ -139,14 +143,16 @@ def rendered_runs(
     shown = {ord(mark): text for text, mark in marks.items()}
     hide = partial(controls.sub, lambda found: marks[found[0]])
     system = None if conversation.system is None else hide(conversation.system)
-    rendered = render(
-        Conversation(system, tuple((role, hide(text)) for role, text in conversation.messages))
-    )
-    pieces = enumerate(controls.split(rendered))  # text and control tokens in turns
-    runs = [
-        encoder.control_ids[piece] if at % 2 else piece.translate(shown) for at, piece in pieces
-    ]
-    return [run for run in runs if run != ""]
+    messages = tuple((role, hide(text)) for role, text in conversation.messages)
+    rendered = render(Conversation(system, messages))
+    runs: list[Run] = []
+    for at, piece in enumerate(controls.split(rendered)):
+        is_control = at % 2 == 1  # text and control tokens come in turns
+        if is_control:
+            runs.append(encoder.control_ids[piece])
+        elif piece:
+            runs.append(piece.translate(shown))
+    return runs
 
 
 def fastchat_layout(name: str) -> Layout:
@@ -178,7 +184,9 @@ def fastchat_layout(name: str) -> Layout:
         return [encoder.bos_id, *rendered]
 
     template = get_conv_template(name)
-    stop = [template.stop_str] if isinstance(template.stop_str, str) else template.stop_str or []
+    stop = template.stop_str or []
+    if isinstance(stop, str):
+        stop = [stop]
     lead = "" if render(PROBE)[-1:].isspace() else " "
     return Layout(
         name,
