@@ -155,6 +155,12 @@ def rendered_runs(
     return runs
 
 
+def _to_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(stop, str):
+        return (stop,)
+    return tuple(stop or ())
+
+
 def fastchat_layout(name: str) -> Layout:
     """A template of `fastchat.conversation`, with its own stop strings."""
     from fastchat.conversation import get_conv_template  # noqa: PLC0415
@@ -184,17 +190,10 @@ def fastchat_layout(name: str) -> Layout:
         return [encoder.bos_id, *rendered]
 
     template = get_conv_template(name)
-    stop = template.stop_str or []
-    if isinstance(stop, str):
-        stop = [stop]
+    stop = _to_strings(template.stop_str)
     lead = "" if render(PROBE)[-1:].isspace() else " "
     return Layout(
-        name,
-        runs,
-        lead,
-        str(template.system_message),
-        tuple(stop),
-        tuple(template.stop_token_ids or ()),
+        name, runs, lead, str(template.system_message), stop, tuple(template.stop_token_ids or ())
     )
 
 
