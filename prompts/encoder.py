@@ -18,6 +18,7 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from model_files import find_file, read_config, read_object
 from settings import Settings, StartError, explained
 
+EncodeText = Callable[[str], list[int]]
 Run = str | int | None
 """None stands for a control token that the tokenizer lacks."""
 
@@ -36,12 +37,13 @@ class SentencePieceEncoder:
         proto = _read_proto(Path(model_file))
         kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
         no_text = (kinds.CONTROL, kinds.UNUSED)
-        text_ids = [at for at, piece in enumerate(proto.pieces) if piece.type not in no_text]
-        self.text_size = 1 + max(text_ids, default=-1)
+        self.text_size = 0
         """Text has ids below that."""
         self.control_ids: dict[str, int] = dict(added_tokens or {})
         """The text of each control token -> its id."""
         for piece_id, piece in enumerate(proto.pieces):
+            if piece.type not in no_text:
+                self.text_size = piece_id + 1
             # A user-defined piece is matched in any text; as a control piece it is not.
             if piece.type == kinds.USER_DEFINED and piece.piece in self.control_ids:
                 piece.type = kinds.CONTROL
@@ -188,7 +190,7 @@ def encode_word(encoder: Encoder, word: str) -> list[list[int]]:
     return found
 
 
-def _encode_each(runs: Sequence[Run], encode_text: Callable[[str], list[int]]) -> list[int]:
+def _encode_each(runs: Sequence[Run], encode_text: EncodeText) -> list[int]:
     ids: list[int] = []
     for run in runs:
         if isinstance(run, str):

@@ -44,7 +44,9 @@ class Conversation:
     def turns(self) -> list[tuple[str, str | None]]:
         """(user, assistant) pairs; the assistant's text is None where it is to be generated."""
         texts = [text for _, text in self.messages]
-        return list(zip_longest(texts[::2], texts[1::2]))
+        users = texts[::2]
+        assistants = texts[1::2]
+        return list(zip_longest(users, assistants))
 
 
 PROBE = Conversation(None, (("user", "?"),))
@@ -155,10 +157,13 @@ def rendered_runs(
     return runs
 
 
-def _to_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+def _to_strings(stop: Any) -> tuple[str, ...]:
+    """One string, several, or None."""
+    if stop is None:
+        return ()
     if isinstance(stop, str):
         return (stop,)
-    return tuple(stop or ())
+    return tuple(stop)
 
 
 def fastchat_layout(name: str) -> Layout:
@@ -208,9 +213,11 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
     def render(conversation: Conversation) -> str:
         from jinja2 import TemplateError  # noqa: PLC0415
 
-        messages = [{"role": role, "content": text} for role, text in conversation.messages]
+        messages = []
         if conversation.system is not None:
-            messages.insert(0, {"role": "system", "content": conversation.system})
+            messages.append({"role": "system", "content": conversation.system})
+        for role, text in conversation.messages:
+            messages.append({"role": role, "content": text})
         ending = {
             ("continue_final_message" if conversation.is_partial else "add_generation_prompt"): True
         }
