@@ -5,7 +5,7 @@ An endpoint accepts its body (`admission`), and answers the generation whole or 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -201,7 +201,9 @@ def build_app(
     )
     app.router.route_class = AnsweredRoute
     app.state.max_body_bytes = settings.max_body_bytes
-    add_routes(app, Endpoints(engine, template, settings))
+    endpoints = Endpoints(engine, template, settings)
+    add_routes(app, endpoints)
+    show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
     app.add_middleware(Keys, keys=settings.api_key)
@@ -217,6 +219,21 @@ def build_app(
     )
     app.add_middleware(AccessLog, log=log, log_format=settings.log_format)
     return app
+
+
+def show_defaults(app: FastAPI, defaults: Mapping[str, Any]) -> None:
+    """Let `/docs` and `/openapi.json` show the server's own defaults of sampling fields."""
+    to_schema = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = to_schema()
+        for body in (CompletionRequest, ChatCompletionRequest):
+            fields = schema["components"]["schemas"][body.__name__]["properties"]
+            for name, value in defaults.items():
+                fields[name]["default"] = value
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def add_routes(app: FastAPI, endpoints: Endpoints) -> None:

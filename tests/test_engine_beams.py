@@ -11,6 +11,7 @@ from itertools import product
 import pytest
 from strings import varied_strings
 
+from api.decoding import to_decoding
 from engine.beam_search import Rules
 from errors import APIError
 from generation import Delta
@@ -56,7 +57,7 @@ class Both:
 
     def ours(self, text: str, rules: Rules, has_lead: bool = False, **fields) -> list[list[int]]:
         """The token ids of our results; without a lead in the prompt they are all that the model generated."""
-        request = CompletionRequest(
+        body = CompletionRequest(
             prompt=text, num_beams=rules.width, n=rules.n, length_penalty=rules.length_penalty,
             early_stopping=rules.early_stopping, max_tokens=rules.max_tokens, **fields,
         )  # fmt: skip
@@ -65,7 +66,7 @@ class Both:
             prompt = replace(prompt, answer_lead="", lead_ids=frozenset())
 
         async def search() -> list[list[int]]:
-            source = self.engine.generate(prompt, request, rules.max_tokens, f"{text} {rules}")
+            source = self.engine.generate(prompt, to_decoding(body), f"{text} {rules}")
             results: list[list[int]] = [[] for _ in range(rules.n)]
             for delta in await collect(source):
                 results[delta.index] += delta.token_ids
@@ -190,14 +191,14 @@ def test_rows_are_whole_where_vllm_has_merged_outputs():
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_leaving_in_mid_search_frees_the_engine(pair, stream):
-    request = CompletionRequest(
+    body = CompletionRequest(
         prompt="a", num_beams=8, n=2, max_tokens=1500, ignore_eos=True, stream=stream
     )
     prompt = pair.template.render_instruction("给我讲一些有关杭州的故事吧")
 
     async def leave() -> float:
         search = asyncio.ensure_future(
-            collect(pair.engine.generate(prompt, request, 1500, "leaves"))
+            collect(pair.engine.generate(prompt, to_decoding(body), "leaves"))
         )
         await asyncio.sleep(1)
         assert pair.engine._llm.get_num_unfinished_requests() >= 8
@@ -215,12 +216,14 @@ def test_leaving_in_mid_search_frees_the_engine(pair, stream):
 
 
 def test_an_admitted_search_is_not_refused_half_way(pair):
-    request = CompletionRequest(prompt="a", num_beams=16, n=16, max_tokens=60, ignore_eos=True)
+    body = CompletionRequest(prompt="a", num_beams=16, n=16, max_tokens=60, ignore_eos=True)
     prompt = pair.template.render_instruction("2023年的春天")
 
     async def search_alone() -> list[int]:
         pair.engine._max_unfinished = 16
-        search = asyncio.ensure_future(collect(pair.engine.generate(prompt, request, 60, "wide")))
+        search = asyncio.ensure_future(
+            collect(pair.engine.generate(prompt, to_decoding(body), "wide"))
+        )
         await asyncio.sleep(0.2)
         with pytest.raises(APIError) as refused:
             pair.engine.admit(1)

@@ -552,3 +552,12 @@ def test_the_engine_is_free_after_a_failure_in_a_batch(client, engine):
     engine.script = [Delta(0, "x", (1,)), RuntimeError("boom")]
     error(client.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}), 500)
     assert engine.running == 0
+
+
+def test_the_log_of_an_unexpected_failure_has_the_requests_id(client, engine, caplog):
+    engine.script = [ValueError("unexpected")]
+    for stream in (False, True):
+        caplog.clear()
+        client.post(COMPLETIONS, json={**ASK, "stream": stream}, headers={"X-Request-Id": "abc-1"})
+        [record] = [record for record in caplog.records if record.exc_info]
+        assert "abc-1" in record.getMessage()

@@ -322,3 +322,16 @@ def test_a_base_model_reads_prompts_as_they_are(serve, engine, demo_encoder, raw
         client.post("/tokenize", json={"prompt": "你好", **raw}).json()["tokens"]
         == engine.asked[0][0].ids
     )
+
+
+def test_the_docs_show_the_servers_own_defaults(serve):
+    changed = {"temperature": 0.7, "max_new_tokens": 99}
+    schemas = (
+        serve(override_generation_config=changed)
+        .get("/openapi.json")
+        .json()["components"]["schemas"]
+    )
+    for body in ("CompletionRequest", "ChatCompletionRequest"):
+        fields = schemas[body]["properties"]
+        assert (fields["temperature"]["default"], fields["max_tokens"]["default"]) == (0.7, 99)
+        assert fields["top_p"]["default"] == 0.9

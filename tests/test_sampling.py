@@ -2,6 +2,7 @@
 
 import pytest
 
+from api.decoding import to_decoding, with_defaults
 from generation import Prompt
 from protocol import CompletionRequest
 
@@ -17,8 +18,8 @@ FIELDS = {
 def test_every_field_reaches_vllm():
     from engine.sampling import to_sampling_params
 
-    request = CompletionRequest(prompt="a", **FIELDS)
-    params = to_sampling_params(request, Prompt([1, 5]), 30, 55296)
+    decoding = to_decoding(CompletionRequest(prompt="a", **FIELDS))
+    params = to_sampling_params(decoding, Prompt([1, 5]), 30, 55296)
     assert {name: getattr(params, name) for name in FIELDS} == FIELDS
     assert params.max_tokens == 30
 
@@ -26,10 +27,12 @@ def test_every_field_reaches_vllm():
 def test_defaults_of_the_server_reach_vllm():
     from engine.sampling import to_sampling_params
 
-    request = CompletionRequest(prompt="a", top_k=5).with_defaults(
-        {"top_p": 0.25, "top_k": 9, "ignore_eos": True}
+    body = with_defaults(
+        CompletionRequest(prompt="a", top_k=5), {"top_p": 0.25, "top_k": 9, "ignore_eos": True}
     )
-    params = to_sampling_params(request, Prompt([1], stop=("###",), stop_token_ids=(9,)), 30, 55296)
+    params = to_sampling_params(
+        to_decoding(body), Prompt([1], stop=("###",), stop_token_ids=(9,)), 30, 55296
+    )
     assert (params.top_p, params.top_k, params.ignore_eos) == (0.25, 5, True)
     assert (params.stop, params.stop_token_ids) == (["###"], [9])
 
@@ -40,7 +43,9 @@ def test_defaults_of_the_server_reach_vllm():
 def test_greedy_choices_are_made_once_and_the_best_are_scored(fields, n, logprobs):
     from engine.sampling import to_sampling_params
 
-    params = to_sampling_params(CompletionRequest(prompt="a", **fields), Prompt([1]), 30, 55296)
+    params = to_sampling_params(
+        to_decoding(CompletionRequest(prompt="a", **fields)), Prompt([1]), 30, 55296
+    )
     assert (params.n, params.logprobs) == (n, logprobs)
 
 
