@@ -21,26 +21,33 @@ PAGES = {
     for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 }
 FURTHER_PAGES = {
-    name: (ROOT / name).read_text(encoding="utf-8") for name in ("benchmarks/README.md", "demo_model/README.md")
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("benchmarks/README.md", "demo_model/README.md")
 }
 ALL_PAGES = PAGES | FURTHER_PAGES
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CURL_LINES = [block for text in ALL_PAGES.values() for block in FENCE.findall(text) if block.startswith("curl ")]
+CURL_LINES = [
+    block
+    for text in ALL_PAGES.values()
+    for block in FENCE.findall(text)
+    if block.startswith("curl ")
+]
 NO_DEFAULTS = (None, "", [], {}, ())
 
 NO_MODULES = {"tests", "benchmarks", "demo_model", "node_modules", "build"}
 MODULES = sorted(
     path
     for path in (file.relative_to(ROOT) for file in ROOT.rglob("*.py"))
-    if path.name != "__init__.py" and not any(part in NO_MODULES or part.startswith(".") for part in path.parts)
+    if path.name != "__init__.py"
+    and not any(part in NO_MODULES or part.startswith(".") for part in path.parts)
 )
 
-PATH = re.compile(r"(?:\.?[\w-]+/)*\.?[\w-][\w.-]*\.(?:py|md|toml|txt|ya?ml|mjs|html|jinja|tsv|jsonl|png)|(?:[\w-]+/)+")
+PATH = re.compile(
+    r"(?:\.?[\w-]+/)*\.?[\w-][\w.-]*\.(?:py|md|toml|txt|ya?ml|mjs|html|jinja|tsv|jsonl|png)|(?:[\w-]+/)+"
+)
 """What looks like a file or folder of this repository; a model's files (`config.json`) do not."""
 UNDER_A_FOLDER = re.compile(r"(\.?[\w-]+)/[\w./-]+")
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv"}
-NOT_YET = {"api/", "prompts/", "engine/", "server/"}
-"""Folders that the modules move into."""
 
 OTHER_PROGRAMS_FLAGS = {"--check", "--rounds", "--unix-socket", "--schema"}
 CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
@@ -93,15 +100,23 @@ def anchors(text: str) -> set[str]:
 def spans(text: str) -> list[str]:
     """The words of a page's inline code and blocks."""
     inline = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    return [word.strip("\"'(),:;") for span in (*inline, *FENCE.findall(text)) for word in span.split()]
+    return [
+        word.strip("\"'(),:;") for span in (*inline, *FENCE.findall(text)) for word in span.split()
+    ]
 
 
 def vllm_flags() -> set[str]:
     """The flags of vLLM's engine, read in its source: to import it takes seconds."""
     [package] = importlib.util.find_spec("vllm").submodule_search_locations
     tree = ast.parse((Path(package) / "engine" / "arg_utils.py").read_text(encoding="utf-8"))
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("EngineArgs")]
-    assigned = [node.target.id for each in classes for node in each.body if isinstance(node, ast.AnnAssign)]
+    classes = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("EngineArgs")
+    ]
+    assigned = [
+        node.target.id for each in classes for node in each.body if isinstance(node, ast.AnnAssign)
+    ]
     flags = {name.replace("_", "-") for name in assigned}
     return {f"--{prefix}{flag}" for flag in flags for prefix in ("", "no-")}
 
@@ -110,11 +125,19 @@ def codes() -> Iterator[str]:
     """The codes of errors, as the modules make them."""
     for module in MODULES:
         for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CODE_POSITIONS:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in CODE_POSITIONS
+            ):
                 position = CODE_POSITIONS[node.func.id]
                 given = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
                 given += node.args[position : position + 1] if position else []
-                yield from (value.value for value in given if isinstance(value, ast.Constant) and value.value)
+                yield from (
+                    value.value
+                    for value in given
+                    if isinstance(value, ast.Constant) and value.value
+                )
 
 
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
@@ -151,7 +174,10 @@ def test_every_request_field_stands_in_one_table_with_its_default(model):
 def test_no_table_tells_of_a_flag_or_field_that_does_not_exist():
     flags = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
     assert set(named("flag")) == flags
-    assert set(named("field")) == {*CompletionRequest.model_fields, *ChatCompletionRequest.model_fields}
+    assert set(named("field")) == {
+        *CompletionRequest.model_fields,
+        *ChatCompletionRequest.model_fields,
+    }
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)
@@ -175,7 +201,11 @@ def test_every_metric_stands_in_a_table():
 def test_the_figures_of_the_demo_model_are_those_of_its_training():
     figures = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
     text = " ".join(PAGES["README.md"].split("## The demo model")[1].split("## ")[0].split())
-    right, questions, score = figures["held_out_right"], figures["held_out_questions"], 100 * figures["held_out_score"]
+    right, questions, score = (
+        figures["held_out_right"],
+        figures["held_out_questions"],
+        100 * figures["held_out_score"],
+    )
     assert f"{right} of {questions} held-out questions rightly ({score:.1f} %)" in text
     assert f"{figures['parameters']:,} parameters ({figures['bytes'] / 1e6:.1f} MB)" in text
     assert f"{figures['minutes']:.0f} minutes" in text
@@ -207,7 +237,7 @@ def test_every_row_of_the_features_is_seen_by_a_test_that_exists():
 def test_every_path_that_a_page_names_exists(page):
     for word in spans(ALL_PAGES[page]):
         under = UNDER_A_FOLDER.fullmatch(word)
-        if word not in NOT_YET and (PATH.fullmatch(word) or (under and under[1] in FOLDERS)):
+        if PATH.fullmatch(word) or (under and under[1] in FOLDERS):
             assert any((base / word).exists() for base in (ROOT, (ROOT / page).parent)), word
 
 
@@ -236,7 +266,9 @@ def test_lines_of_a_page_have_up_to_120_columns(page):
 def test_the_newest_entry_of_the_changelog_is_the_version():
     source = "".join((ROOT / module).read_text(encoding="utf-8") for module in MODULES)
     [version] = re.findall(r'^VERSION = "(.*)"$', source, re.MULTILINE)
-    newest = re.search(r"^## (\S+) \((?:unreleased|\d{4}-\d{2}-\d{2})\)$", PAGES["CHANGELOG.md"], re.MULTILINE)
+    newest = re.search(
+        r"^## (\S+) \((?:unreleased|\d{4}-\d{2}-\d{2})\)$", PAGES["CHANGELOG.md"], re.MULTILINE
+    )
     assert newest[1] == version
 
 
@@ -244,8 +276,12 @@ def test_the_newest_entry_of_the_changelog_is_the_version():
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("line", CURL_LINES, ids=range(len(CURL_LINES)))
 def test_every_curl_line_of_the_pages_works(server, line):
-    command = line.replace("curl ", "curl -sS --fail-with-body ", 1).replace("http://localhost:8000", server.url)
-    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    command = line.replace("curl ", "curl -sS --fail-with-body ", 1).replace(
+        "http://localhost:8000", server.url
+    )
+    process = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
+    )
     assert process.returncode == 0, process.stdout + process.stderr
     if '"stream": true' in line:
         assert len(events(process.stdout)) > 10
@@ -255,4 +291,6 @@ def test_every_curl_line_of_the_pages_works(server, line):
 
 def test_all_curl_lines_are_found():
     assert len(CURL_LINES) == sum(text.count("\ncurl ") for text in ALL_PAGES.values()) >= 12
-    assert "告诉我中国的首都在哪里" in next(line for line in CURL_LINES if line in PAGES["README.md"])
+    assert "告诉我中国的首都在哪里" in next(
+        line for line in CURL_LINES if line in PAGES["README.md"]
+    )

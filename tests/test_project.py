@@ -60,5 +60,7 @@ def test_the_version_is_the_newest_of_the_changelog():
 
 def test_the_licence_is_named_where_one_looks_for_it():
     assert PROJECT["license"] == "Apache-2.0"
-    assert "https://www.apache.org/licenses/LICENSE-2.0" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "https://www.apache.org/licenses/LICENSE-2.0" in (ROOT / "LICENSE").read_text(
+        encoding="utf-8"
+    )
     assert "[Apache-2.0](LICENSE)" in (ROOT / "README.md").read_text(encoding="utf-8")
