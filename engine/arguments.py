@@ -3,11 +3,13 @@
 import os
 from collections.abc import Sequence
 
+import vllm
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from engine.vllm_contract import check_vllm
 from model_files import read_config, trained_length
 from settings import Settings, StartError, show
 
@@ -19,6 +21,7 @@ NO_LIMIT = -1
 
 def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
     """vLLM's arguments: our settings, and `others` in vLLM's own words; argparse ends the process on a wrong one."""
+    check_vllm(vllm.__version__)
     parser = FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
     AsyncEngineArgs.add_cli_args(parser)
     ours = ["--model", settings.model, "--tokenizer", settings.tokenizer_path]

@@ -9,8 +9,9 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import TokenizerLike
 
-from engine.answers import AnswerText, to_finish_reason, to_logprobs
+from engine.answers import to_finish_reason, to_logprobs
 from engine.beam_search import Beam, BeamSearch, Rules, beam_search
+from engine.detokenizer import AnswerText
 from engine.lookahead import Lookahead
 from generation import Deltas, Prompt, TokenLogprob
 

@@ -1,7 +1,7 @@
 """vLLM's engine client, with less to do for each token.
 
 What vLLM 0.32 makes of each token in the API process is more than half of what a stream costs there, and no option
-changes that. Here lighter parts stand in for three of its own.
+changes that. Here lighter parts stand in for three of its own, where `vllm_contract.py` finds that they fit.
 """
 
 import asyncio
@@ -100,40 +100,61 @@ class LightRequestState(output_processor.RequestState):  # type: ignore[misc]
 
 
 class SchedulerStatistics:
-    """In place of vLLM's loggers, which spend microseconds on each token: what its scheduler says, for `/metrics`."""
+    """In place of vLLM's loggers, which spend microseconds on each token: what its schedulers say, for `/metrics`.
+
+    With data parallelism there are several engines, whose requests are summed.
+    """
 
     def __init__(self, llm: AsyncLLMEngine) -> None:
         self._llm = llm
-        self._latest = SchedulerStats()
-        for name, text, read in (
-            (
-                "num_requests_running",
-                "Requests that the engine generates for",
-                lambda: self._latest.num_running_reqs,
-            ),
-            (
-                "num_requests_waiting",
-                "Requests that wait for room in a batch",
-                lambda: self._latest.num_waiting_reqs,
-            ),
-            (
-                "kv_cache_usage_perc",
-                "Part of the KV cache in use, up to 1",
-                lambda: self._latest.kv_cache_usage,
-            ),
-        ):
-            Gauge(f"vllm:{name}", text).set_function(partial(self._now, read))
+        self._latest: dict[int, SchedulerStats] = {}
+        self._add("num_requests_running", "Requests that the engine generates for", self._running)
+        self._add("num_requests_waiting", "Requests that wait for room in a batch", self._waiting)
+        self._add("kv_cache_usage_perc", "Part of the KV cache in use, up to 1", self._usage)
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        *_: object,
+        engine_idx: int | None = None,
+        **__: object,
+    ) -> None:
+        """Called by vLLM for each step of each engine."""
+        if scheduler_stats is not None:
+            self._latest[engine_idx or 0] = scheduler_stats
+
+    def record_sleep_state(self, sleep: int = 0, level: int = 0) -> None:
+        """Called by vLLM; nothing is kept of it."""
+
+    def record_admission_rejection(self, reason: str) -> None:
+        """Called by vLLM; nothing is kept of it."""
+
+    def log(self) -> None:
+        """Called by vLLM; nothing is kept to be logged."""
+
+    def log_engine_initialized(self) -> None:
+        """Called by vLLM; nothing is kept to be logged."""
+
+    def _running(self) -> float:
+        return float(sum(stats.num_running_reqs for stats in self._latest.values()))
+
+    def _waiting(self) -> float:
+        return float(sum(stats.num_waiting_reqs for stats in self._latest.values()))
+
+    def _usage(self) -> float:
+        usages = [stats.kv_cache_usage for stats in self._latest.values()]
+        return float(sum(usages)) / max(len(usages), 1)
+
+    def _add(self, name: str, text: str, read: Callable[[], float]) -> None:
+        Gauge(f"vllm:{name}", text).set_function(partial(self._now, read))
 
     def _now(self, read: Callable[[], float]) -> float:
-        """The scheduler falls silent with the last request, also where that is aborted."""
+        """A scheduler falls silent with its last request, also where that is aborted."""
         return read() if self._llm.get_num_unfinished_requests() else 0
-
-    def record(self, scheduler_stats: SchedulerStats | None, **_: object) -> None:
-        """Called by vLLM for each step."""
-        self._latest = scheduler_stats or self._latest
 
 
 def lighten_statistics(llm: AsyncLLMEngine) -> None:
+    """Keep of vLLM's statistics those of its schedulers alone."""
     llm.log_stats = llm.output_processor.log_stats = False
     unregister_vllm_metrics()
     llm.logger_manager = cast(StatLoggerManager, SchedulerStatistics(llm))

@@ -5,7 +5,7 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, contextmanager, suppress
 from copy import copy
@@ -18,7 +18,7 @@ from typing import cast
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import VLLMClientError, VLLMServerError
 from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -33,9 +33,15 @@ from engine.grammar import GrammarChecker, Vocabulary
 from engine.light_client import lighten_outputs, lighten_statistics, read_at_once
 from engine.process import cause, causes_file
 from engine.sampling import to_rules, to_run_params, to_sampling_params, to_score_params
+from engine.vllm_contract import (
+    misfit_of_dispatch,
+    misfit_of_messages,
+    misfit_of_outputs,
+    misfit_of_statistics,
+)
 from errors import APIError, bad_request, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
-from settings import StartError
+from settings import StartError, show
 
 
 class _AllOver(Exception):  # noqa: N818 - no error
@@ -47,6 +53,8 @@ class VLLMEngine:
 
     max_model_len = 0
     vocabulary_size = 0
+    light_parts: Collection[str] = ("dispatch", "outputs", "messages", "statistics")
+    """Parts of vLLM's client that are replaced by lighter ones, where these fit."""
 
     def __init__(self, args: AsyncEngineArgs) -> None:
         # vLLM would count each request of a beam search; here a search is admitted once and as a whole.
@@ -54,8 +62,10 @@ class VLLMEngine:
         self._max_unfinished = args.max_num_queued_reqs or sys.maxsize
         self._max_queued_tokens = args.max_num_queued_tokens
         self._unfinished = 0
-        self._dispatcher = Dispatcher()
-        self._is_draining = False
+        self._dispatcher: Dispatcher | None = None
+        self._readers: set[asyncio.Task[object]] = set()
+        """Tasks that read outputs in vLLM's own way, without a dispatcher."""
+        self._is_draining = self._is_aborted = False
         self._llm: AsyncLLMEngine | None = None
 
     async def start(self) -> None:
@@ -91,10 +101,7 @@ class VLLMEngine:
     async def _warm_up(self, llm: AsyncLLMEngine) -> None:
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
-        if llm.log_stats and self._args.log_level == "ERROR":
-            lighten_statistics(llm)
-        lighten_outputs()
-        read_at_once(llm.engine_core.resources.output_socket)
+        self._lighten(llm)
         # The first request for log-probabilities can compile for seconds; no client should wait for that.
         async for _ in llm.generate(
             tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"
@@ -102,6 +109,23 @@ class VLLMEngine:
             pass
         envs.enable_envs_cache()  # else vLLM asks the environment several times for each request
         self._llm = llm
+
+    def _lighten(self, llm: AsyncLLMEngine) -> None:
+        """Put the lighter parts of vLLM's client in place that are wanted and fit."""
+        keeps_few = llm.log_stats and self._args.log_level == "ERROR"
+        if keeps_few and self._fits("statistics", misfit_of_statistics()):
+            lighten_statistics(llm)
+        if self._fits("outputs", misfit_of_outputs()):
+            lighten_outputs()
+        if self._fits("messages", misfit_of_messages(llm)):
+            read_at_once(llm.engine_core.resources.output_socket)
+        if self._fits("dispatch", misfit_of_dispatch()):
+            self._dispatcher = Dispatcher()
+
+    def _fits(self, part: str, misfit: str | None) -> bool:
+        if misfit is not None and part in self.light_parts:
+            show(f"vLLM's own, slower part stands in for the server's ({part}): {misfit}.")
+        return misfit is None and part in self.light_parts
 
     def stop(self) -> None:
         if self._llm is not None:
@@ -119,7 +143,11 @@ class VLLMEngine:
         self._is_draining = True
 
     def abort(self) -> None:
-        self._dispatcher.fail(_shutting_down())
+        self._is_aborted = True
+        if self._dispatcher is not None:
+            self._dispatcher.fail(_shutting_down())
+        for reader in self._readers:
+            reader.cancel()
 
     def check_ready(self) -> None:
         if self._is_draining:
@@ -324,18 +352,55 @@ class VLLMEngine:
         self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: Take
     ) -> None:
         """Each of vLLM's outputs to `take`; leaving ends the generation, and vLLM's exceptions become ours."""
-        assert self._llm is not None
         try:
-            collector = await self._llm.add_request(request_id, tokens_input(prompt_ids), params)
-            try:
-                await self._dispatcher.read(collector, take)
-            except BaseException:
-                await self._llm.abort(collector.request_id, internal=True)
-                raise
+            if self._dispatcher is None:
+                await self._read(prompt_ids, params, request_id, take)
+            else:
+                await self._dispatch(self._dispatcher, prompt_ids, params, request_id, take)
         except EngineDeadError as failure:
             raise unavailable("The engine has died.", "engine_dead") from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
+        except VLLMServerError as failure:
+            status = int(getattr(failure, "status_code", 500))
+            raise APIError(status, "The engine could not answer the request.") from failure
+
+    async def _dispatch(
+        self,
+        dispatcher: Dispatcher,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        request_id: str,
+        take: Take,
+    ) -> None:
+        assert self._llm is not None
+        collector = await self._llm.add_request(request_id, tokens_input(prompt_ids), params)
+        try:
+            await dispatcher.read(collector, take)
+        except BaseException:
+            await self._llm.abort(collector.request_id, internal=True)
+            raise
+
+    async def _read(
+        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: Take
+    ) -> None:
+        """The same in vLLM's own way, a task that is woken for each output."""
+        assert self._llm is not None
+        reader = asyncio.current_task()
+        assert reader is not None
+        self._readers.add(reader)
+        try:
+            outputs = self._llm.generate(tokens_input(prompt_ids), params, request_id)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if drain := take(output):
+                        await drain()
+        except asyncio.CancelledError:
+            if self._is_aborted:
+                raise _shutting_down() from None
+            raise
+        finally:
+            self._readers.discard(reader)
 
 
 def _copied(source: Source, n: int) -> Source:

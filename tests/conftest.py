@@ -40,6 +40,11 @@ logged: list[str] = []
 """What these apps would show on the terminal."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--program tests/vllms_own_parts.py` runs the tests of the real server without its lighter parts."""
+    parser.addoption("--program", default="openai_api_server_vllm.py")
+
+
 @pytest.fixture(scope="session")
 def demo_encoder() -> SentencePieceEncoder:
     return SentencePieceEncoder(DEMO_MODEL / "tokenizer.model")
@@ -115,9 +120,9 @@ def listening(engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any
 class Server:
     """A server process, as a user would start it."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: str = "openai_api_server_vllm.py") -> None:
         self.lines: list[str] = []
-        command = [sys.executable, "openai_api_server_vllm.py", *arguments]
+        command = [sys.executable, program, *arguments]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
             command,
@@ -162,9 +167,11 @@ def connect(server: Server) -> socket.socket:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def server(pytestconfig: pytest.Config) -> Iterator[Server]:
     """The real server with vLLM on the demo model, one for all tests."""
-    server = Server("--port", "0", "--max-num-queued-reqs", str(ROOM), "--max-num-seqs", str(BATCH))
+    program = pytestconfig.getoption("--program")
+    flags = ("--port", "0", "--max-num-queued-reqs", str(ROOM), "--max-num-seqs", str(BATCH))
+    server = Server(*flags, program=program)
     server.wait_for_banner()
     yield server
     assert server.stop() == 0

@@ -1,0 +1,80 @@
+"""The text of an answer, by vLLM's own detokenizer, token by token.
+
+It is used outside of vLLM for what vLLM does not do itself: beams, answers cut at their limit, and stop strings that
+begin as the template's lead does. `vllm_contract.py` says what is needed of it.
+"""
+
+from copy import copy
+from typing import cast
+
+from vllm.sampling_params import SamplingParams
+from vllm.tokenizers import TokenizerLike
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.detokenizer import (
+    BaseIncrementalDetokenizer,
+    IncrementalDetokenizer,
+    SlowIncrementalDetokenizer,
+    check_stop_strings,
+)
+
+from generation import Prompt
+
+
+class AnswerText:
+    """The text of one choice, by vLLM's own detokenizer; `params` tell its stop strings and how it is spelt."""
+
+    def __init__(self, tokenizer: TokenizerLike, prompt: Prompt, params: SamplingParams) -> None:
+        request = EngineCoreRequest("", prompt.ids, None, params, None, 0.0, None, None, None)
+        detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+        self._detokenizer = cast(BaseIncrementalDetokenizer, detokenizer)
+        self._lead = prompt.answer_lead
+        self.cut = ""
+        """The lead, once it has been cut off the text."""
+
+    def fork(self) -> "AnswerText":
+        """A copy that goes on by itself."""
+        fork = copy(self)
+        detokenizer = fork._detokenizer = copy(self._detokenizer)
+        detokenizer.token_ids = [*detokenizer.token_ids]
+        if isinstance(detokenizer, SlowIncrementalDetokenizer):
+            detokenizer.tokens = [*detokenizer.tokens]
+        else:
+            detokenizer.stream = copy(detokenizer.stream)
+        return fork
+
+    def update(self, token_ids: list[int], ends_with_stop_token: bool = False) -> str | None:
+        """Take the next tokens; returns the stop string that the text has come to, if it has come to one."""
+        while self._lead and token_ids:
+            first, token_ids = token_ids[:1], token_ids[1:]
+            if (stop := self._begin(first, ends_with_stop_token and not token_ids)) is not None:
+                return stop
+        return cast(str | None, self._detokenizer.update(token_ids, ends_with_stop_token))
+
+    def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
+        """What the text gains; what may still become a stop string waits for more, unless these are the last."""
+        self.update(token_ids, ends_with_stop_token)
+        return self.gained(is_last)
+
+    def gained(self, is_last: bool) -> str:
+        """What the text has gained since the last call."""
+        return cast(str, self._detokenizer.get_next_output_text(is_last, delta=True))
+
+    def _begin(self, first: list[int], is_stop_token: bool) -> str | None:
+        """Take a token while there is no text yet: the first text loses the lead, and only then may hold a stop."""
+        detokenizer = self._detokenizer
+        stops, detokenizer.stop = detokenizer.stop, []
+        detokenizer.update(first, is_stop_token)
+        detokenizer.stop = stops
+        if not detokenizer.output_text:
+            return None
+        if detokenizer.output_text.startswith(self._lead):
+            self.cut = self._lead
+            detokenizer.output_text = detokenizer.output_text.removeprefix(self._lead)
+        self._lead = ""
+        text = detokenizer.output_text
+        found = check_stop_strings(text, len(text), stops, detokenizer.include_stop_str_in_output)
+        if found is None or detokenizer.num_output_tokens() <= detokenizer.min_tokens:
+            return None
+        stop, end = found
+        detokenizer.output_text = text if end == -1 else text[:end]
+        return cast(str, stop)
