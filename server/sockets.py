@@ -63,7 +63,11 @@ class UnixSocket(socket.socket):
         self._identity: tuple[int, ...] = ()
         try:
             self._bind()
+        except StartError:
+            super().close()
+            raise
         except (OSError, ValueError) as failure:  # ValueError: a zero in the path
+            super().close()
             reason = (
                 os.strerror(failure.errno or 0) if isinstance(failure, OSError) else str(failure)
             )

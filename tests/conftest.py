@@ -158,6 +158,7 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(60)
         self.reader.join(10)
+        self.terminal.close()
         return status
 
 
