@@ -14,7 +14,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine import EngineCoreRequest, detokenizer, output_processor
+from vllm.v1.engine import EngineCoreRequest, detokenizer
+from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 from vllm.v1.metrics.loggers import StatLoggerManager
 
 from settings import StartError
@@ -74,7 +75,7 @@ def _missing() -> Iterator[str]:
 
 def misfit_of_dispatch() -> str | None:
     """Why outputs cannot be handed out by one object for all requests; None if they can."""
-    collector = output_processor.RequestOutputCollector(RequestOutputKind.DELTA, "probe")
+    collector = RequestOutputCollector(RequestOutputKind.DELTA, "probe")
     lacking = [
         name for name in ("ready", "get_nowait", "request_id") if not hasattr(collector, name)
     ]
@@ -84,16 +85,18 @@ def misfit_of_dispatch() -> str | None:
 
 
 def misfit_of_outputs() -> str | None:
-    """Why vLLM cannot make lighter outputs of streams; None if it can."""
-    state = output_processor.RequestState
-    made = _parameters(state.make_request_output)[1:]
+    """Why vLLM cannot make lighter outputs of streams; None if it can.
+
+    vLLM's own class is looked at, also where another engine of this process has put the lighter one in its place.
+    """
+    made = _parameters(RequestState.make_request_output)[1:]
     if made[: len(MADE_OUTPUT)] != list(MADE_OUTPUT):
         return f"make_request_output does not begin with {', '.join(MADE_OUTPUT)}"
     if _parameters(CompletionOutput)[: len(OUTPUT_BEGINS)] != list(OUTPUT_BEGINS):
         return f"CompletionOutput does not begin with {', '.join(OUTPUT_BEGINS)}"
     if _parameters(RequestOutput.add)[1:] != ["next_output", "aggregate"]:
         return "RequestOutput.add takes something else"
-    return _first(_lacking("RequestState", _parameters(state), STATE))
+    return _first(_lacking("RequestState", _parameters(RequestState), STATE))
 
 
 def misfit_of_messages(llm: AsyncLLMEngine) -> str | None:

@@ -56,11 +56,25 @@ def plain() -> Iterator[Server]:
         assert server.stop() == 0
 
 
-def said(reply: httpx.Response, stream: bool) -> str:
-    """A reply without what differs from request to request."""
+def said(reply: httpx.Response, stream: bool) -> object:
+    """A reply without what differs from request to request; of a stream each choice as its pieces join."""
     assert reply.status_code == 200, reply.text
-    text = json.dumps(events(reply.text) if stream else reply.json(), ensure_ascii=False)
-    return re.sub(r'"(id|created)": ("[^"]*"|\d+)', "", text)
+    if not stream:
+        return {
+            name: value for name, value in reply.json().items() if name not in ("id", "created")
+        }
+    choices: dict[int, dict[str, list]] = {}
+    for event in events(reply.text):
+        for choice in event["choices"]:
+            joined = choices.setdefault(
+                choice["index"], {"text": [], "tokens": [], "ids": [], "ends": []}
+            )
+            joined["text"] += choice.get("text") or choice.get("delta", {}).get("content") or ""
+            logprobs = choice.get("logprobs") or {}
+            joined["tokens"] += logprobs.get("content") or logprobs.get("tokens") or []
+            joined["ids"] += choice.get("token_ids") or []
+            joined["ends"] += [choice["finish_reason"]] if choice["finish_reason"] else []
+    return choices
 
 
 @pytest.mark.parametrize("stream", [False, True])
