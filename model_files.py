@@ -187,9 +187,8 @@ def _check_weights(directory: Path, config: Mapping[str, Any]) -> None:
         head = _read_head(file)
         if file.suffix == ".safetensors":
             shapes |= _read_shapes(file)
-        elif head.startswith(ZIP) and not zipfile.is_zipfile(
-            file
-        ):  # its directory stands at the end
+        # A zip's directory stands at its end.
+        elif head.startswith(ZIP) and not zipfile.is_zipfile(file):
             raise StartError(f"{file} is cut off.")
     rows = vocabulary_rows(config)
     if rows is not None and config.get("model_type") in LIKE_LLAMA:

@@ -5,7 +5,7 @@ tokens may be generated, and the deltas that will come. All of it is done before
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +27,7 @@ from errors import APIError, bad_request
 from generation import (
     Decoding,
     Delta,
+    Deltas,
     Engine,
     Generation,
     Prompt,
@@ -38,7 +39,8 @@ from generation import (
 )
 from prompt_template import PromptTemplate
 from prompts.encoder import encode_word
-from protocol import ChatCompletionRequest, CompletionRequest, Request, TokenizeRequest
+from prompts.layouts import Message
+from protocol import ChatCompletionRequest, CompletionRequest, Request, TokenizeRequest, ToolFields
 from server.access_log import keep_texts
 from server.request_body import offload
 from server.request_record import request_record
@@ -64,8 +66,10 @@ class Admission:
         record = request_record(request.scope)
         # Room is asked for before prompts are encoded, and taken when they are generated for.
         self.engine.admit(_prompts_of(body) * width(body))
-        prompts = await offload(record.body_bytes, lambda: self._render(body))
-        decoding = to_decoding(body, self._barred(body))
+        prompts, barred = await offload(
+            record.body_bytes, lambda: (self._render(body), self._barred(body))
+        )
+        decoding = to_decoding(body, barred)
         kind = "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"
         request_id = f"{kind}-{record.serial}"
         budgets = [_token_budget(prompt, body, self.engine.max_model_len) for prompt in prompts]
@@ -91,8 +95,7 @@ class Admission:
 
     def render_chat(self, body: ChatCompletionRequest | TokenizeRequest) -> Prompt:
         """The prompt of a conversation, with the functions that it has to call."""
-        texts = [(message.role, to_message_text(message)) for message in body.messages]
-        return self.template.render_chat(texts, describe(callable_functions(body)))
+        return self._render_texts(_message_texts(body), body)
 
     def decode(self, ids: Sequence[int], param: str) -> str:
         """The text of ids; raises APIError (400) for an id outside the vocabulary."""
@@ -103,11 +106,14 @@ class Admission:
 
     def _render(self, body: Request) -> list[Prompt]:
         """All prompts of a body, cut where it asks for that."""
-        self._check_length(body)
         if isinstance(body, ChatCompletionRequest):
             self.template.check_fields(body.model_extra or {})
-            prompts = [self.render_chat(body)]
+            texts = _message_texts(body)
+            self._check_length(sum(len(text) for _, text in texts), body)
+            prompts = [self._render_texts(texts, body)]
         else:
+            sent_texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
+            self._check_length(max(map(len, sent_texts), default=0), body)
             prompts = [self.render_completion(prompt, body.raw) for prompt in body.prompt]
             if body.echo:
                 for prompt, sent in zip(prompts, body.prompt, strict=True):
@@ -121,15 +127,12 @@ class Admission:
     def _barred(self, body: Request) -> list[list[int]]:
         return [ids for word in body.bad_words for ids in encode_word(self.encoder, word)]
 
-    def _check_length(self, body: Request) -> None:
+    def _render_texts(self, texts: Sequence[Message], body: ToolFields) -> Prompt:
+        return self.template.render_chat(texts, describe(callable_functions(body)))
+
+    def _check_length(self, characters: int, body: Request) -> None:
         """Refuse, before it is encoded, a text that cannot fit, or is too long to be cut until it does."""
         per_token = self.encoder.max_token_characters
-        if isinstance(body, ChatCompletionRequest):
-            characters = sum(len(to_message_text(message)) for message in body.messages)
-        else:
-            characters = max(
-                (len(prompt) for prompt in body.prompt if isinstance(prompt, str)), default=0
-            )
         if body.truncate_prompt_tokens is not None and characters <= MAX_CUT_CHARACTERS:
             return
         if per_token is not None and characters > per_token * self.engine.max_model_len:
@@ -166,11 +169,15 @@ class Admission:
             await end(tasks)
 
 
+def _message_texts(body: ChatCompletionRequest | TokenizeRequest) -> list[Message]:
+    return [(message.role, to_message_text(message)) for message in body.messages]
+
+
 def _prompts_of(body: Request) -> int:
     return len(body.prompt) if isinstance(body, CompletionRequest) else 1
 
 
-async def _nothing(n: int) -> AsyncGenerator[Delta, None]:
+async def _nothing(n: int) -> Deltas:
     """What `max_tokens: 0` generates."""
     for index in range(n):
         yield Delta(index, "", (), "length")
@@ -179,9 +186,8 @@ async def _nothing(n: int) -> AsyncGenerator[Delta, None]:
 def _truncated(ids: list[int], body: Request, max_model_len: int) -> list[int]:
     """The prompt's last ids, or its first, as many as `truncate_prompt_tokens` says; raises APIError for too many."""
     size = body.truncate_prompt_tokens or 0
-    limit = max_model_len - bool(
-        token_limit(body)
-    )  # as vLLM: room for one token, if any is to be generated
+    # As vLLM: room for one token, if any is to be generated.
+    limit = max_model_len - bool(token_limit(body))
     require(
         size != 0 and size <= limit, "truncate_prompt_tokens", f"must be -1 or from 1 to {limit}."
     )

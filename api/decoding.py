@@ -18,6 +18,7 @@ from protocol import (
     ResponseFormat,
     StructuredOutputs,
     TokenizeRequest,
+    ToolFields,
 )
 
 UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
@@ -139,16 +140,14 @@ def constraining_fields(body: Request) -> list[str]:
 
 def to_constraint(body: Request) -> Constraint | None:
     """What the reply must look like; None: any text."""
-    match constraining_fields(body):
-        case ["tools", *_] if isinstance(body, ChatCompletionRequest):
-            functions = callable_functions(body)
-            heads = call_heads(functions)
-            schemas = [function.parameters for function in functions]
-            return Constraint("tools", "calls", tuple(zip(heads, schemas, strict=True)))
-        case ["structured_outputs", *_] if body.structured_outputs is not None:
-            return _from_outputs(body.structured_outputs)
-        case ["response_format"] if body.response_format is not None:
-            return Constraint("response_format", "schema", _asked_schema(body.response_format))
+    if isinstance(body, ChatCompletionRequest) and (functions := callable_functions(body)):
+        schemas = [function.parameters for function in functions]
+        calls = tuple(zip(call_heads(functions), schemas, strict=True))
+        return Constraint("tools", "calls", calls)
+    if body.structured_outputs is not None:
+        return _from_outputs(body.structured_outputs)
+    if body.response_format is not None and body.response_format.type != "text":
+        return Constraint("response_format", "schema", _asked_schema(body.response_format))
     return None
 
 
@@ -177,17 +176,10 @@ def _asked_schema(response_format: ResponseFormat) -> dict[str, Any]:
 
 def ignored_fields(body: Request | TokenizeRequest) -> list[str]:
     """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
-    unused = list(_unused_for_tokens(body) if isinstance(body, TokenizeRequest) else _unused(body))
+    unused = _unused_for_tokens(body) if isinstance(body, TokenizeRequest) else _unused(body)
     names = body.unknown_fields + [name for name in unused if name in body.model_fields_set]
-    is_chat = not isinstance(body, CompletionRequest) and (
-        isinstance(body, ChatCompletionRequest) or body.prompt is None
-    )
-    if (
-        is_chat
-        and not isinstance(body, CompletionRequest)
-        and body.tools
-        and not callable_functions(body)
-    ):
+    has_idle_tools = isinstance(body, ToolFields) and body.tools and not callable_functions(body)
+    if has_idle_tools and "tools" not in names:
         names.append("tools")
     return names
 

@@ -9,6 +9,7 @@ vLLM knows nothing of it: it is asked for one token more than the limit, and wha
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 from operator import itemgetter
 from typing import cast, get_args
 
@@ -71,9 +72,8 @@ class Answer:
                 delta.text = delta.text.removeprefix(self._lead)
                 delta.cut = "" if self._has_lone_lead else self._lead
             self._lead = ""
-        if (
-            self._has_lone_lead
-        ):  # for which vLLM was asked for one token more: it ends where the answer does
+        if self._has_lone_lead:
+            # vLLM was asked for one token more, which this was: it ends where the answer does.
             self._is_plain = not self._lead
         else:
             self._cut_at_limit(delta)
@@ -110,16 +110,9 @@ class WatchedAnswer(Answer):
     So it is looked for here, token by token, where vLLM is asked for deltas without stop strings.
     """
 
-    def __init__(
-        self,
-        tokenizer: TokenizerLike,
-        prompt: Prompt,
-        params: SamplingParams,
-        limit: int,
-        alternatives: int | None,
-    ) -> None:
-        super().__init__(tokenizer, prompt, params, limit, alternatives)
-        self._text = AnswerText(tokenizer, prompt, params)
+    @cached_property
+    def _text(self) -> AnswerText:
+        return AnswerText(self._tokenizer, self._prompt, self._params)
 
     def to_delta(self, completion: CompletionOutput, index: int) -> Delta:
         token_ids, is_stopped = completion.token_ids, completion.finish_reason == "stop"

@@ -68,6 +68,5 @@ def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str
         args.kv_cache_memory_bytes = DEMO_CPU_KV_CACHE if settings.is_demo else CPU_KV_CACHE
     if settings.is_demo and "--no-enforce-eager" not in others:
         args.enforce_eager = True
-        os.environ.setdefault(
-            "TORCHDYNAMO_DISABLE", "1"
-        )  # else the first log-probabilities are compiled, for seconds
+        # Else the first log-probabilities are compiled, for seconds.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

@@ -150,9 +150,8 @@ class BeamSearch:
             return True
         if len(finished) < rules.width:
             return False
-        if (
-            rules.early_stopping is True or rules.width == 1
-        ):  # one beam is greedy search, which ends with its first end
+        # One beam is greedy search, which ends with its first end.
+        if rules.early_stopping is True or rules.width == 1:
             return True
         return rules.early_stopping is False and self.score(self.live[0]) <= self.score(
             finished[-1]

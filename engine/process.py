@@ -100,9 +100,8 @@ def keep_cause(record: logging.LogRecord) -> bool:
     if logging.getLogger("vllm").isEnabledFor(logging.INFO):
         return True
     if record.msg in LAST_WORDS:
-        sys.stderr = (
-            io.StringIO()
-        )  # the process ends by this failure, and multiprocessing would show it again
+        # The process ends by this failure, and multiprocessing would show it again.
+        sys.stderr = io.StringIO()
     return False
 
 

@@ -7,7 +7,7 @@ template can put there. Knows nothing about templates, requests or engines. Deco
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ class TokenizerEncoder:
             if token.special
         }
         self.control_texts = _by_id(self.control_ids)
-        text_ids = set(tokenizer.get_vocab().values()) - self.control_texts.keys()
+        ids = set(tokenizer.get_vocab().values())
+        text_ids = ids - self.control_texts.keys()
         self.text_size = 1 + max(text_ids, default=-1)
         self._byte_of: Mapping[str, int] = {}
         if "ByteLevel" in repr(getattr(tokenizer, "backend_tokenizer", "")):
@@ -137,23 +138,25 @@ class TokenizerEncoder:
         )
         ids = list(self.tokenizer.encode(joined, add_special_tokens=False))
         controls = [token_id for token_id in ids if token_id in self.control_texts]
-        if controls == [run for run in present if isinstance(run, int)]:
+        wanted = [run for run in present if isinstance(run, int)]
+        if controls == wanted:
             return ids
         return _encode_each(present, self._encode_text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        _check_range(ids, len(self.tokenizer), {})
+        _check_range(ids, len(self.tokenizer))
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def token_bytes(self, token_id: int) -> bytes:
         piece = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
-        if (
-            self._byte_of
-            and set(piece) <= self._byte_of.keys()
-            and token_id not in self.control_texts
-        ):
-            return bytes(map(self._byte_of.__getitem__, piece))
-        return _to_bytes(piece)
+        if not self._byte_of or token_id in self.control_texts:
+            return _to_bytes(piece)
+        spelling = bytearray()
+        for character in piece:
+            if character not in self._byte_of:
+                return _to_bytes(piece)
+            spelling.append(self._byte_of[character])
+        return bytes(spelling)
 
     def ids_spelt(self, text: str) -> frozenset[int]:
         spelling = text.encode()
@@ -221,7 +224,10 @@ def _byte_alphabet() -> dict[str, int]:
 def control_pattern(control_ids: Mapping[str, int]) -> re.Pattern[str]:
     """One group that matches any control token's text, the longest first; with no control tokens, nothing."""
     texts = sorted(filter(None, control_ids), key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, texts)) or '(?!)'})")
+    if not texts:
+        return re.compile("((?!))")
+    alternatives = "|".join(map(re.escape, texts))
+    return re.compile(f"({alternatives})")
 
 
 def load_encoder(settings: Settings) -> Encoder:
@@ -246,8 +252,10 @@ def _fits_llama(settings: Settings, tokenizer_config: Mapping[str, Any], model_f
     Others say by their label that they were trained like LLaMA.
     """
     label = str(tokenizer_config.get("tokenizer_class") or "LlamaTokenizer")
-    if "llama" not in label.lower() and read_config(settings).get("model_type") != "llama":
-        return False
+    if "llama" not in label.lower():
+        model_type = read_config(settings).get("model_type")
+        if model_type != "llama":
+            return False
     # LLaMA-3's own file of that name is tiktoken's; SentencePiece's begins with a piece: protobuf's field 1.
     if model_file.read_bytes().startswith(b"\n"):
         return True
@@ -290,7 +298,8 @@ def load_tokenizer(settings: Settings) -> Any:
         )
 
 
-def _check_range(ids: Sequence[int], vocabulary_size: int, also: Mapping[int, str]) -> None:
-    for token_id in {*ids}:
-        if not 0 <= token_id < vocabulary_size and token_id not in also:
+def _check_range(ids: Sequence[int], vocabulary_size: int, also: Collection[int] = ()) -> None:
+    for token_id in set(ids):
+        is_piece = 0 <= token_id < vocabulary_size
+        if not is_piece and token_id not in also:
             raise ValueError(f"token id {token_id} is outside the vocabulary")

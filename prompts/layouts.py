@@ -137,12 +137,14 @@ def rendered_runs(
     """
     controls = control_pattern(encoder.control_ids)
     used = set(conversation.system or "")
-    for _, text in conversation.messages:
-        used.update(text)
-    marks_from = map(chr, range(FIRST_MARK, sys.maxunicode))
-    free = (mark for mark in marks_from if mark not in used)
+    for _, sent in conversation.messages:
+        used.update(sent)
+    private = range(FIRST_MARK, sys.maxunicode)
+    free = (mark for mark in map(chr, private) if mark not in used)
     marks = dict(zip(encoder.control_ids, free, strict=False))
-    shown = {ord(mark): text for text, mark in marks.items()}
+    shown: dict[int, str] = {}
+    for text, mark in marks.items():
+        shown[ord(mark)] = text
     hide = partial(controls.sub, lambda found: marks[found[0]])
     system = None if conversation.system is None else hide(conversation.system)
     messages = tuple((role, hide(text)) for role, text in conversation.messages)
@@ -205,9 +207,8 @@ def fastchat_layout(name: str) -> Layout:
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
     """The tokenizer's own chat template, or `source`, a Jinja template in its place."""
     own = tokenizer.chat_template
-    if source is None and isinstance(
-        own, str
-    ):  # perhaps read from a file that an editor began with a mark
+    # Perhaps it was read from a file that an editor began with a byte order mark.
+    if source is None and isinstance(own, str):
         source = own.removeprefix("\ufeff")
 
     def render(conversation: Conversation) -> str:
@@ -231,11 +232,8 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
             raise bad_request(
                 f"The model's chat template refuses these messages: {failure}", "messages"
             ) from failure
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-        ):  # they may hold the client's text, so they go no further
+        except (ValueError, TypeError, KeyError):
+            # They may hold the client's text, so they go no further.
             raise bad_request(
                 "The model's chat template cannot render these messages.", "messages"
             ) from None

@@ -71,9 +71,8 @@ def log_writer(settings: Settings) -> Log | None:
     def write() -> None:
         while not has_ended.wait(SECONDS_BETWEEN_WRITES) or waiting:
             if lines := [waiting.popleft() for _ in range(len(waiting))]:
-                with suppress(
-                    OSError
-                ):  # of a full disk, say: these lines are lost, and the next may not be
+                # Of a full disk, say: these lines are lost, and the next may not be.
+                with suppress(OSError):
                     show("\n".join(lines))
 
     def end() -> None:

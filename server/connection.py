@@ -163,9 +163,8 @@ async def without_chunks(
             if is_open_ended:
                 cycle.chunked_encoding = False
         elif is_open_ended:
-            cycle.expected_content_length = len(
-                message.get("body", b"")
-            )  # uvicorn counts what is left
+            # uvicorn counts what is left.
+            cycle.expected_content_length = len(message.get("body", b""))
         await send(message)
 
     await app(scope, receive, send_plain)

@@ -40,9 +40,8 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
         port = sockets[0].getsockname()[1] if sockets else settings.port
         try:
             bound = socket.create_server((address[0], port, *address[2:]), family=family)
-            bound.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-            )  # for its connections: events go out at once
+            # For its connections: events go out at once.
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sockets.append(bound)
         except OSError as failure:
             if failure.errno not in UNAVAILABLE_ADDRESS:
