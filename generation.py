@@ -88,6 +88,11 @@ class Decoding:
         return self.temperature == 0
 
     @property
+    def is_call(self) -> bool:
+        """Whether each answer is the call of a function."""
+        return self.constraint is not None and self.constraint.kind == "calls"
+
+    @property
     def takes_best(self) -> bool:
         """More are sampled than returned; greedy ones are all equal, so there is no best."""
         return self.width > self.n and not self.is_greedy and not self.is_beam_search
@@ -201,8 +206,10 @@ class Generation:
     def is_over(self) -> bool:
         return len(self.finish_reasons) == self.choices
 
-    def count(self, delta: Delta) -> None:
-        """Take a delta into account: its reader calls this for each."""
+    def record(self, delta: Delta) -> None:
+        """Note what a delta brings, for the usage and the log: whoever reads `source` calls this for each."""
+        if self.began is None:
+            self.began = time.monotonic()
         self.tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
             self.finish_reasons.append(delta.finish_reason)

@@ -548,33 +548,6 @@ class ChatCompletionRequest(
 Request = CompletionRequest | ChatCompletionRequest
 
 
-class TokenizeRequest(ToolFields):
-    """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
-
-    model: str | None = Field(None, description="The served model; absent: the same.")
-    prompt: str | None = Field(None, description="As for a completion.")
-    messages: Messages = Field(
-        EMPTY, max_length=MAX_MESSAGES, description="As for a chat completion."
-    )
-    raw: bool | None = Field(
-        None, description="true: leave the prompt template out; absent: --raw-completions."
-    )
-    add_special_tokens: bool = Field(
-        True, description="false: a prompt without the token that begins a text."
-    )
-    add_generation_prompt: bool = Field(
-        True, description="false: only for a final assistant message to be continued."
-    )
-    return_token_strs: bool = Field(False, description="The text of each token too.")
-
-
-class DetokenizeRequest(SentBody):
-    """The body of `POST /detokenize`."""
-
-    model: str | None = Field(None, description="The served model; absent: the same.")
-    tokens: Annotated[list[TokenId], FailFast()] = Field(description="Token ids.")
-
-
 class Usage(BaseModel):
     """Token counts of a reply: the prompt once, the choices summed."""
 
@@ -707,39 +680,6 @@ class ChatChunk(Reply[ChatChunkChoice]):
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
-
-
-class Model(BaseModel):
-    """A served model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "chinese-llama-alpaca"
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    """The served models."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class Tokens(BaseModel):
-    """The reply of `/tokenize`."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None = None
-    prompt: str
-
-
-class Detokenized(BaseModel):
-    """The reply of `/detokenize`."""
-
-    prompt: str
 
 
 class ErrorDetail(BaseModel):

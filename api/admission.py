@@ -1,7 +1,8 @@
 """A body -> an accepted generation: the one way in, for every endpoint that generates.
 
-In this order: the server's defaults, rules between fields, the model's name, room in the engine, the prompts, how many
-tokens may be generated, and the deltas that will come. All of it is done before the first byte of a reply.
+In this order: the server's defaults, the decoding, rules between fields, the model's name, room in the engine, the
+prompts, how many tokens may be generated, and the deltas that will come. All of it is done before the first byte of a
+reply.
 """
 
 import asyncio
@@ -11,16 +12,9 @@ from functools import partial
 
 from starlette.requests import Request as HTTPRequest
 
-from api.decoding import (
-    alternatives,
-    ignored_fields,
-    to_decoding,
-    to_defaults,
-    token_limit,
-    width,
-    with_defaults,
-)
+from api.decoding import to_decoding, to_defaults, with_defaults
 from api.field_rules import check_fields, require
+from api.ignored_fields import ignored_fields
 from api.models import check_model
 from api.tool_calls import callable_functions, describe, read_calls, to_message_text
 from errors import APIError, bad_request
@@ -40,7 +34,14 @@ from generation import (
 from prompt_template import PromptTemplate
 from prompts.encoder import encode_word
 from prompts.layouts import Message
-from protocol import ChatCompletionRequest, CompletionRequest, Request, TokenizeRequest, ToolFields
+from protocol import (
+    ChatCompletionRequest,
+    ChatMessage,
+    CompletionRequest,
+    Function,
+    Request,
+    ToolFields,
+)
 from server.access_log import keep_texts
 from server.request_body import offload
 from server.request_record import request_record
@@ -61,25 +62,26 @@ class Admission:
     async def accept(self, sent: Request, request: HTTPRequest) -> Generation:
         """Accept a body, or raise APIError; nothing has been generated yet."""
         body = with_defaults(sent, self.defaults)
-        check_fields(body)
+        functions = callable_functions(body) if isinstance(body, ToolFields) else []
+        decoding = to_decoding(body, functions)
+        check_fields(body, decoding)
         model = check_model(body.model, self.settings.model_names)
         record = request_record(request.scope)
         # Room is asked for before prompts are encoded, and taken when they are generated for.
-        self.engine.admit(_prompts_of(body) * width(body))
+        self.engine.admit(_prompts_of(body) * decoding.width)
         prompts, barred = await offload(
-            record.body_bytes, lambda: (self._render(body), self._barred(body))
+            record.body_bytes, lambda: (self._render(body, decoding, functions), self._barred(body))
         )
-        decoding = to_decoding(body, barred)
-        kind = "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"
-        request_id = f"{kind}-{record.serial}"
-        budgets = [_token_budget(prompt, body, self.engine.max_model_len) for prompt in prompts]
-        source = self._source(prompts, decoding, budgets, request_id)
-        if isinstance(body, ChatCompletionRequest) and (functions := callable_functions(body)):
+        if barred:
+            decoding = replace(decoding, barred=barred)
+        request_id = f"{_id_prefix(body)}-{record.serial}"
+        source = self._source(prompts, body, decoding, request_id)
+        if functions:
             source = read_calls(source, functions)
         if self.settings.log_requests:
             source, record.texts = keep_texts(source, prompts, decoding.n, self.encoder.spell)
         scores = partial(self._score, prompts, decoding, request_id)
-        ignored = ignored_fields(body)
+        ignored = ignored_fields(body, decoding)
         record.generation = Generation(
             request_id, model, prompts, decoding, source, scores, ignored
         )
@@ -93,9 +95,9 @@ class Admission:
         render = self.template.render_raw if is_raw else self.template.render_instruction
         return render(prompt)
 
-    def render_chat(self, body: ChatCompletionRequest | TokenizeRequest) -> Prompt:
-        """The prompt of a conversation, with the functions that it has to call."""
-        return self._render_texts(_message_texts(body), body)
+    def render_chat(self, messages: Sequence[ChatMessage], functions: Sequence[Function]) -> Prompt:
+        """The prompt of a conversation, with the functions one of which its answer has to call, if there are any."""
+        return self._render_texts(_texts_of(messages), functions)
 
     def decode(self, ids: Sequence[int], param: str) -> str:
         """The text of ids; raises APIError (400) for an id outside the vocabulary."""
@@ -104,13 +106,15 @@ class Admission:
         except ValueError as failure:
             raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 
-    def _render(self, body: Request) -> list[Prompt]:
+    def _render(
+        self, body: Request, decoding: Decoding, functions: Sequence[Function]
+    ) -> list[Prompt]:
         """All prompts of a body, cut where it asks for that."""
         if isinstance(body, ChatCompletionRequest):
             self.template.check_fields(body.model_extra or {})
-            texts = _message_texts(body)
+            texts = _texts_of(body.messages)
             self._check_length(sum(len(text) for _, text in texts), body)
-            prompts = [self._render_texts(texts, body)]
+            prompts = [self._render_texts(texts, functions)]
         else:
             sent_texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
             self._check_length(max(map(len, sent_texts), default=0), body)
@@ -121,14 +125,16 @@ class Admission:
                         prompt.text = self.decode(sent, "prompt")
         if body.truncate_prompt_tokens is None:
             return prompts
-        limit = self.engine.max_model_len
+        # As vLLM: room for one token, if any is to be generated.
+        limit = self.engine.max_model_len - bool(decoding.max_tokens)
         return [replace(prompt, ids=_truncated(prompt.ids, body, limit)) for prompt in prompts]
 
     def _barred(self, body: Request) -> list[list[int]]:
+        """The token ids of each of the `bad_words`."""
         return [ids for word in body.bad_words for ids in encode_word(self.encoder, word)]
 
-    def _render_texts(self, texts: Sequence[Message], body: ToolFields) -> Prompt:
-        return self.template.render_chat(texts, describe(callable_functions(body)))
+    def _render_texts(self, texts: Sequence[Message], functions: Sequence[Function]) -> Prompt:
+        return self.template.render_chat(texts, describe(functions))
 
     def _check_length(self, characters: int, body: Request) -> None:
         """Refuse, before it is encoded, a text that cannot fit, or is too long to be cut until it does."""
@@ -139,14 +145,15 @@ class Admission:
             raise _too_long(self.engine.max_model_len, f"at least {characters // per_token}", body)
 
     def _source(
-        self, prompts: Sequence[Prompt], decoding: Decoding, budgets: Sequence[int], request_id: str
+        self, prompts: Sequence[Prompt], body: Request, decoding: Decoding, request_id: str
     ) -> Source:
         """The deltas of all prompts; nothing has been generated yet."""
         sources: list[Source] = []
-        for number, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
-            own = (
-                decoding if budget == decoding.max_tokens else replace(decoding, max_tokens=budget)
-            )
+        for number, prompt in enumerate(prompts):
+            budget = _token_budget(prompt, body, decoding, self.engine.max_model_len)
+            own = decoding
+            if budget != decoding.max_tokens:
+                own = replace(decoding, max_tokens=budget)
             if budget:
                 sources.append(self.engine.generate(prompt, own, f"{request_id}-{number}"))
             else:
@@ -169,12 +176,17 @@ class Admission:
             await end(tasks)
 
 
-def _message_texts(body: ChatCompletionRequest | TokenizeRequest) -> list[Message]:
-    return [(message.role, to_message_text(message)) for message in body.messages]
+def _texts_of(messages: Sequence[ChatMessage]) -> list[Message]:
+    return [(message.role, to_message_text(message)) for message in messages]
 
 
 def _prompts_of(body: Request) -> int:
     return len(body.prompt) if isinstance(body, CompletionRequest) else 1
+
+
+def _id_prefix(body: Request) -> str:
+    """What the id of a reply begins with, as OpenAI's do."""
+    return "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"
 
 
 async def _nothing(n: int) -> Deltas:
@@ -183,25 +195,23 @@ async def _nothing(n: int) -> Deltas:
         yield Delta(index, "", (), "length")
 
 
-def _truncated(ids: list[int], body: Request, max_model_len: int) -> list[int]:
-    """The prompt's last ids, or its first, as many as `truncate_prompt_tokens` says; raises APIError for too many."""
+def _truncated(ids: list[int], body: Request, limit: int) -> list[int]:
+    """The prompt's last ids, or its first, as many as `truncate_prompt_tokens` says: at most `limit`."""
     size = body.truncate_prompt_tokens or 0
-    # As vLLM: room for one token, if any is to be generated.
-    limit = max_model_len - bool(token_limit(body))
-    require(
-        size != 0 and size <= limit, "truncate_prompt_tokens", f"must be -1 or from 1 to {limit}."
-    )
+    is_valid = size != 0 and size <= limit
+    require(is_valid, "truncate_prompt_tokens", f"must be -1 or from 1 to {limit}.")
     size = limit if size == -1 else size
     return ids[:size] if body.truncation_side == "right" else ids[-size:]
 
 
-def _token_budget(prompt: Prompt, body: Request, max_model_len: int) -> int:
+def _token_budget(prompt: Prompt, body: Request, decoding: Decoding, max_model_len: int) -> int:
     """Tokens that may be generated: what was asked for, clamped to the room that the prompt leaves."""
-    used, limit = len(prompt.ids), token_limit(body)
+    used, limit = len(prompt.ids), decoding.max_tokens
     room = max_model_len - used
-    if room < 1 and (limit or alternatives(body) is not None):
+    if room < 1 and (limit or decoding.alternatives is not None):
         raise _too_long(max_model_len, str(used), body)
-    require(body.min_tokens <= limit, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")
+    has_room = decoding.min_tokens <= limit
+    require(has_room, "min_tokens", f"must be at most the {limit} of 'max_tokens'.")
     return min(limit, max(room, 0))
 
 

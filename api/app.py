@@ -5,27 +5,26 @@ An endpoint accepts its body (`admission`), and answers the generation whole or 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import protocol
 from api.admission import Admission
-from api.decoding import ignored_fields
+from api.chat import chat_chunks, chat_completion
+from api.completions import completion, completion_chunks
 from api.events import SPELLING
-from api.field_rules import check_tools
-from api.models import check_model
-from api.replies import Events, chat_chunks, chat_completion, completion, completion_chunks
-from errors import bad_request
+from api.ignored_fields import ignored_header, to_response
+from api.models import Model, ModelList, check_model
+from api.replies import Events
+from api.tokens import Detokenized, TokenEndpoints, Tokens
 from generation import Engine, Generation
 from prompt_template import PromptTemplate
 from prompts.encoder import Encoder
@@ -34,11 +33,10 @@ from server.access_log import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, AccessLog, Lo
 from server.error_responses import answer_failure
 from server.event_stream import EventStream, while_connected
 from server.middleware import BodyLimits, CanonicalPaths, CrossOrigin, Keys
-from server.request_body import AnsweredRoute, offload_tokenizing
+from server.request_body import AnsweredRoute
 from settings import Settings
 
 VERSION = "0.1.0"
-MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")
 }
@@ -68,31 +66,18 @@ class Endpoints:
         generation = await self.admission.accept(body, request)
         return await self._answer(generation, body, request, chat_completion, chat_chunks)
 
-    async def list_models(self) -> protocol.ModelList:
+    async def list_models(self) -> ModelList:
         """The served models: one, under all its names."""
         self.engine.check_ready()
-        return protocol.ModelList(data=[self._model(name) for name in self.settings.model_names])
+        return ModelList(data=[self._model(name) for name in self.settings.model_names])
 
-    async def get_model(self, model_id: str) -> protocol.Model:
+    async def get_model(self, model_id: str) -> Model:
         """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
         self.engine.check_ready()
         names = self.settings.model_names
         return self._model(
             check_model(f"/{model_id}" if f"/{model_id}" in names else model_id, names)
         )
-
-    async def tokenize(self, body: protocol.TokenizeRequest, request: Request) -> Response:
-        """The exact prompt that the same prompt or messages would be sent as."""
-        self.engine.check_ready()
-        return await offload_tokenizing(request, lambda: self._tokenize(body))
-
-    async def detokenize(self, body: protocol.DetokenizeRequest, request: Request) -> Response:
-        """The text of token ids, control tokens spelt out."""
-        check_model(body.model, self.settings.model_names)
-        text = await offload_tokenizing(
-            request, lambda: self.admission.decode(body.tokens, "tokens")
-        )
-        return to_response(protocol.Detokenized(prompt=text), body.unknown_fields)
 
     async def health(self) -> Response:
         """200 when requests will be answered, 503 while the model loads or after the engine died."""
@@ -131,47 +116,8 @@ class Endpoints:
             return Response(status_code=CLIENT_LEFT)
         return to_response(item, generation.ignored)
 
-    def _tokenize(self, body: protocol.TokenizeRequest) -> Response:
-        check_model(body.model, self.settings.model_names)
-        check_tools(body)
-        if (body.prompt is None) == (not body.messages):
-            raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
-        if body.prompt is not None:
-            prompt = self.admission.render_completion(body.prompt, body.raw)
-        elif body.add_generation_prompt or body.messages[-1].role == "assistant":
-            prompt = self.admission.render_chat(body)
-        else:
-            reason = "A prompt for an answer cannot be had without its beginning."
-            raise bad_request(reason, "add_generation_prompt")
-        begins_text = prompt.ids[:1] == [self.encoder.bos_id]
-        is_cut = body.prompt is not None and not body.add_special_tokens and begins_text
-        ids = prompt.ids[1:] if is_cut else prompt.ids
-        tokens = protocol.Tokens(
-            count=len(ids),
-            max_model_len=self.engine.max_model_len,
-            tokens=ids,
-            token_strs=self._spell(ids) if body.return_token_strs else None,
-            prompt=self.admission.decode(ids, "prompt"),
-        )
-        return to_response(tokens, ignored_fields(body))
-
-    def _spell(self, ids: Sequence[int]) -> list[str]:
-        return [spelling.decode(errors="replace") for spelling in self.encoder.spell(ids)]
-
-    def _model(self, name: str) -> protocol.Model:
-        return protocol.Model(
-            id=name, created=self.created, max_model_len=self.engine.max_model_len
-        )
-
-
-def to_response(item: BaseModel, ignored: Sequence[str]) -> Response:
-    return Response(to_json(item), headers=ignored_header(ignored), media_type="application/json")
-
-
-def ignored_header(fields: Sequence[str]) -> dict[str, str]:
-    """The header that names fields without effect, such as a typo."""
-    names = [quote(name[:MAX_NAME_CHARACTERS]) for name in fields[:MAX_NAMES]]
-    return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
+    def _model(self, name: str) -> Model:
+        return Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
 
 
 def build_app(
@@ -202,7 +148,7 @@ def build_app(
     app.router.route_class = AnsweredRoute
     app.state.max_body_bytes = settings.max_body_bytes
     endpoints = Endpoints(engine, template, settings)
-    add_routes(app, endpoints)
+    add_routes(app, endpoints, TokenEndpoints(endpoints.admission))
     show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
@@ -236,7 +182,7 @@ def show_defaults(app: FastAPI, defaults: Mapping[str, Any]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def add_routes(app: FastAPI, endpoints: Endpoints) -> None:
+def add_routes(app: FastAPI, endpoints: Endpoints, tokens: TokenEndpoints) -> None:
     """Every path that this server answers."""
     app.post("/v1/completions", response_model=Completion, responses=STREAMS)(
         endpoints.create_completion
@@ -246,10 +192,8 @@ def add_routes(app: FastAPI, endpoints: Endpoints) -> None:
     )
     app.get("/v1/models", responses=ERRORS)(endpoints.list_models)
     app.get("/v1/models/{model_id:path}", responses=ERRORS)(endpoints.get_model)
-    app.post("/tokenize", response_model=protocol.Tokens, responses=ERRORS)(endpoints.tokenize)
-    app.post("/detokenize", response_model=protocol.Detokenized, responses=ERRORS)(
-        endpoints.detokenize
-    )
+    app.post("/tokenize", response_model=Tokens, responses=ERRORS)(tokens.tokenize)
+    app.post("/detokenize", response_model=Detokenized, responses=ERRORS)(tokens.detokenize)
     app.get("/health", responses=ERRORS, response_class=Response)(endpoints.health)
     app.head("/health", include_in_schema=False)(endpoints.health)
     app.get("/metrics", response_class=Response, responses=ERRORS)(endpoints.metrics)

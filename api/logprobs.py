@@ -13,7 +13,7 @@ from generation import Delta, TokenLogprob
 from prompts.encoder import Encoder
 from protocol import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
 
-LEAST = -9999.0
+MIN_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have."""
 
 
@@ -39,11 +39,15 @@ class Token:
     top: list[Alternative]
 
 
-class Spelling:
-    """The tokens of one choice or prompt, in step with its text."""
+class LogprobAligner:
+    """Aligns the tokens of one choice, or of one prompt, with its text.
+
+    Tokens come before their text: the engine holds text back while a character is incomplete or a stop string
+    possible. A token is reported once all that it spells has been sent.
+    """
 
     offset = 0
-    """Characters before the next token."""
+    """Characters of the text before the next token."""
 
     def __init__(self, encoder: Encoder, hides_control: bool) -> None:
         self._encoder = encoder
@@ -52,39 +56,44 @@ class Spelling:
         self._cut = b""
         """What the next token is spelt with and the text leaves out."""
         self._pending: deque[TokenLogprob] = deque()
-        self._room = 0
+        self._unspelt = 0
+        """Bytes of text that have come and that no reported token spells."""
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def take(self, delta: Delta) -> list[Token]:
-        """Tokens whose text is there; at a stop string what comes after it is cut off, as it is from the text."""
+    def align(self, delta: Delta) -> list[Token]:
+        """The tokens whose text has come with this delta.
+
+        With the last delta these are all that are left: of what a stop string cuts off the text, the spelling of a
+        token is cut off too, and a token that spells nothing else is left out.
+        """
         self._cut = delta.cut.encode() or self._cut
         self._pending += delta.logprobs or ()
-        self._room += len(delta.text.encode())
+        self._unspelt += len(delta.text.encode())
         if not delta.text and delta.finish_reason is None:
             return []
-        taken: list[Token] = []
+        aligned: list[Token] = []
         while self._pending:
             token = self._pending[0]
             whole = (
                 b"" if token.token_id in self._hidden else self._encoder.token_bytes(token.token_id)
             )
             spelling = whole.removeprefix(self._cut)
-            if len(spelling) > self._room and delta.finish_reason is None:
+            if len(spelling) > self._unspelt and delta.finish_reason is None:
                 break
             self._pending.popleft()
             # At the end what is not in the text is of a stop string, of half a character, or a control token.
             if (
-                self._room
+                self._unspelt
                 or not spelling
                 or delta.finish_reason == "length"
                 or token.token_id in self._control
             ):
-                taken.append(self._place(token, spelling[: self._room], spelling))
-                self._room = max(self._room - len(spelling), 0)
+                aligned.append(self._place(token, spelling[: self._unspelt], spelling))
+                self._unspelt = max(self._unspelt - len(spelling), 0)
             self._cut = b"" if whole else self._cut
-        return taken
+        return aligned
 
-    def prompt(self, logprobs: Sequence[TokenLogprob]) -> list[Token]:
+    def align_prompt(self, logprobs: Sequence[TokenLogprob]) -> list[Token]:
         """All tokens of a prompt, whose text is their spellings joined."""
         spellings = self._encoder.spell([token.token_id for token in logprobs])
         return [
@@ -120,7 +129,7 @@ class Spelling:
 
 
 def _finite(logprob: float) -> float:
-    return max(logprob, LEAST)
+    return max(logprob, MIN_LOGPROB)
 
 
 def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
@@ -132,7 +141,10 @@ def to_chat_logprobs(tokens: Sequence[Token]) -> ChatLogprobs:
             )
             for other in token.top
         ]
-        text, logprob = _to_text(token.name), LEAST if token.logprob is None else token.logprob
+        text, logprob = (
+            _to_text(token.name),
+            MIN_LOGPROB if token.logprob is None else token.logprob,
+        )
         content.append(
             ChatTokenLogprob(
                 token=text, logprob=logprob, bytes=list(token.spelling), top_logprobs=top

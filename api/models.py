@@ -1,10 +1,30 @@
 """The names that models are served under."""
 
 from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel
 
 from errors import APIError
 
 MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
+
+
+class Model(BaseModel):
+    """A served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "chinese-llama-alpaca"
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """The served models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
 
 
 def check_model(asked: str | None, served: Sequence[str]) -> str:

@@ -9,29 +9,38 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from errors import bad_request
 from generation import Delta, Source, changed
 from protocol import ChatMessage, Function, ToolChoice, ToolFields
 
 
-def is_call_required(choice: ToolChoice) -> bool:
+def callable_functions(body: ToolFields) -> list[Function]:
+    """Functions one of which the answer has to call; none: it is text.
+
+    Raises APIError (400) for a `tool_choice` that asks for a function that is not among the tools.
+    """
+    functions, allowed = [tool.function for tool in body.tools], _allowed_names(body.tool_choice)
+    is_required = _is_call_required(body.tool_choice)
+    has_unknown = not {function.name for function in functions}.issuperset(allowed or ())
+    if has_unknown or (is_required and not functions):
+        reason = "'tool_choice' asks for a function that is not among the 'tools'."
+        raise bad_request(reason, "tool_choice")
+    if not is_required:
+        return []
+    return [function for function in functions if allowed is None or function.name in allowed]
+
+
+def _is_call_required(choice: ToolChoice) -> bool:
     if choice.allowed_tools is not None:
         return choice.allowed_tools.mode == "required"
     return choice.type in ("required", "function")
 
 
-def allowed_names(choice: ToolChoice) -> list[str] | None:
+def _allowed_names(choice: ToolChoice) -> list[str] | None:
     """The functions that may be called; None: all."""
     if choice.allowed_tools is not None:
         return [tool.function.name for tool in choice.allowed_tools.tools]
     return None if choice.function is None else [choice.function.name]
-
-
-def callable_functions(body: ToolFields) -> list[Function]:
-    """Functions one of which the answer has to call; none: it is text."""
-    if not is_call_required(body.tool_choice):
-        return []
-    functions, names = [tool.function for tool in body.tools], allowed_names(body.tool_choice)
-    return [function for function in functions if names is None or function.name in names]
 
 
 def to_call_text(name: str, arguments: str) -> str:
@@ -39,8 +48,8 @@ def to_call_text(name: str, arguments: str) -> str:
     return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
 
 
-def call_heads(functions: Sequence[Function]) -> list[str]:
-    """What a call of each function begins with, up to its arguments; after them comes one closing brace."""
+def call_prefixes(functions: Sequence[Function]) -> list[str]:
+    """The text of a call of each function up to its arguments; after them comes one closing brace."""
     return [to_call_text(function.name, "")[:-1] for function in functions]
 
 
@@ -80,20 +89,20 @@ def read_calls(source: Source, functions: Sequence[Function]) -> Source:
 
     A choice that ends before its call is whole keeps the reason that ended it.
     """
-    heads = call_heads(functions)
-    names = {head: function.name for head, function in zip(heads, functions, strict=True)}
+    prefixes = call_prefixes(functions)
+    names = {prefix: function.name for prefix, function in zip(prefixes, functions, strict=True)}
     received: dict[int, str] = {}
     sent: dict[int, int] = {}
-    """Characters of what was received that have been sent, the name as its head."""
+    """By choice, once its function is known: characters of what was received that have been sent, prefix included."""
 
     def read(delta: Delta) -> Delta:
         text = received[delta.index] = received.get(delta.index, "") + delta.text
         call = None
-        if (
-            delta.index not in sent
-            and (head := next(filter(text.startswith, names), None)) is not None
-        ):
-            sent[delta.index], call = len(head), names[head]
+        if delta.index not in sent:
+            prefix = next(filter(text.startswith, names), None)
+            if prefix is not None:
+                sent[delta.index] = len(prefix)
+                call = names[prefix]
         is_whole = delta.finish_reason is not None and delta.index in sent and _is_json(text)
         # The last brace closes the call, not its arguments.
         end = len(text)

@@ -33,8 +33,8 @@ from starlette.requests import Request as HTTPRequest
 
 from api.admission import Admission
 from api.app import build_app
+from api.chat import chat_chunks, chat_completion
 from api.events import SPELLING
-from api.replies import chat_chunks, chat_completion
 from engine.dispatch import Dispatcher
 from engine.process import GARBAGE_THRESHOLDS
 from generation import Decoding, Delta, Generation, Prompt, Sink, Source

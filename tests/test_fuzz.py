@@ -14,7 +14,8 @@ from conftest import Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol import ChatCompletionRequest, CompletionRequest, TokenizeRequest
+from api.tokens import TokenizeRequest
+from protocol import ChatCompletionRequest, CompletionRequest
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 PATHS = {

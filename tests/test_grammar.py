@@ -9,9 +9,11 @@ import pytest
 from conftest import DEMO_MODEL
 from transformers import AutoTokenizer
 
-from api.decoding import to_constraint
+from api.decoding import to_decoding
+from api.tool_calls import callable_functions
 from engine.grammar import Vocabulary, to_grammar
 from errors import APIError
+from generation import Constraint
 from prompts.encoder import SentencePieceEncoder
 from protocol import ChatCompletionRequest
 
@@ -65,10 +67,13 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(tokenizer, len(tokenizer))
 
 
+def constraint_of(**fields) -> Constraint | None:
+    body = ChatCompletionRequest(messages=[{"role": "user", "content": "?"}], **fields)
+    return to_decoding(body, callable_functions(body)).constraint
+
+
 def grammar(**fields) -> str:
-    constraint = to_constraint(
-        ChatCompletionRequest(messages=[{"role": "user", "content": "?"}], **fields)
-    )
+    constraint = constraint_of(**fields)
     assert constraint is not None
     return to_grammar(constraint, LEAD)
 
@@ -482,14 +487,13 @@ def test_a_format_that_contradicts_itself_is_a_400(client, response_format):
 
 
 def test_a_reply_that_needs_no_grammar_has_none():
-    messages = [{"role": "user", "content": "?"}]
     for fields in (
         {},
         {"response_format": {"type": "text"}},
         {"tools": [WEATHER]},
         {"tools": [NOW], "tool_choice": "none"},
     ):
-        assert to_constraint(ChatCompletionRequest(messages=messages, **fields)) is None
+        assert constraint_of(**fields) is None
 
 
 WIDE = {

@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from api.logprobs import LEAST
+from api.logprobs import MIN_LOGPROB
 from generation import Delta, TokenLogprob
 from prompts.encoder import SentencePieceEncoder, TokenizerEncoder
 from protocol import ChatCompletion, Completion
@@ -99,7 +99,7 @@ def test_the_shape_of_chat(client, speak):
     assert (last.token, last.bytes) == ("</s>", [])
     assert [(top.token, top.logprob) for top in last.top_logprobs] == [
         ("</s>", last.logprob),
-        ("</s>", LEAST),
+        ("</s>", MIN_LOGPROB),
     ]
     assert [len(token.bytes) for token in choice.logprobs.content[-5:-1]] == [1, 1, 1, 1]
     assert json.loads(reply.text)["choices"][0]["logprobs"]["content"][-2]["token"] == "\ufffd"
@@ -122,7 +122,7 @@ def test_the_shape_of_completions(client, speak):
     assert (
         len(log.tokens) == len(log.token_logprobs) == len(log.top_logprobs) == len(log.text_offset)
     )
-    assert log.top_logprobs[-2] == {"。": log.token_logprobs[-2], "</s>": LEAST}
+    assert log.top_logprobs[-2] == {"。": log.token_logprobs[-2], "</s>": MIN_LOGPROB}
     chunks = [
         chunk["choices"][0]["logprobs"]
         for chunk in events(client.post(COMPLETIONS, json={**body, "stream": True}).text)

@@ -7,7 +7,8 @@ import pytest
 from conftest import events
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from api.decoding import to_constraint
+from api.decoding import to_decoding
+from api.tool_calls import callable_functions
 from engine.grammar import to_grammar
 from errors import APIError
 from generation import Delta
@@ -194,13 +195,11 @@ def test_a_call_without_arguments_in_the_history_is_whole(client, engine, demo_e
 
 def test_arguments_that_are_no_object_are_refused():
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+    body = ChatCompletionRequest(messages=HELLO, tools=[tool], tool_choice="required")
+    constraint = to_decoding(body, callable_functions(body)).constraint
+    assert constraint is not None
     with pytest.raises(APIError, match="object") as failure:
-        to_grammar(
-            to_constraint(
-                ChatCompletionRequest(messages=HELLO, tools=[tool], tool_choice="required")
-            ),
-            " ",
-        )
+        to_grammar(constraint, " ")
     assert (failure.value.status, failure.value.param) == (400, "tools")
 
 

@@ -1,0 +1,48 @@
+"""Fields of a request that have no effect, which the header `X-Ignored-Parameters` of its reply names."""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from generation import Decoding
+from protocol import Request, ToolFields
+
+MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
+
+UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
+UNUSED_IF_TOP_P_IS_0 = ("temperature", "top_k", "min_p", "seed", "best_of")
+UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
+UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
+
+
+def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
+    """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
+    sent = body.model_fields_set
+    names = body.unknown_fields + [name for name in _unused(body, decoding) if name in sent]
+    if isinstance(body, ToolFields) and body.tools and not decoding.is_call:
+        names.append("tools")
+    return names
+
+
+def _unused(body: Request, decoding: Decoding) -> Sequence[str]:
+    if decoding.is_beam_search:
+        sampling = ["do_sample"] if body.do_sample else []
+        return [*UNUSED_WITH_BEAMS, *sampling, *(["best_of"] if body.num_beams > 1 else [])]
+    if not decoding.is_greedy:
+        return UNUSED_WITHOUT_BEAMS
+    is_top_p = body.top_p == 0 and "top_p" in body.model_fields_set
+    return UNUSED_WITHOUT_BEAMS + (UNUSED_IF_TOP_P_IS_0 if is_top_p else UNUSED_IF_GREEDY)
+
+
+def ignored_header(fields: Sequence[str]) -> dict[str, str]:
+    """The header that names `fields`, percent-encoded, cut to a length that proxies let through; none for no fields."""
+    names = [quote(name[:MAX_NAME_CHARACTERS]) for name in fields[:MAX_NAMES]]
+    return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
+
+
+def to_response(reply: BaseModel, ignored: Sequence[str]) -> Response:
+    """A whole reply as JSON, with the header that names the fields that were ignored."""
+    return Response(to_json(reply), headers=ignored_header(ignored), media_type="application/json")

@@ -1,0 +1,123 @@
+"""`/tokenize` and `/detokenize`, as vLLM has them: the exact prompt of a request, and the text of token ids.
+
+They delay nothing that is to be generated: long bodies are worked on in a thread of their own.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Request, Response
+from pydantic import BaseModel, FailFast, Field
+
+from api.admission import Admission
+from api.ignored_fields import to_response
+from api.models import check_model
+from api.tool_calls import callable_functions
+from errors import bad_request
+from generation import Prompt
+from protocol import EMPTY, MAX_MESSAGES, Function, Messages, SentBody, TokenId, ToolFields
+from server.request_body import offload_tokenizing
+
+
+class TokenizeRequest(ToolFields):
+    """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
+
+    model: str | None = Field(None, description="The served model; absent: the same.")
+    prompt: str | None = Field(None, description="As for a completion.")
+    messages: Messages = Field(
+        EMPTY, max_length=MAX_MESSAGES, description="As for a chat completion."
+    )
+    raw: bool | None = Field(
+        None, description="true: leave the prompt template out; absent: --raw-completions."
+    )
+    add_special_tokens: bool = Field(
+        True, description="false: a prompt without the token that begins a text."
+    )
+    add_generation_prompt: bool = Field(
+        True, description="false: only for a final assistant message to be continued."
+    )
+    return_token_strs: bool = Field(False, description="The text of each token too.")
+
+
+class DetokenizeRequest(SentBody):
+    """The body of `POST /detokenize`."""
+
+    model: str | None = Field(None, description="The served model; absent: the same.")
+    tokens: Annotated[list[TokenId], FailFast()] = Field(description="Token ids.")
+
+
+class Tokens(BaseModel):
+    """The reply of `/tokenize`."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+    prompt: str
+
+
+class Detokenized(BaseModel):
+    """The reply of `/detokenize`."""
+
+    prompt: str
+
+
+class TokenEndpoints:
+    """Answers questions about tokens, with the prompts that `admission` would make."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission, self._engine = admission, admission.engine
+        self._encoder, self._names = admission.encoder, admission.settings.model_names
+
+    async def tokenize(self, body: TokenizeRequest, request: Request) -> Response:
+        """The exact prompt that the same prompt or messages would be sent as."""
+        self._engine.check_ready()
+        return await offload_tokenizing(request, lambda: self._tokenize(body))
+
+    async def detokenize(self, body: DetokenizeRequest, request: Request) -> Response:
+        """The text of token ids, control tokens spelt out."""
+        check_model(body.model, self._names)
+        text = await offload_tokenizing(
+            request, lambda: self._admission.decode(body.tokens, "tokens")
+        )
+        return to_response(Detokenized(prompt=text), body.unknown_fields)
+
+    def _tokenize(self, body: TokenizeRequest) -> Response:
+        check_model(body.model, self._names)
+        functions = callable_functions(body)
+        prompt = self._render(body, functions)
+        begins_text = prompt.ids[:1] == [self._encoder.bos_id]
+        is_cut = body.prompt is not None and not body.add_special_tokens and begins_text
+        ids = prompt.ids[1:] if is_cut else prompt.ids
+        tokens = Tokens(
+            count=len(ids),
+            max_model_len=self._engine.max_model_len,
+            tokens=ids,
+            token_strs=self._spell(ids) if body.return_token_strs else None,
+            prompt=self._admission.decode(ids, "prompt"),
+        )
+        return to_response(tokens, _ignored_fields(body, functions))
+
+    def _render(self, body: TokenizeRequest, functions: Sequence[Function]) -> Prompt:
+        if (body.prompt is None) == (not body.messages):
+            raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
+        if body.prompt is not None:
+            return self._admission.render_completion(body.prompt, body.raw)
+        if body.add_generation_prompt or body.messages[-1].role == "assistant":
+            return self._admission.render_chat(body.messages, functions)
+        reason = "A prompt for an answer cannot be had without its beginning."
+        raise bad_request(reason, "add_generation_prompt")
+
+    def _spell(self, ids: Sequence[int]) -> list[str]:
+        return [spelling.decode(errors="replace") for spelling in self._encoder.spell(ids)]
+
+
+def _ignored_fields(body: TokenizeRequest, functions: Sequence[Function]) -> list[str]:
+    """Unknown fields, those of the other kind of prompt, and tools that need not be called."""
+    if body.prompt is None:
+        unused = ["raw", "add_special_tokens"]
+        if body.tools and not functions:
+            unused.append("tools")
+    else:
+        unused = ["add_generation_prompt", "tools"]
+    return body.unknown_fields + [name for name in unused if name in body.model_fields_set]
