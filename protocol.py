@@ -1,7 +1,7 @@
 """The OpenAI wire format: request and reply bodies, nothing else.
 
-Request fields carry their type, range and default; a server may change defaults of sampling fields at start. What a
-field does is in `sampling.py` and `generation.py`.
+A request field carries its type, range and default; `--override-generation-config` changes the defaults of sampling
+fields. What the fields mean together is resolved in `api/decoding.py` and checked in `api/field_rules.py`.
 """
 
 import json
@@ -44,8 +44,9 @@ OTHER_PARTS = (
     ),
     *("input_text", "output_text", "reasoning"),
 )
-"""Parts of messages that other servers know; any other text in a part's type is not repeated."""
-EMPTY: Any = ()  # an absent list; pydantic would copy one that is `[]` for each request
+"""Types of message parts that other servers know, and that an error may name; any other is the client's own text."""
+EMPTY: Any = ()
+"""Default of a list that is absent: pydantic would copy a `[]` for each request."""
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
 FinishReason = Literal["stop", "length", "tool_calls"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -68,14 +69,17 @@ def _is_ids(value: Any) -> bool:
 
 
 def _check_biases(value: Any) -> Any:
-    """How many there are, before each is looked at."""
+    """Check the number of biases before pydantic validates each of them."""
     if isinstance(value, dict) and len(value) > MAX_TOKENS_NAMED:
         raise ValueError(f"there may be at most {MAX_TOKENS_NAMED}")
     return value
 
 
 def _to_prompts(value: Any) -> Any:
-    """One prompt as a list of one; the members are then checked one by one, not every reading of the whole."""
+    """Make one prompt a list of one.
+
+    Checked here and not by a union of types, of which pydantic would try each on the whole list.
+    """
     prompts = [value] if isinstance(value, str) or _is_ids(value) else value
     if not isinstance(prompts, list) or not prompts:
         raise ValueError("it must be a string, a list of token ids, or a non-empty list of either")
@@ -88,7 +92,7 @@ def _to_prompts(value: Any) -> Any:
 
 
 def _to_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """What can be written as JSON again, and is not endless."""
+    """Check that a schema is JSON of at most `MAX_SCHEMA` bytes: what arrives may hold NaN, or be nested too deeply."""
     try:
         spelt = json.dumps(schema, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as failure:
@@ -106,7 +110,7 @@ def _false_to_none(value: Any) -> Any:
 
 
 def _to_object(value: Any) -> Any:
-    """JSON that is written as a string."""
+    """Parse an object that is sent as a string of JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except RecursionError as failure:
@@ -156,7 +160,7 @@ def _wrong_part(at: int, reason: str) -> PydanticCustomError:
 
 
 def is_absent(value: object) -> bool:
-    """For fields of replies that are left out rather than null."""
+    """Whether a field of a reply is left out, rather than sent as null."""
     return value is None
 
 
@@ -174,7 +178,7 @@ class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
 
     @property
     def unknown_fields(self) -> list[str]:
-        """Names that nobody knows, with their paths."""
+        """The names of fields that this server does not know, with their paths."""
         names = list(self.model_extra or ())
         for name in sorted(self.model_fields_set):
             value: Any = self.__dict__.get(name)
@@ -193,33 +197,31 @@ class StreamOptions(SentBody):
     """What a stream carries besides text."""
 
     include_usage: bool = Field(
-        False, description="A last chunk with the usage of the whole reply."
+        False, description="End with a chunk that has the usage of the whole reply."
     )
-    continuous_usage_stats: bool = Field(False, description="The usage so far in each chunk.")
+    continuous_usage_stats: bool = Field(False, description="Put the usage so far into each chunk.")
 
 
 class JSONSchema(SentBody):
     """A JSON schema that the reply keeps."""
 
     schema_: Schema = Field(
-        alias="schema", description="Objects have only the properties that they name."
+        alias="schema", description="A JSON schema; objects get only the properties that it names."
     )
-    name: Any = Field(None, description="Accepted without effect, as is the description.")
+    name: Any = Field(None, description="No effect.")
     description: Any = None
-    strict: Any = Field(None, description="Accepted without effect: a schema is always kept.")
+    strict: Any = Field(None, description="No effect: a schema is always kept.")
 
 
 class ResponseFormat(SentBody):
     """What the reply is: any text, any JSON object, or JSON by a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JSONSchema | None = Field(
-        None, description="Only with the type json_schema, and required there."
-    )
+    json_schema: JSONSchema | None = Field(None, description="The schema of the type json_schema.")
     schema_: Schema | None = Field(
         None,
         alias="schema",
-        description="llama.cpp's: a JSON schema for the type json_object, or without its wrapper.",
+        description="The schema, as llama.cpp's server takes it: beside 'type', for json_object too.",
     )
 
     @model_validator(mode="after")
@@ -241,7 +243,7 @@ class StructuredOutputs(SentBody):
     """vLLM's ways to say what the reply is; one of them."""
 
     json_: Annotated[Schema | None, BeforeValidator(_to_object)] = Field(
-        None, alias="json", description="A JSON schema, perhaps as a string."
+        None, alias="json", description="A JSON schema, as an object or a string."
     )
     json_object: Literal[True] | None = Field(None, description="Any JSON object.")
     choice: list[ShortText] | None = Field(
@@ -267,13 +269,13 @@ class Function(SentBody):
     """A function that the client would run."""
 
     name: str = Field(
-        pattern="^[a-zA-Z0-9_.-]{1,64}$", description="Letters, digits and _.- up to 64."
+        pattern="^[a-zA-Z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '_', '.' and '-'."
     )
-    description: str = Field("", description="What it does; the model reads this.")
+    description: str = Field("", description="What the function does, for the model to read.")
     parameters: Schema = Field(
-        {}, description="A JSON schema of the arguments; absent: there are none."
+        {}, description="A JSON schema of the arguments; absent: no arguments."
     )
-    strict: Any = Field(None, description="Accepted without effect: the schema is always kept.")
+    strict: Any = Field(None, description="No effect: the schema is always kept.")
 
 
 class Tool(SentBody):
@@ -307,11 +309,9 @@ class ToolChoice(SentBody):
     """Whether a function has to be called, and which."""
 
     type: Literal["auto", "none", "required", "function", "allowed_tools"]
-    function: FunctionName | None = Field(
-        None, description="Only with the type function, and required there."
-    )
+    function: FunctionName | None = Field(None, description="The function of the type function.")
     allowed_tools: AllowedTools | None = Field(
-        None, description="Only with the type allowed_tools."
+        None, description="The functions of the type allowed_tools."
     )
 
     @model_validator(mode="after")
@@ -328,72 +328,78 @@ class ToolFields(SentBody):
     tools: list[Tool] = Field(
         EMPTY,
         max_length=MAX_TOOLS,
-        description="Functions; only used where tool_choice asks for one.",
+        description="Functions, used where tool_choice asks for a call.",
     )
     tool_choice: Annotated[
         ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice)
     ] = Field(
         "auto",
         validate_default=True,
-        description="'required', a function, or allowed_tools of the mode required: a call; else text.",
+        description="Whether the answer is a call ('required', a function, allowed_tools) or text.",
     )
 
 
 class GenerationFields(SentBody):
     """The fields that both endpoints share."""
 
-    model: str | None = Field(None, description="The served model; absent: the same.")
+    model: str | None = Field(None, description="A served model's name; absent: the first.")
     max_tokens: int = Field(
-        512, ge=0, description="Tokens to generate at most, clamped to the room that is left."
+        512, ge=0, description="Generated tokens at most, clamped to what the context has left."
     )
     max_completion_tokens: int | None = Field(
-        None, ge=0, description="The same; the smaller of the two wins."
+        None, ge=0, description="Another name for max_tokens; the smaller of the two counts."
     )
-    temperature: float = Field(0.2, ge=0, le=2, description="0 is greedy.")
-    do_sample: bool = Field(True, description="false: the same as temperature 0.")
+    temperature: float = Field(0.2, ge=0, le=2, description="Higher is more random, 0 is greedy.")
+    do_sample: bool = Field(True, description="false: greedy, as with temperature 0.")
     top_p: float = Field(
         0.9,
         ge=0,
         le=1,
-        description="Sample from the likeliest tokens up to this probability; 0 takes the likeliest.",
+        description="Sample from the likeliest tokens that add up to this probability; 0 is greedy.",
     )
     top_k: int = Field(
         40,
         ge=-1,
         lt=2**31,
-        description="Sample from this many likeliest tokens; 0 or -1: from all.",
+        description="Sample from this many of the likeliest tokens; 0 or -1: from all.",
     )
     min_p: float = Field(
-        0.0, ge=0, le=1, description="Least probability of a token relative to the likeliest."
+        0.0, ge=0, le=1, description="Minimum probability of a token, relative to the likeliest."
     )
     presence_penalty: float = Field(
-        0.0, ge=-2, le=2, description="For each token that the reply already has."
+        0.0, ge=-2, le=2, description="Subtracted from the logits of tokens that the reply has."
     )
     frequency_penalty: float = Field(
-        0.0, ge=-2, le=2, description="The same, times how often it has it."
+        0.0,
+        ge=-2,
+        le=2,
+        description="Subtracted from a token's logit for each time that the reply has it.",
     )
     repetition_penalty: float = Field(
-        1.1, gt=0, le=10, description="Over prompt and reply; 1.0: off."
+        1.1,
+        gt=0,
+        le=10,
+        description="Divides the logits of tokens that prompt or reply have; 1.0: off.",
     )
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="Choices to return for each prompt.")
     best_of: int = Field(
         0,
         ge=0,
         le=MAX_CHOICES,
-        description="Make so many and return the n likeliest; 0 or 1: unset.",
+        description="Choices to generate, of which the n likeliest are returned; 0 or 1: n.",
     )
     use_beam_search: bool = Field(
-        False, description="Search with num_beams, else best_of, else n beams."
+        False, description="Beam search with num_beams, else best_of, else n beams."
     )
     num_beams: int = Field(
-        1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with so many beams."
+        1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with this many beams."
     )
     length_penalty: float = Field(
-        1.0, ge=-10, le=10, description="Beams: scores are divided by length to this power."
+        1.0, ge=-10, le=10, description="Beam search: scores are divided by length to this power."
     )
     early_stopping: Literal[True, False, "never"] = Field(
         False,
-        description="Beams: end once num_beams have finished (true), when no better one is likely, or possible.",
+        description="End once num_beams beams have finished (true), or a better one is unlikely (false) or impossible.",
     )
     stop: Annotated[
         list[ShortText],
@@ -402,32 +408,35 @@ class GenerationFields(SentBody):
     ] = Field(
         EMPTY,
         max_length=MAX_STOP_STRINGS,
-        description="A string or up to 16 that end the reply, not part of it.",
+        description="A string, or up to 16, that end the reply and are left out.",
     )
     stop_token_ids: Annotated[list[TokenId], FailFast()] = Field(
-        EMPTY, max_length=MAX_TOKENS_NAMED, description="Token ids that end the reply."
+        EMPTY, max_length=MAX_TOKENS_NAMED, description="Token ids at which the reply ends."
     )
     include_stop_str_in_output: bool = Field(
-        False, description="Leave the stop string in the reply."
+        False, description="Keep the stop string in the reply."
     )
-    ignore_eos: bool = Field(False, description="Go on after the model's end of text.")
-    min_tokens: int = Field(0, ge=0, description="Tokens before the reply may end.")
-    skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
+    ignore_eos: bool = Field(False, description="Go on after the model's end-of-text token.")
+    min_tokens: int = Field(0, ge=0, description="Generated tokens at least.")
+    skip_special_tokens: bool = Field(
+        True, description="Leave control tokens, such as </s>, out of the text."
+    )
     spaces_between_special_tokens: bool = Field(
         True, description="Put spaces between control tokens in the text."
     )
     seed: int | None = Field(
-        None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="The same gives the same text."
+        None,
+        ge=-(2**63),
+        lt=2**63 - MAX_CHOICES,
+        description="Equal requests with equal seeds get equal replies.",
     )
     logit_bias: Annotated[
         dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)
     ] = Field(
-        {}, max_length=MAX_TOKENS_NAMED, description="Token id -> what is added to its logit."
+        {}, max_length=MAX_TOKENS_NAMED, description="Added to the logit of each token id named."
     )
     bad_words: Annotated[list[ShortText], FailFast()] = Field(
-        EMPTY,
-        max_length=MAX_BAD_WORDS,
-        description="Words whose tokens are not generated one after the other.",
+        EMPTY, max_length=MAX_BAD_WORDS, description="Words that the reply may not contain."
     )
     allowed_token_ids: Annotated[list[TokenId], FailFast()] = Field(
         EMPTY,
@@ -437,26 +446,28 @@ class GenerationFields(SentBody):
     truncate_prompt_tokens: int | None = Field(
         None,
         ge=-1,
-        description="Use so many tokens of the prompt, the last ones; -1: as many as leave room for one.",
+        description="Keep only the last tokens of the prompt, this many; -1: as many as fit.",
     )
     truncation_side: Literal["left", "right"] = Field(
-        "left", description="With truncate_prompt_tokens: which end of the prompt is left out."
+        "left", description="The end of the prompt that truncate_prompt_tokens leaves out."
     )
     return_token_ids: bool = Field(
-        False, description="The token ids of prompt and reply beside the text, as in vLLM."
+        False, description="Also return the token ids of prompt and reply."
     )
     stream: bool = Field(False, description="Server-sent events instead of one body.")
-    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
+    stream_options: StreamOptions | None = Field(
+        None, description="Options of a stream; only with stream."
+    )
     response_format: ResponseFormat | None = Field(
-        None, description="Text, or JSON by constrained decoding."
+        None, description="What the reply is: text, any JSON object, or JSON by a schema."
     )
     structured_outputs: StructuredOutputs | None = Field(
-        None, description="Constrained decoding in vLLM's words."
+        None, description="What the reply must match, in vLLM's words."
     )
-    user: Any = Field(None, description="Accepted without effect.")
-    metadata: Any = Field(None, description="Accepted without effect.")
-    store: Any = Field(None, description="Accepted without effect.")
-    service_tier: Any = Field(None, description="Accepted without effect.")
+    user: Any = Field(None, description="No effect.")
+    metadata: Any = Field(None, description="No effect.")
+    store: Any = Field(None, description="No effect.")
+    service_tier: Any = Field(None, description="No effect.")
 
 
 class CompletionRequest(
@@ -466,19 +477,17 @@ class CompletionRequest(
 
     prompt: Annotated[
         list[str | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)
-    ] = Field(
-        description="A string, a list of strings, token ids or a list of token-id lists. Ids are used as they are."
-    )
+    ] = Field(description="One or more strings, or lists of token ids, which are used as they are.")
     raw: bool | None = Field(
-        None, description="true: leave the prompt template out; absent: --raw-completions."
+        None, description="true: leave the prompt template out; absent: as --raw-completions says."
     )
-    echo: bool = Field(False, description="The prompt first, then the reply.")
+    echo: bool = Field(False, description="Begin the text with the prompt.")
     suffix: str = Field("", description="Not supported: 400.")
     logprobs: Annotated[int | None, BeforeValidator(_false_to_none)] = Field(
         None,
         ge=0,
         le=20,
-        description="Log-probabilities of tokens and so many likeliest; with echo of the prompt's.",
+        description="Return log-probabilities, also of this many of the likeliest tokens; with echo the prompt's too.",
     )
 
 
@@ -488,23 +497,21 @@ class ChatMessage(SentBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[
         str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)
-    ] = Field("", description="A string, null, or text parts.")
-    refusal: str = Field("", description="An assistant's refusal is text like its content.")
+    ] = Field("", description="A string, null, or a list of text parts.")
+    refusal: str = Field("", description="An assistant's refusal, read like its content.")
     tool_calls: list[Any] = Field(
         EMPTY,
         max_length=MAX_TOOLS,
-        description="An assistant's calls, which the model reads as it writes them.",
+        description="The calls that an assistant has made, for the model to read.",
     )
-    function_call: Any = Field(None, description="The same, as older clients send it.")
-    name: Any = Field(
-        None, description="Not shown to the model, as is the id; named in X-Ignored-Parameters."
-    )
+    function_call: Any = Field(None, description="An assistant's call in the older form.")
+    name: Any = Field(None, description="No effect: not shown to the model.")
     tool_call_id: Any = None
 
     @model_validator(mode="before")
     @classmethod
     def _require_content(cls, fields: Any) -> Any:
-        """All but an assistant say something, if only that it is empty: else the name of the field is misspelt."""
+        """Raise unless there is a `content`, which only an assistant's message may lack: else its name is misspelt."""
         if (
             isinstance(fields, dict)
             and fields.get("role") in SPEAKING_ROLES
@@ -515,7 +522,7 @@ class ChatMessage(SentBody):
 
     @property
     def unknown_fields(self) -> list[str]:
-        """A name says who speaks, which the model does not learn; a tool's goes with the calls."""
+        """Those that nobody knows, and `name`, which the model is not shown; a tool's is that of its function."""
         is_lost = self.name is not None and self.role not in ("tool", "function")
         return super().unknown_fields + ["name"] * is_lost
 
@@ -535,14 +542,16 @@ class ChatCompletionRequest(
     messages: Messages = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
-        description="Or one string, the user's. A final assistant's is continued.",
+        description="Or one string, for one user message. A final assistant message is continued.",
     )
-    logprobs: bool = Field(False, description="Log-probabilities of the tokens.")
+    logprobs: bool = Field(
+        False, description="Return the log-probabilities of the generated tokens."
+    )
     top_logprobs: int = Field(
-        0, ge=0, le=20, description="And of so many of the likeliest; only with logprobs."
+        0, ge=0, le=20, description="Likeliest tokens to return in each place; only with logprobs."
     )
-    parallel_tool_calls: Any = Field(None, description="Accepted without effect.")
-    reasoning_effort: Any = Field(None, description="Accepted without effect.")
+    parallel_tool_calls: Any = Field(None, description="No effect.")
+    reasoning_effort: Any = Field(None, description="No effect.")
 
 
 Request = CompletionRequest | ChatCompletionRequest

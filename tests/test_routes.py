@@ -265,7 +265,7 @@ def test_the_schema_describes_every_request_field(client):
             ), field
     assert schemas["CompletionRequest"]["properties"]["temperature"] == {
         "type": "number", "minimum": 0, "maximum": 2, "default": 0.2, "title": "Temperature",
-        "description": "0 is greedy.",
+        "description": "Higher is more random, 0 is greedy.",
     }  # fmt: skip
 
 
