@@ -33,16 +33,19 @@ from settings import (
 )
 
 
-def load_template(settings: Settings, others: Sequence[str]) -> PromptTemplate:
-    """Check all that can fail before vLLM is imported, and load the prompt template; raises StartError."""
+def check_start(settings: Settings, others: Sequence[str]) -> Settings:
+    """Check what can be known to fail before anything is loaded; raises StartError.
+
+    Returns the settings with the defaults of sampling fields under the fields' own names.
+    """
     check_settings(settings)
     has_weights = not any(argument.startswith("--load-format") for argument in others)
     check_model_files(settings, has_weights=has_weights)
     try:
-        to_defaults(settings.override_generation_config)
+        defaults = to_defaults(settings.override_generation_config)
     except ValueError as failure:
         raise StartError(f"--override-generation-config: {failure}.") from failure
-    return load_prompt_template(settings)
+    return replace(settings, override_generation_config=defaults)
 
 
 def load_engine(settings: Settings, others: Sequence[str]) -> Engine:
@@ -62,7 +65,8 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
     process.prepare_process(settings)
     with explained("The server cannot start"):
-        template = load_template(settings, others)
+        settings = check_start(settings, others)
+        template = load_prompt_template(settings)
         sockets = to_sockets(settings)
     settings = replace(settings, port=to_port(sockets[0]))
     end_on_signals(sockets)
@@ -78,7 +82,7 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
         elif not task.cancelled():
             gc.freeze()  # what is loaded stays: no search for garbage looks through it again
             layout, encoder = template.layout.name, template.encoder.description
-            defaults = to_defaults(settings.override_generation_config)
+            defaults = settings.override_generation_config
             show(console.banner(settings, layout, encoder, engine.max_model_len, defaults))
 
     app = build_app(engine, template, settings, log_writer(settings), started)

@@ -48,11 +48,11 @@ from server.request_record import request_record
 from settings import Settings
 
 MAX_CUT_CHARACTERS = 2**20
-"""Of a text that is longer than the context, to be cut by `truncate_prompt_tokens`."""
+"""Characters that a text may have which is longer than the context and is to be cut by `truncate_prompt_tokens`."""
 
 
 class Admission:
-    """Accepts requests for one engine and one template."""
+    """Accepts the requests of one app: its engine, prompt template and settings."""
 
     def __init__(self, engine: Engine, template: PromptTemplate, settings: Settings) -> None:
         self.engine, self.template, self.settings = engine, template, settings
@@ -137,7 +137,7 @@ class Admission:
         return self.template.render_chat(texts, describe(functions))
 
     def _check_length(self, characters: int, body: Request) -> None:
-        """Refuse, before it is encoded, a text that cannot fit, or is too long to be cut until it does."""
+        """Raise APIError (400) for a text that is known before it is encoded to be longer than the context."""
         per_token = self.encoder.max_token_characters
         if body.truncate_prompt_tokens is not None and characters <= MAX_CUT_CHARACTERS:
             return
@@ -157,13 +157,13 @@ class Admission:
             if budget:
                 sources.append(self.engine.generate(prompt, own, f"{request_id}-{number}"))
             else:
-                sources.append(partial(pour, _nothing(decoding.n)))
+                sources.append(partial(pour, _empty_choices(decoding.n)))
         return merge(sources, decoding.n)
 
     async def _score(
         self, prompts: Sequence[Prompt], decoding: Decoding, request_id: str
     ) -> list[list[TokenLogprob]]:
-        """The log-probabilities of the prompts' own tokens; to cancel it frees the engine."""
+        """The log-probabilities of the prompts' tokens, by prompt; cancelled, it ends the engine's work on them."""
         alternatives = decoding.alternatives or 0
         scores = [
             self.engine.score(prompt, alternatives, f"{request_id}-{number}-prompt")
@@ -189,8 +189,8 @@ def _id_prefix(body: Request) -> str:
     return "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"
 
 
-async def _nothing(n: int) -> Deltas:
-    """What `max_tokens: 0` generates."""
+async def _empty_choices(n: int) -> Deltas:
+    """What `max_tokens: 0` gives: choices that end before their first token."""
     for index in range(n):
         yield Delta(index, "", (), "length")
 

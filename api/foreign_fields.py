@@ -1,7 +1,7 @@
 """Request fields of other servers that change an answer and cannot be honoured here.
 
-To pass over one of them would give another answer than was asked for: it is a 400 that names what there is instead.
-A value that changes nothing is passed over, as a field that nobody knows is. The fields are those of vLLM 0.32
+Ignoring one of them would give another answer than was asked for, so it is a 400 that names what there is instead. A
+value that changes nothing is ignored, as a field that nobody knows is. The fields are those of vLLM 0.32
 (`vllm/entrypoints/openai`), llama.cpp's server (`tools/server/README.md`), SGLang, TGI and transformers'
 `GenerationConfig`.
 """

@@ -1,6 +1,6 @@
-"""Log-probabilities in the two shapes of OpenAI: what a token is spelt as, and how tokens and text fit together.
+"""Log-probabilities in OpenAI's two shapes, each token with the part of the text that it spells.
 
-Knows nothing about engines. A token is bytes, often a part of a character: joined to the others' they are the text.
+A token spells bytes, often a part of a character only; the bytes of all tokens joined are the text.
 """
 
 import codecs
@@ -21,8 +21,9 @@ class Alternative(NamedTuple):
     """One of the likeliest tokens in a place."""
 
     name: bytes
+    """What replies call the token."""
     spelling: bytes
-    """What it would have added to the text."""
+    """The bytes that it would have added to the text."""
     logprob: float
 
 
@@ -31,8 +32,9 @@ class Token:
     """A token in its text."""
 
     spelling: bytes
-    """What it adds to the text: nothing, if it is a control token that is left out."""
+    """The bytes that it adds to the text: none, if it is a control token that is left out."""
     name: bytes
+    """What replies call the token: its spelling, or the text of a control token."""
     offset: int
     """Characters of the text that stand before it."""
     logprob: float | None
@@ -170,7 +172,7 @@ def to_completion_logprobs(tokens: Sequence[Token]) -> CompletionLogprobs:
 
 
 def _to_top(token: Token, logprob: float) -> dict[str, float]:
-    """The likeliest first; of two tokens that are spelt alike the likelier one, but for the token itself."""
+    """Log-probabilities by token, the likeliest first; of two tokens with one name the generated or likelier one."""
     top: dict[str, float] = {}
     for other in token.top:
         top.setdefault(_to_key(other.name), other.logprob)
@@ -179,7 +181,7 @@ def _to_top(token: Token, logprob: float) -> dict[str, float]:
 
 
 def _to_key(name: bytes) -> str:
-    """The text of a token, or of a part of a character its bytes."""
+    """A token as a key of JSON, as OpenAI writes it: its text, or `bytes:` and a part of a character in hexadecimal."""
     try:
         return name.decode()
     except UnicodeDecodeError:
