@@ -17,7 +17,7 @@ from api.decoding import to_defaults
 from engine import process
 from generation import Engine
 from model_files import check_model_files
-from prompt_template import PromptTemplate, load_prompt_template
+from prompt_template import load_prompt_template
 from server import console
 from server.access_log import log_writer
 from server.sockets import to_port, to_sockets
