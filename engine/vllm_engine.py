@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, contextmanager, suppress
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
 from threading import Thread
@@ -44,8 +44,18 @@ from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, Tok
 from settings import StartError, show
 
 
-class _AllOver(Exception):  # noqa: N818 - no error
-    """Raised where vLLM would go on although every answer is over."""
+class _AnswersAreComplete(Exception):  # noqa: N818 - no error
+    """Ends a request that vLLM would go on with although no answer of it gains anything more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A prompt and how it is decoded, with vLLM's parameters for it."""
+
+    id: str
+    prompt: Prompt
+    decoding: Decoding
+    params: SamplingParams
 
 
 class VLLMEngine:
@@ -175,20 +185,20 @@ class VLLMEngine:
     def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
         """The deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
-        # One more for the lead, which counts in no limit; what comes too much is left out again.
+        # One token more for the prompt's lead, which counts in no limit: `answers.py` cuts at the limit.
         room = self.max_model_len - len(prompt.ids)
         limit = min(decoding.max_tokens + bool(prompt.lead_ids), room)
         params = to_sampling_params(decoding, prompt, limit, self.vocabulary_size)
-        asked = prompt, params, request_id, decoding
+        request = _Request(request_id, prompt, decoding, params)
         if decoding.is_beam_search:
             if self._args.logprobs_mode != "raw_logprobs":
                 raise bad_request(
                     "Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams"
                 )
-            return partial(pour, self._search(*asked))
+            return partial(pour, self._search(request))
         if decoding.takes_best:
-            return partial(pour, self._best(*asked))
-        source = partial(self._sample, *asked)
+            return partial(pour, self._best(request))
+        source = partial(self._sample, request)
         return _copied(source, decoding.n) if params.n < decoding.n else source
 
     async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
@@ -213,29 +223,21 @@ class VLLMEngine:
                 "prompt",
             )
 
-    async def _sample(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        request_id: str,
-        decoding: Decoding,
-        sink: Sink,
-    ) -> None:
-        answers = self._answers(prompt, params, decoding)
+    async def _sample(self, request: _Request, sink: Sink) -> None:
+        """Push what each output of vLLM adds to the answers into the sink."""
+        answers = self._answers(request)
 
         def take(output: RequestOutput) -> Drain | None:
             outputs = output.outputs
             if len(outputs) == 1 and not answers[outputs[0].index].is_over:  # nearly always
                 return sink((answers[outputs[0].index].to_delta(outputs[0], outputs[0].index),))
-            return sink(_read(answers, outputs))
+            return sink(_to_deltas(answers, outputs))
 
-        await self._complete(prompt, params, request_id, decoding, answers, take)
+        await self._complete(request, answers, take)
 
-    async def _best(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, decoding: Decoding
-    ) -> Deltas:
+    async def _best(self, request: _Request) -> Deltas:
         """The `n` of all choices with the highest cumulative log-probability, the best first."""
-        answers = self._answers(prompt, params, decoding)
+        answers = self._answers(request)
         made: list[list[Delta]] = [[] for _ in answers]
         scores = [0.0] * len(answers)
 
@@ -243,38 +245,31 @@ class VLLMEngine:
             score = {
                 completion.index: completion.cumulative_logprob for completion in output.outputs
             }
-            for delta in _read(answers, output.outputs):
+            for delta in _to_deltas(answers, output.outputs):
                 made[delta.index].append(delta)
                 scores[delta.index] = score[delta.index] or 0.0
 
-        await self._complete(prompt, params, request_id, decoding, answers, take)
+        await self._complete(request, answers, take)
         best = sorted(range(len(made)), key=scores.__getitem__, reverse=True)
-        for rank, index in enumerate(best[: decoding.n]):
+        for rank, index in enumerate(best[: request.decoding.n]):
             yield replace(joined(made[index]), index=rank)
 
-    def _answers(self, prompt: Prompt, params: SamplingParams, decoding: Decoding) -> list[Answer]:
-        """One for each choice; if stop strings are looked for there, `params` are changed to ask vLLM for none."""
+    def _answers(self, request: _Request) -> list[Answer]:
+        """One for each choice; where they look for stop strings themselves, vLLM is asked for none from here on."""
         assert self._llm is not None
-        kind = WatchedAnswer if is_watched(prompt, params) else Answer
+        params, decoding = request.params, request.decoding
+        kind = WatchedAnswer if is_watched(request.prompt, params) else Answer
         asked = copy(params)
         if kind is WatchedAnswer:
             params.stop, params.output_kind = [], RequestOutputKind.DELTA
         tokenizer = self._llm.get_tokenizer()
         return [
-            kind(tokenizer, prompt, asked, decoding.max_tokens, decoding.alternatives)
+            kind(tokenizer, request.prompt, asked, decoding.max_tokens, decoding.alternatives)
             for _ in range(params.n)
         ]
 
-    async def _complete(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        request_id: str,
-        decoding: Decoding,
-        answers: Sequence[Answer],
-        take: Take,
-    ) -> None:
-        """What vLLM adds to choices, as it comes; raises APIError where it breaks the grammar."""
+    async def _complete(self, request: _Request, answers: Sequence[Answer], take: Take) -> None:
+        """Hand each output to `take`; raises APIError where an answer breaks its grammar."""
 
         def check(output: RequestOutput) -> Drain | None:
             for completion in output.outputs:
@@ -284,50 +279,51 @@ class VLLMEngine:
         def watch(output: RequestOutput) -> Drain | None:
             drain = (check if checkers else take)(output)
             if all(answer.is_over for answer in answers):
-                raise _AllOver
+                raise _AnswersAreComplete
             return drain
 
-        with self._room(params.n), suppress(_AllOver):
-            checkers = await self._checkers(params, decoding, prompt.answer_lead)
+        with self._room(request.params.n), suppress(_AnswersAreComplete):
+            checkers = await self._checkers(request)
             reader = watch if isinstance(answers[0], WatchedAnswer) else check if checkers else take
-            await self._run(prompt.ids, params, request_id, reader)
+            await self._run(request.prompt.ids, request.params, request.id, reader)
 
-    async def _search(
-        self, prompt: Prompt, params: SamplingParams, request_id: str, decoding: Decoding
-    ) -> Deltas:
-        """Beam search, with greedy runs of the engine ahead of it."""
+    async def _search(self, request: _Request) -> Deltas:
+        """The beams of a beam search, which reads greedy runs of vLLM that stay ahead of it."""
         assert self._llm is not None
+        prompt, params = request.prompt, request.params
         inputs = self._llm.input_processor
         params.update_from_generation_config(
             inputs.generation_config_fields, inputs.renderer.get_eos_token_id()
         )
-        rules = to_rules(decoding, params, prompt, self.max_model_len - len(prompt.ids))
+        room = self.max_model_len - len(prompt.ids)
+        rules = to_rules(request.decoding, params, prompt, room)
         numbers = count()
 
         async def run(token_ids: list[int], take: Callable[[TokenLogprob], None]) -> None:
             run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
             reader = partial(read_run, take, run_params.logprobs)
-            name = f"{request_id}-{next(numbers)}"
-            await self._run(prompt.ids + token_ids, run_params, name, reader)
+            run_id = f"{request.id}-{next(numbers)}"
+            await self._run(prompt.ids + token_ids, run_params, run_id, reader)
 
         texts = BeamTexts(self._llm.get_tokenizer(), prompt, params)
         with self._room(rules.width):
-            async with aclosing(search(rules, texts, run, decoding.stream)) as deltas:
+            async with aclosing(search(rules, texts, run, request.decoding.stream)) as deltas:
                 async for delta in deltas:
                     yield delta
 
-    async def _checkers(
-        self, params: SamplingParams, decoding: Decoding, lead: str
-    ) -> list[GrammarChecker]:
+    async def _checkers(self, request: _Request) -> list[GrammarChecker]:
         """One for each choice, if the request has a grammar; raises APIError for one that cannot be kept.
 
-        It is compiled in a thread, which leaves the loop to others.
+        It is compiled in a thread, which leaves the event loop to others.
         """
-        if params.structured_outputs is None or decoding.constraint is None:
+        constraint, outputs = request.decoding.constraint, request.params.structured_outputs
+        if outputs is None or constraint is None:
             return []
-        grammar, param = cast(str, params.structured_outputs.grammar), decoding.constraint.param
-        first = await asyncio.to_thread(lambda: self._vocabulary.checker(grammar, lead, param))
-        return [first.fork() for _ in range(params.n)]
+        grammar, lead = cast(str, outputs.grammar), request.prompt.answer_lead
+        first = await asyncio.to_thread(
+            lambda: self._vocabulary.checker(grammar, lead, constraint.param)
+        )
+        return [first.fork() for _ in range(request.params.n)]
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -428,7 +424,7 @@ def _full() -> APIError:
     )
 
 
-def _read(answers: Sequence[Answer], outputs: Sequence[CompletionOutput]) -> list[Delta]:
+def _to_deltas(answers: Sequence[Answer], outputs: Sequence[CompletionOutput]) -> list[Delta]:
     """What the outputs add to the answers that are not over."""
     return [
         answers[completion.index].to_delta(completion, completion.index)
