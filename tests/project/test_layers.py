@@ -128,3 +128,31 @@ def test_vllms_private_parts_are_behind_a_door(module: str):
         if name in text or f"import {name.rpartition('.')[2]}" in text
     ]
     assert not uses or module in DOORS
+
+
+TESTS = {
+    file.relative_to(ROOT).as_posix(): file
+    for pattern in ("*.py", "*/*.py")
+    for file in sorted((ROOT / "tests").glob(pattern))
+}
+
+
+@pytest.mark.parametrize("file", TESTS)
+def test_no_test_is_imported(file: str):
+    """What tests share is in `tests/support`; of a test and of pytest's own `conftest.py` nobody takes anything."""
+    steps = {
+        step
+        for node in ast.walk(ast.parse(TESTS[file].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (getattr(node, "module", None) or "", *(alias.name for alias in node.names))
+        for step in name.split(".")
+    }
+    assert not {step for step in steps if step.startswith("test_") or step == "conftest"}
+
+
+def test_every_test_is_in_a_folder():
+    assert {file for file in TESTS if file.count("/") == 1} == {
+        "tests/__init__.py",
+        "tests/conftest.py",
+    }
+    assert len([file for file in TESTS if "/test_" in file]) > 40
