@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from openai import OpenAI
 
 from api.app import build_app
 from prompt_template import PromptTemplate
@@ -74,3 +75,9 @@ def server(pytestconfig: pytest.Config) -> Iterator[Server]:
 def http(server: Server) -> Iterator[httpx.Client]:
     with closing(httpx.Client(base_url=server.url, timeout=120)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def openai(server: Server) -> OpenAI:
+    """The official client of the real server."""
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)

@@ -2,44 +2,22 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sentencepiece import sentencepiece_model_pb2
 
-from engine.grammar import Vocabulary
 from model_files import check_model_files, trained_length
-from prompt_template import load_prompt_template
-from prompts.encoder import Encoder, load_encoder
-from settings import DEMO_MODEL, Settings, StartError
-from tests.support.paths import ALPACA_2_TOKENIZER, ROOT
+from settings import Settings, StartError
+from tests.support.model_directory import change, convert_tokenizer, copy_of_demo_model
+from tests.support.server_process import run_command
 
 LINEAR = {"type": "linear", "factor": 4.0}
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A copy of the demo model, weights and all."""
-    copy = tmp_path / "chinese-alpaca-2"
-    copy.mkdir()
-    for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.model",
-                 "tokenizer_config.json", "special_tokens_map.json"):  # fmt: skip
-        shutil.copy(DEMO_MODEL / name, copy)
-    return copy
-
-
-def change(file: Path, **changes: Any) -> None:
-    """Other values in a JSON file, `...` for none."""
-    found = {**json.loads(file.read_text(encoding="utf-8")), **changes}
-    file.write_text(
-        json.dumps({key: value for key, value in found.items() if value is not ...}),
-        encoding="utf-8",
-    )
+    return copy_of_demo_model(tmp_path / "chinese-alpaca-2")
 
 
 @pytest.mark.parametrize(
@@ -91,205 +69,9 @@ def test_a_linear_scaling_is_counted_once(length, scaling, trained):
     )
 
 
-@pytest.mark.engine
-@pytest.mark.parametrize(
-    ("others", "length"),
-    [
-        ([], 16384),
-        (["--max-model-len", "65536"], 65536),
-        (["--max-model-len=512"], 512),
-        (["--hf-overrides", '{"rope_scaling": null, "rope_parameters": null}'], None),
-        (["--hf-overrides", '{"max_position_embeddings": 4096}'], None),
-    ],
-)
-def test_vllm_is_told_the_trained_length_unless_the_user_says_more(model, capsys, others, length):
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    from engine.arguments import to_engine_args
-
-    change(
-        model / "config.json",
-        max_position_embeddings=16384,
-        rope_scaling=LINEAR,
-        rope_parameters=...,
-    )
-    assert to_engine_args(Settings(model=str(model)), others).max_model_len == length
-    shown = capsys.readouterr().err
-    assert shown.count("Context of 16384 tokens") == (not others)
-    assert not others or shown == ""
-
-
-def encoder_of(model: Path, mode: str = "auto") -> Encoder:
-    return load_encoder(Settings(model=str(model), tokenizer_mode=mode))
-
-
 @pytest.fixture
 def converted(model: Path) -> Path:
-    """The model with transformers' converted tokenizer beside SentencePiece's."""
-    from transformers import AutoTokenizer
-
-    AutoTokenizer.from_pretrained(model).save_pretrained(model.parent / "converted")
-    shutil.copy(model.parent / "converted" / "tokenizer.json", model)
-    return model
-
-
-LABELS = ["LLaMATokenizer", "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "PreTrainedTokenizerFast",
-          "TokenizersBackend", "GPT2Tokenizer", None, ...]  # fmt: skip
-
-
-@pytest.mark.parametrize("label", LABELS, ids=str)
-def test_sentencepiece_encodes_for_llama_whatever_its_tokenizer_is_called(
-    converted, demo_encoder, label
-):
-    change(converted / "tokenizer_config.json", tokenizer_class=label)
-    encoder = encoder_of(converted)
-    assert encoder.description == "SentencePiece on tokenizer.model"
-    assert encoder.encode(["杭州  西湖"]) == demo_encoder.encode(["杭州  西湖"])
-
-
-@pytest.mark.parametrize(
-    ("model_type", "label", "is_sentencepiece"),
-    [
-        ("mistral", "LlamaTokenizer", True),
-        ("mixtral", "LlamaTokenizerFast", True),
-        ("internlm", ..., True),
-        ("mistral", "PreTrainedTokenizerFast", False),
-        ("qwen2", "TokenizersBackend", False),
-    ],
-)
-def test_other_models_are_encoded_as_their_label_says(
-    converted, model_type, label, is_sentencepiece
-):
-    change(converted / "config.json", model_type=model_type)
-    change(converted / "tokenizer_config.json", tokenizer_class=label)
-    assert encoder_of(converted).description.startswith(
-        "SentencePiece" if is_sentencepiece else "transformers' "
-    )
-
-
-TIKTOKEN = b"IQ== 0\nIg== 1\nIw== 2\n" * 1000
-
-
-@pytest.mark.parametrize("content", [TIKTOKEN, b"<html>", b"\x80\x04"])
-def test_a_tokenizer_model_of_another_kind_leaves_encoding_to_transformers(converted, content):
-    (converted / "tokenizer.model").write_bytes(content)
-    assert encoder_of(converted).description.startswith("transformers' ")
-    with pytest.raises(StartError, match="SentencePiece"):
-        encoder_of(converted, "slow")
-    (converted / "tokenizer.json").unlink()
-    with pytest.raises(StartError, match="SentencePiece"):
-        encoder_of(converted)
-
-
-@pytest.mark.parametrize("part", [0.001, 0.3, 0.5, 0.9, 0.97])
-def test_a_sentencepiece_model_that_is_cut_is_not_passed_over(converted, part):
-    whole = (converted / "tokenizer.model").read_bytes()
-    (converted / "tokenizer.model").write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(StartError, match=r"tokenizer\.model is not a"):
-        encoder_of(converted)
-
-
-def test_a_sentencepiece_model_that_is_cut_between_two_pieces_is_not_whole(model):
-    proto = sentencepiece_model_pb2.ModelProto.FromString((model / "tokenizer.model").read_bytes())
-    proto.ClearField("trainer_spec")
-    proto.ClearField("normalizer_spec")
-    (model / "tokenizer.model").write_bytes(proto.SerializeToString())
-    with pytest.raises(StartError, match="not a whole SentencePiece model"):
-        encoder_of(model)
-
-
-@pytest.mark.parametrize("mode", ["auto", "slow"])
-@pytest.mark.parametrize("added", [None, {}, ...], ids=str)
-def test_no_added_tokens_are_none(model, demo_encoder, added, mode):
-    change(model / "tokenizer_config.json", added_tokens_decoder=added)
-    assert encoder_of(model, mode).control_ids == demo_encoder.control_ids
-
-
-@pytest.mark.parametrize("added", [[], "x", 5, {"a": {"content": "<pad>", "special": True}}, {"5": {"special": True}},
-                                   {"5": None}, ["<pad>"]], ids=str)  # fmt: skip
-def test_added_tokens_that_are_none_end_the_start(model, added):
-    change(model / "tokenizer_config.json", added_tokens_decoder=added)
-    if added:
-        with pytest.raises(StartError, match="added_tokens_decoder"):
-            encoder_of(model)
-    else:
-        encoder_of(model)
-
-
-def pad(model: Path, count: int = 10, special: bool = True) -> None:
-    """Add tokens to the tokenizer, beyond the model's rows."""
-    rows = json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    begun = {"0": "<unk>", "1": "<s>", "2": "</s>"}
-    added = {**begun, **{str(rows + number): f"<pad{number}>" for number in range(count)}}
-    tokens = {
-        at: {"content": text, "special": special or at in begun} for at, text in added.items()
-    }
-    change(model / "tokenizer_config.json", added_tokens_decoder=tokens)
-
-
-@pytest.mark.parametrize("mode", ["auto", "slow", "hf"])
-@pytest.mark.parametrize(
-    "where", [{"vocab_size": 4599}, {"vocab_size": ..., "text_config": {"vocab_size": 4500}}]
-)
-def test_a_tokenizer_with_more_pieces_than_the_model_has_rows_ends_the_start(model, mode, where):
-    change(model / "config.json", **where)
-    with pytest.raises(
-        StartError, match=r"The tokenizer has 4,600 pieces, and the model 4,5\d\d rows"
-    ):
-        load_prompt_template(Settings(model=str(model), tokenizer_mode=mode))
-
-
-def test_a_merged_tokenizer_on_a_model_that_is_not_ends_the_start(model):
-    if not ALPACA_2_TOKENIZER.is_file():
-        pytest.skip("the tokenizer of Chinese-Alpaca-2 is not beside the repository")
-    change(model / "config.json", vocab_size=32000)
-    settings = Settings(model=str(model), tokenizer=str(ALPACA_2_TOKENIZER.parent))
-    with pytest.raises(
-        StartError, match=r"55,296 pieces, and the model 32,000 rows \(vocab_size in config.json\)"
-    ):
-        load_prompt_template(settings)
-    change(model / "config.json", vocab_size=55296)
-    load_prompt_template(settings)
-
-
-@pytest.mark.parametrize("mode", ["auto", "hf"])
-@pytest.mark.parametrize("rows", [4600, 4601, ...])
-def test_control_tokens_beyond_the_models_rows_hurt_nobody(model, mode, rows):
-    pad(model)
-    change(model / "config.json", vocab_size=rows)
-    template = load_prompt_template(Settings(model=str(model), tokenizer_mode=mode))
-    assert max(template.render_raw("<pad0><pad9>你好").ids) < 4600
-
-
-def test_added_text_beyond_the_models_rows_ends_the_start_where_it_is_encoded(model):
-    pad(model, special=False)
-    with pytest.raises(StartError, match="4,610 pieces"):
-        load_prompt_template(Settings(model=str(model), tokenizer_mode="hf"))
-    load_prompt_template(
-        Settings(model=str(model))
-    )  # SentencePiece has the file's own pieces alone
-
-
-@pytest.mark.parametrize("mode", ["auto", "hf"])
-def test_a_template_with_a_token_beyond_the_models_rows_ends_the_start(model, mode):
-    pad(model)
-    (model / "own.jinja").write_text("{{ messages[0].content }}<pad3>", encoding="utf-8")
-    with pytest.raises(StartError, match="has <pad3>, for which the model has no row"):
-        load_prompt_template(
-            Settings(
-                model=str(model), tokenizer_mode=mode, prompt_template=str(model / "own.jinja")
-            )
-        )
-
-
-@pytest.mark.parametrize("count", [0, 1, 40])
-def test_grammars_are_read_with_control_tokens_beyond_the_models_rows(model, count):
-    from transformers import AutoTokenizer
-
-    pad(model, count)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    assert len(tokenizer) == 4600 + count
-    checker = Vocabulary(tokenizer, 4600).checker('start: "北京"', "", "structured_outputs")
-    checker.check([*encoder_of(model).encode(["北京"])[1:], 2], has_ended=True)
+    return convert_tokenizer(model)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 9179648\n"
@@ -504,11 +286,7 @@ def test_the_head_has_a_row_for_each_token_too_unless_it_is_not_used(model, is_t
 
 def started(*arguments: str, **environment: str) -> str:
     """What a start that ends before vLLM is imported shows; it is one line, and the status is 1."""
-    command = [sys.executable, "openai_api_server_vllm.py", "--port", "0", *arguments]
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    process = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=variables
-    )  # fmt: skip
+    process = run_command("--port", "0", *arguments, **environment)
     assert process.returncode == 1
     (line,) = process.stderr.strip().splitlines()
     return line

@@ -9,10 +9,11 @@ import pytest
 
 from generation import Delta
 from tests.support.app_on_fake_engine import listening
-from tests.support.bodies import CHAT, COMPLETIONS
+from tests.support.bodies import ASK, CHAT, COMPLETIONS
 from tests.support.fake_engine import FakeEngine
 from tests.support.polling import wait_for
-from tests.support.replies import events
+from tests.support.replies import error, events
+from tests.support.wire import HEAD, exchange, parsed
 
 ASKS = {COMPLETIONS: {"prompt": "a"}, CHAT: {"messages": "a"}}
 LONG = [*(Delta(0, "字", (5,)) for _ in range(50)), Delta(0, "", (2,), "stop")]
@@ -30,15 +31,9 @@ def url(served) -> str:
     return served[1]
 
 
-def exchange(url: str, sent: bytes) -> tuple[bytes, bytes]:
+def head_and_body(url: str, sent: bytes) -> tuple[bytes, bytes]:
     """The head, in small letters, and the rest of what comes back until the server closes."""
-    address = httpx.URL(url)
-    with socket.create_connection((address.host, address.port), timeout=5) as connection:
-        connection.sendall(sent)
-        heard = b""
-        while piece := connection.recv(65536):
-            heard += piece
-    head, _, body = heard.partition(b"\r\n\r\n")
+    head, _, body = exchange(url, sent, pause=0).partition(b"\r\n\r\n")
     return head.lower(), body
 
 
@@ -62,7 +57,7 @@ def test_an_old_client_gets_a_stream_without_chunks_up_to_the_end_of_the_connect
 ):
     engine = FakeEngine(LONG, delay=0.001)
     with listening(engine, demo_encoder) as url:
-        head, body = exchange(
+        head, body = head_and_body(
             url, old(path, {**ASKS[path], "stream": True}, *fields, version=version)
         )
     assert head.startswith(b"http/1.1 200 ")
@@ -81,10 +76,10 @@ def test_an_old_client_gets_a_stream_without_chunks_up_to_the_end_of_the_connect
 def test_an_old_client_gets_a_failure_in_a_stream_without_chunks(demo_encoder):
     engine = FakeEngine([Delta(0, "a", (5,)), RuntimeError("broken")])
     with listening(engine, demo_encoder) as url:
-        _, body = exchange(url, old(COMPLETIONS, {"prompt": "a", "stream": True}))
+        _, body = head_and_body(url, old(COMPLETIONS, {"prompt": "a", "stream": True}))
         assert events(body.decode())[-1]["error"]["type"] == "server_error"
         engine.script = [RuntimeError("broken")]
-        head, body = exchange(url, old(COMPLETIONS, {"prompt": "a", "stream": True}))
+        head, body = head_and_body(url, old(COMPLETIONS, {"prompt": "a", "stream": True}))
         assert head.startswith(b"http/1.1 500 ")
         assert f"content-length: {len(body)}".encode() in head
 
@@ -114,7 +109,7 @@ def test_an_old_client_that_leaves_a_stream_frees_the_engine(demo_encoder):
     ],
 )
 def test_other_replies_to_an_old_client_are_those_to_a_new_one(url, method, path, content):
-    head, body = exchange(url, old(path, content, method=method))
+    head, body = head_and_body(url, old(path, content, method=method))
     new = httpx.request(method, f"{url}{path}", json=content)
     assert head.startswith(f"http/1.1 {new.status_code} ".encode())
     assert f"content-length: {new.headers['content-length']}".encode() in head
@@ -123,7 +118,7 @@ def test_other_replies_to_an_old_client_are_those_to_a_new_one(url, method, path
 
 
 def test_an_old_client_is_not_told_to_continue(url):
-    head, body = exchange(url, old(COMPLETIONS, {"prompt": "a"}, "Expect: 100-continue"))
+    head, body = head_and_body(url, old(COMPLETIONS, {"prompt": "a"}, "Expect: 100-continue"))
     assert head.startswith(b"http/1.1 200 ")
     assert json.loads(body)["choices"][0]["text"] == "北京。"
 
@@ -138,7 +133,7 @@ def test_a_new_client_gets_chunks_and_keeps_its_connection(url):
 
 def refused(url: str, sent: bytes) -> str:
     """The message of a 400 in the one shape, which is all that comes before the connection is closed."""
-    head, body = exchange(url, sent)
+    head, body = head_and_body(url, sent)
     assert head.startswith(b"http/1.1 400 ")
     assert b"connection: close" in head
     assert f"content-length: {len(body)}".encode() in head
@@ -177,7 +172,7 @@ def test_a_request_has_one_host(url, version, fields, path):
 def test_every_host_that_is_one_is_welcome(url, host):
     for spelt in (host, f"\t {host} \t"):
         sent = f"GET /health HTTP/1.1\r\nHost:{spelt}\r\nConnection: close\r\n\r\n".encode()
-        assert exchange(url, sent)[0].startswith(b"http/1.1 200 ")
+        assert head_and_body(url, sent)[0].startswith(b"http/1.1 200 ")
 
 
 BODY = b'{"prompt": "a"}'
@@ -238,4 +233,24 @@ def test_well_formed_chunks_are_read(url):
         b"1\r\n{\r\ne\r\n" + BODY[1:] + b"\r\n0\r\nX: y\r\n\r\n",
     ):
         head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\nConnection: close\r\n\r\n"
-        assert exchange(url, head.encode() + chunks)[0].startswith(b"http/1.1 200 ")
+        assert head_and_body(url, head.encode() + chunks)[0].startswith(b"http/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"{}\r\n\r\n"]
+)
+def test_what_is_no_http_gets_the_one_shape_of_errors(demo_encoder, noise):
+    with listening(FakeEngine(), demo_encoder) as url:
+        heard = exchange(url, noise)
+        assert b" 400 " in heard.split(b"\r\n")[0]
+        assert "HTTP" in error(parsed(heard), 400).message
+
+
+def test_noise_after_a_request_ends_it_without_a_second_head(demo_encoder):
+    engine = FakeEngine(script=[Delta(0, "a", (5,))] * 1000, delay=0.01)
+    with listening(engine, demo_encoder) as url:
+        body = json.dumps({**ASK, "stream": True}).encode()
+        ask = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        heard = exchange(url, ask, b"\x16\x03noise")
+        assert heard.count(b"HTTP/1.1 ") == 1
+        assert wait_for(lambda: engine.running == 0, 1)

@@ -7,7 +7,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,10 +25,9 @@ from server.uvicorn_server import DrainingServer, uvicorn_config
 from settings import Settings, StartError, check_settings
 from tests.support.app_on_fake_engine import logged
 from tests.support.fake_engine import FakeEngine
-from tests.support.paths import ROOT
 from tests.support.polling import wait_for
 from tests.support.replies import events
-from tests.support.server_process import Server
+from tests.support.server_process import Server, run_command
 from tests.support.wire import posted
 
 
@@ -197,26 +195,13 @@ def test_a_start_that_cannot_have_it_is_refused_at_once(path, kind):
         else:
             other.bind(str(path))
             other.listen()
-        command = [sys.executable, "openai_api_server_vllm.py", "--uds", str(path)]
-        process = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-        )
+        process = run_command("--uds", str(path))
     assert (process.returncode, process.stderr.count("\n")) == (1, 1)
     assert process.stderr.startswith(f"error: --uds {path} is ")
 
 
 def test_a_start_that_fails_afterwards_leaves_nothing(path):
-    command = [
-        sys.executable,
-        "openai_api_server_vllm.py",
-        "--uds",
-        str(path),
-        "--prompt-template",
-        "none.jinja",
-    ]
-    process = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    process = run_command("--uds", str(path), "--prompt-template", "none.jinja")
     assert process.returncode == 1
     assert not path.exists()
 

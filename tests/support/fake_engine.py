@@ -19,6 +19,11 @@ SCRIPTS: dict[str, list[Delta | Exception]] = {
         Delta(1, "B", (3,)), Delta(0, "A", (3,)), Delta(1, "b", (4,), "length"), Delta(0, "a", (4,), "stop"),
     ],
 }  # fmt: skip
+HUNDRED: list[Delta | Exception] = [
+    *(Delta(0, "字", (5,)) for _ in range(100)),
+    Delta(0, "", (2,), "stop"),
+]
+"""A script of a hundred tokens, for an engine with a delay."""
 
 
 @dataclass

@@ -18,6 +18,11 @@ BATCH = 48
 """The shared server's `--max-num-seqs`: more choices than that wait."""
 ROOM = 128
 """The shared server's `--max-num-queued-reqs`: a request for so many choices is taken only when nothing else runs."""
+USERS_COMMAND = (
+    "--model DIR --tokenizer DIR --tokenizer-mode slow --tensor-parallel-size 1 "
+    "--served-model-name chinese-llama-alpaca-2 --host localhost --port 8000"
+)
+"""As users of Chinese-LLaMA-Alpaca-2 start servers; DIR stands for the model."""
 
 
 class Server:
@@ -68,3 +73,16 @@ class Server:
 def connect(server: Server) -> socket.socket:
     url = httpx.URL(server.url)
     return socket.create_connection((url.host, url.port), timeout=60)
+
+
+def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A start that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "openai_api_server_vllm.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+    )
