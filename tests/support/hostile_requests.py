@@ -1,5 +1,7 @@
 """Hostile requests of each kind, with the statuses that may answer them."""
 
+from typing import Any
+
 from tests.support.bodies import CHAT, COMPLETIONS
 from tests.support.server_process import ROOM
 from tests.support.wire import posted
@@ -7,7 +9,7 @@ from tests.support.wire import posted
 MEGABYTES = 8 * 2**20 - 1000
 
 
-def asked(path: str, content: dict | str | bytes) -> bytes:
+def asked(path: str, content: dict[str, Any] | str | bytes) -> bytes:
     return posted(path, content, "Connection: close")
 
 

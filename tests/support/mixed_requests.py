@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
+from typing import Any
 
 import httpx
 
@@ -26,7 +27,7 @@ SCHEMA = {
     "required": ["answer"],
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
-KINDS = (
+KINDS: tuple[dict[str, Any], ...] = (
     {},
     {"stream": True},
     {"stream": True, "n": 2, "repetition_penalty": 1.3},
@@ -40,8 +41,8 @@ KINDS = (
 )
 
 
-def asks() -> list[tuple[str, dict]]:
-    made = []
+def asks() -> list[tuple[str, dict[str, Any]]]:
+    made: list[tuple[str, dict[str, Any]]] = []
     for question, kind in zip(cycle(QUESTIONS), islice(cycle(KINDS), 64), strict=False):
         is_chat = len(made) % 3 == 0 and "logprobs" not in kind
         sent = {"messages": question} if is_chat else {"prompt": question}
@@ -65,7 +66,9 @@ def texts(reply: httpx.Response) -> list[str]:
     return [made[index] for index in sorted(made)]
 
 
-def answers(server: Server, asked: Sequence[tuple[str, dict]], at_once: int) -> list[list[str]]:
+def answers(
+    server: Server, asked: Sequence[tuple[str, dict[str, Any]]], at_once: int
+) -> list[list[str]]:
     with (
         httpx.Client(base_url=server.url, timeout=120) as client,
         ThreadPoolExecutor(at_once) as pool,

@@ -1,5 +1,7 @@
 """Questions to the demo model, put to a real server."""
 
+from typing import Any
+
 import httpx
 
 from tests.support.bodies import COMPLETIONS
@@ -16,7 +18,7 @@ WEST_LAKE = [
 ]
 
 WORDS = "What is the capital of Japan?"
-WAYS = [
+WAYS: list[dict[str, Any]] = [
     {},
     {"n": 2},
     {"n": 2, "temperature": 1.0, "seed": 5},
@@ -24,14 +26,16 @@ WAYS = [
 ]
 
 
-def complete(http: httpx.Client, prompt: str | list = CAPITAL, **fields) -> list[str]:
+def complete(http: httpx.Client, prompt: str | list[Any] = CAPITAL, **fields: Any) -> list[str]:
     """The texts of a plain completion."""
     reply = http.post("/v1/completions", json={"model": MODEL, "prompt": prompt, **fields})
     assert reply.status_code == 200, reply.text
     return [choice["text"] for choice in reply.json()["choices"]]
 
 
-def texts_of(http, path: str, **fields) -> tuple[list[str], dict, list[str]]:
+def texts_of(
+    http: httpx.Client, path: str, **fields: Any
+) -> tuple[list[str], dict[str, int], list[str]]:
     """Of each choice its text, and why it ended; plain and streamed are the same."""
     ask = {
         "prompt": WORDS,

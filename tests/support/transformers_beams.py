@@ -20,11 +20,11 @@ from tests.support.scripted_model import ScriptedModel
 BOS = 7
 
 
-class ScriptedConfig(PreTrainedConfig):
+class ScriptedConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "scripted"
 
 
-class ScriptedForCausalLM(PreTrainedModel, GenerationMixin):
+class ScriptedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """The made-up model as transformers wants one: logits for the last token of each row."""
 
     config_class = ScriptedConfig
@@ -36,18 +36,18 @@ class ScriptedForCausalLM(PreTrainedModel, GenerationMixin):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.model, self.prompt_length = model, prompt_length
 
-    def forward(self, input_ids: torch.Tensor, **_) -> CausalLMOutput:
+    def forward(self, input_ids: torch.Tensor, **_: object) -> CausalLMOutput:
         rows = [self.model.logprobs(tuple(row[self.prompt_length :])) for row in input_ids.tolist()]
         return CausalLMOutput(logits=torch.tensor(rows)[:, None, :])
 
 
-class EndsWith(StoppingCriteria):
+class EndsWith(StoppingCriteria):  # type: ignore[misc]
     """What a stop string is to transformers: any token may end a text."""
 
     def __init__(self, endings: set[int]) -> None:
         self.endings = torch.tensor(sorted(endings))
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
         return torch.isin(input_ids[:, -1], self.endings)
 
 
@@ -65,7 +65,7 @@ def beams(
     prompt: Sequence[int],
     rules: Rules,
     criteria: StoppingCriteriaList | None = None,
-    **options,
+    **options: bool,
 ) -> list[tuple[list[int], float]]:
     """Token ids and scores, the best first."""
     config = GenerationConfig(

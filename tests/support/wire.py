@@ -46,7 +46,7 @@ def parsed(heard: bytes) -> httpx.Response:
     """The one reply, not chunked, that was heard."""
     head, _, content = heard.partition(b"\r\n\r\n")
     line, *fields = head.decode("latin-1").split("\r\n")
-    headers = [tuple(field.split(": ", 1)) for field in fields]
+    headers = dict(field.split(": ", 1) for field in fields)
     return httpx.Response(int(line.split()[1]), headers=headers, content=content)
 
 
