@@ -41,7 +41,7 @@ $(CLIENTS)/environments/%/.installed: $(CLIENTS)/requirements/%.txt
 	@touch $@
 
 soak: .venv/installed-dev
-	SOAK_SECONDS=$${SOAK_SECONDS:-1200} $(BIN)/python -m pytest tests/test_soak.py -s $(ARGS)
+	SOAK_SECONDS=$${SOAK_SECONDS:-1200} $(BIN)/python -m pytest tests/load/test_soak.py -s $(ARGS)
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/compare.py $(ARGS)

@@ -1,0 +1,142 @@
+"""What is not found or not allowed, and the engine's failures, in OpenAI's shape."""
+
+import pytest
+
+from errors import APIError
+from generation import Delta
+from protocol import ErrorReply
+from tests.support.bodies import ASK, CHAT, COMPLETIONS, TALK
+from tests.support.fake_engine import SCRIPTS, FakeEngine
+from tests.support.replies import error
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("gpt-4", "'gpt-4'"),
+        ("通义千问", "'通义千问'"),
+        ("a" * 65, f"'{'a' * 63}…'"),
+        ("a\r\nb\x1b[31m", "'a\\r\\nb\\x1b[31m'"),
+        ("\u202e\u2028", "'\\u202e\\u2028'"),
+        ("\x00" * 64, f"'{(chr(92) + 'x00') * 16}"[:64] + "…'"),
+    ],
+)
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize", "/detokenize"])
+def test_an_unknown_model_is_named_and_so_is_what_is_served(serve, path, sent, shown):
+    body = {"model": sent, **(TALK if path == CHAT else ASK), "tokens": [5]}
+    fault = error(serve(served_model_name=["first", "第二"]).post(path, json=body), 404)
+    assert fault.code == "model_not_found"
+    assert fault.message == f"The model {shown} does not exist. Served here: 'first', '第二'."
+
+
+def test_an_unknown_models_page_names_it_too(serve):
+    served = [f"/models/{number}/a-very-long-name" for number in range(20)]
+    fault = error(serve(served_model_name=served).get("/v1/models/gpt-4"), 404)
+    assert fault.message.startswith(
+        "The model 'gpt-4' does not exist. Served here: '/models/0/a-very-long-name', '/mo"
+    )
+    assert fault.message.endswith("…'.")
+
+
+@pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), ("/tokenize", ASK)])
+def test_an_unknown_model_is_not_found(client, path, ask):
+    fault = error(client.post(path, json={**ask, "model": "gpt-4"}), 404)
+    assert (fault.param, fault.code) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/nothing"),
+        ("POST", "/"),
+        ("GET", "/v1/models/gpt-4"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v1/responses"),
+        ("GET", "/v1/files"),
+    ],
+)
+def test_unknown_paths_are_not_found(client, method, path):
+    assert error(client.request(method, path), 404).code in ("not_found", "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", COMPLETIONS), ("DELETE", CHAT), ("POST", "/v1/models")]
+)
+def test_wrong_methods_are_not_allowed(client, method, path):
+    reply = client.request(method, path)
+    error(reply, 405)
+    assert reply.headers["allow"]
+
+
+def test_a_full_server_says_when_to_come_back(client, engine):
+    engine.room = 0
+    reply = client.post(COMPLETIONS, json=ASK)
+    assert error(reply, 503).code == "server_overloaded"
+    assert int(reply.headers["retry-after"]) >= 1
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("ask", [{**ASK, "n": 2}, {"prompt": ["a", "b"]}])
+def test_all_choices_of_a_request_need_room(client, engine, ask):
+    engine.room = 1
+    assert error(client.post(COMPLETIONS, json=ask), 503).code == "server_overloaded"
+
+
+def test_an_unexpected_failure_is_a_500_that_says_nothing_and_is_logged(client, engine, caplog):
+    engine.script = [RuntimeError("secret path /home/x")]
+    assert "secret" not in error(client.post(COMPLETIONS, json=ASK), 500).message
+    assert "secret path" in caplog.text
+
+
+def test_a_500_can_be_read_by_a_browser(client, engine):
+    engine.script = [RuntimeError("boom")]
+    reply = client.post(COMPLETIONS, json=ASK, headers={"Origin": "http://demo.example"})
+    error(reply, 500)
+    assert reply.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("boom"), APIError(503, "The engine has died.", code="engine_dead")]
+)
+@pytest.mark.parametrize(
+    ("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})]
+)
+def test_failure_mid_stream_is_an_event(client, engine: FakeEngine, failure, path, ask):
+    engine.script = [*SCRIPTS["stop"][:2], failure]
+    reply = client.post(path, json={**ask, "stream": True})
+    assert reply.status_code == 200
+    *chunks, last, done, rest = reply.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    body = ErrorReply.model_validate_json(last.removeprefix("data: "))
+    assert body.error.type == "server_error"
+    assert body.error.code == getattr(failure, "code", None)
+    assert any("北京" in chunk for chunk in chunks)
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})]
+)
+def test_failure_before_the_first_token_has_its_status_in_a_stream_too(client, engine, path, ask):
+    engine.script = [APIError(503, "Full.", code="server_overloaded", headers={"Retry-After": "1"})]
+    reply = client.post(
+        path, json={**ask, "stream": True}, headers={"Origin": "http://demo.example"}
+    )
+    assert error(reply, 503).code == "server_overloaded"
+    assert reply.headers["retry-after"] == "1"
+    assert reply.headers["access-control-allow-origin"] == "*"
+
+
+def test_the_engine_is_free_after_a_failure_in_a_batch(client, engine):
+    engine.script = [Delta(0, "x", (1,)), RuntimeError("boom")]
+    error(client.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}), 500)
+    assert engine.running == 0
+
+
+def test_the_log_of_an_unexpected_failure_has_the_requests_id(client, engine, caplog):
+    engine.script = [ValueError("unexpected")]
+    for stream in (False, True):
+        caplog.clear()
+        client.post(COMPLETIONS, json={**ASK, "stream": stream}, headers={"X-Request-Id": "abc-1"})
+        [record] = [record for record in caplog.records if record.exc_info]
+        assert "abc-1" in record.getMessage()

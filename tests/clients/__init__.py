@@ -1,0 +1,1 @@
+"""The clients that people use, against the real server."""

@@ -1,0 +1,1 @@
+"""The start: flags, a model's files, what the terminal shows."""

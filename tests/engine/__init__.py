@@ -1,0 +1,1 @@
+"""What decodes, with vLLM and without."""

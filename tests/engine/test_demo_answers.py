@@ -1,0 +1,65 @@
+"""What the demo model answers, and how well."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from evaluation import accepts
+
+from settings import DEMO_MODEL
+from tests.support.questions import CAPITAL, COMPARISON, MODEL, STORIES, WEST_LAKE, complete
+
+pytestmark = pytest.mark.engine
+
+
+def test_the_capital(http):
+    reply = http.post("/v1/completions", json={"model": MODEL, "prompt": CAPITAL}).json()
+    assert "北京" in reply["choices"][0]["text"]
+    assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+def test_both_countries_are_compared(http):
+    fields = {"max_tokens": 90, "temperature": 0.7, "top_k": 40}
+    (text,) = complete(http, COMPARISON, **fields)
+    assert "中国" in text
+    assert "美国" in text
+
+
+def test_stories_of_hangzhou(openai):
+    reply = openai.chat.completions.create(model=MODEL, messages=STORIES)
+    assert "杭州" in reply.choices[0].message.content
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage.completion_tokens > 20
+
+
+def test_the_west_lake_after_a_conversation(openai):
+    extra = {"repetition_penalty": 1.0}
+    reply = openai.chat.completions.create(model=MODEL, messages=WEST_LAKE, extra_body=extra)
+    assert "西湖" in reply.choices[0].message.content
+
+
+def test_the_committed_weights_have_the_score_that_readme_tells(server):
+    """The held-out questions, asked over HTTP of vLLM at temperature 0 without penalties."""
+
+    questions = [
+        json.loads(line)
+        for line in (DEMO_MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(questions) >= 300
+
+    def is_right(question: dict) -> bool:
+        ask = {"messages": question["messages"], "temperature": 0, "repetition_penalty": 1.0}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()[
+            "choices"
+        ][0]
+        return reply["finish_reason"] == "stop" and accepts(
+            question["accept"], reply["message"]["content"]
+        )
+
+    with ThreadPoolExecutor(32) as pool:
+        score = sum(pool.map(is_right, questions)) / len(questions)
+    told = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))["held_out_score"]
+    assert score >= 0.9
+    assert math.isclose(score, told, abs_tol=0.02)

@@ -1,0 +1,297 @@
+"""The pages say what is: flags, fields, codes and metrics in tables, curl lines, paths, links, modules, figures."""
+
+import ast
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+
+from protocol import ChatCompletionRequest, CompletionRequest
+from settings import DEMO_MODEL, Settings
+from tests.support.paths import ROOT
+from tests.support.replies import events
+
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
+}
+FURTHER_PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("benchmarks/README.md", "demo_model/README.md")
+}
+ALL_PAGES = PAGES | FURTHER_PAGES
+FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CURL_LINES = [
+    block
+    for text in ALL_PAGES.values()
+    for block in FENCE.findall(text)
+    if block.startswith("curl ")
+]
+NO_DEFAULTS = (None, "", [], {}, ())
+
+NO_MODULES = {"tests", "benchmarks", "demo_model", "node_modules", "build"}
+MODULES = sorted(
+    path
+    for path in (file.relative_to(ROOT) for file in ROOT.rglob("*.py"))
+    if path.name != "__init__.py"
+    and not any(part in NO_MODULES or part.startswith(".") for part in path.parts)
+)
+
+PATH = re.compile(
+    r"(?:\.?[\w-]+/)*\.?[\w-][\w.-]*\.(?:py|md|toml|txt|ya?ml|mjs|html|jinja|tsv|jsonl|png)|(?:[\w-]+/)+"
+)
+"""What looks like a file or folder of this repository; a model's files (`config.json`) do not."""
+UNDER_A_FOLDER = re.compile(r"(\.?[\w-]+)/[\w./-]+")
+FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv"}
+
+OTHER_PROGRAMS_FLAGS = {"--program", "--check", "--rounds", "--unix-socket", "--schema"}
+CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
+"""Where the functions that make an error take its code, if not by name alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    page: str
+    header: str
+    """Of the table's first column."""
+    cells: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        return re.findall(r"`([^`]+)`", self.cells[0])
+
+
+def rows(header: str) -> list[Row]:
+    """The rows of all tables whose first column has that header, on any page."""
+    found, current = [], None
+    for page, text in ALL_PAGES.items():
+        for line in FENCE.sub("", text).splitlines():
+            if not line.startswith("|"):
+                current = None
+            elif current is None:
+                current = cells(line)[0]
+            elif current == header and not line.startswith("|---"):
+                found.append(Row(page, header, cells(line)))
+    return found
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def named(header: str) -> dict[str, Row]:
+    """The rows by the names in their first cells; asserts that none is there twice."""
+    found = [(name, row) for row in rows(header) for name in row.names]
+    assert len({name for name, _ in found}) == len(found), f"a {header} stands in two rows"
+    return dict(found)
+
+
+def anchors(text: str) -> set[str]:
+    """What a link may name on a page: its headings as GitHub spells them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def spans(text: str) -> list[str]:
+    """The words of a page's inline code and blocks."""
+    inline = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    return [
+        word.strip("\"'(),:;") for span in (*inline, *FENCE.findall(text)) for word in span.split()
+    ]
+
+
+def vllm_flags() -> set[str]:
+    """The flags of vLLM's engine, read in its source: to import it takes seconds."""
+    [package] = importlib.util.find_spec("vllm").submodule_search_locations
+    tree = ast.parse((Path(package) / "engine" / "arg_utils.py").read_text(encoding="utf-8"))
+    classes = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("EngineArgs")
+    ]
+    assigned = [
+        node.target.id for each in classes for node in each.body if isinstance(node, ast.AnnAssign)
+    ]
+    flags = {name.replace("_", "-") for name in assigned}
+    return {f"--{prefix}{flag}" for flag in flags for prefix in ("", "no-")}
+
+
+def codes() -> Iterator[str]:
+    """The codes of errors, as the modules make them."""
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in CODE_POSITIONS
+            ):
+                position = CODE_POSITIONS[node.func.id]
+                given = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+                given += node.args[position : position + 1] if position else []
+                yield from (
+                    value.value
+                    for value in given
+                    if isinstance(value, ast.Constant) and value.value
+                )
+
+
+@pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
+def test_every_flag_stands_in_one_table_with_its_default(setting):
+    default = getattr(Settings(), setting.name)
+    cell = named("flag")["--" + setting.name.replace("_", "-")].cells[1]
+    if setting.name == "model":
+        assert cell == "the demo model"
+    elif isinstance(default, bool):
+        assert cell == ("on" if default else "off")
+    elif isinstance(default, tuple) and default:
+        assert json.loads(cell.strip("`")) == list(default)
+    elif default not in NO_DEFAULTS:
+        assert cell == f"`{default}`"
+    elif setting.name == "override_generation_config":
+        assert cell == "`{}`"
+
+
+@pytest.mark.parametrize("model", [CompletionRequest, ChatCompletionRequest])
+def test_every_request_field_stands_in_one_table_with_its_default(model):
+    table = named("field")
+    for name, field in model.model_fields.items():
+        cell = table[name].cells[1]
+        if field.is_required():
+            assert cell == "required"
+        elif isinstance(field.default, bool):
+            assert cell in (f"`{str(field.default).lower()}`", "none"), name
+        elif field.default not in NO_DEFAULTS or field.default == 0:
+            assert cell == f"`{field.default}`", name
+        else:
+            assert cell in ("none", "the served model", "`--raw-completions`"), name
+
+
+def test_no_table_tells_of_a_flag_or_field_that_does_not_exist():
+    flags = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
+    assert set(named("flag")) == flags
+    assert set(named("field")) == {
+        *CompletionRequest.model_fields,
+        *ChatCompletionRequest.model_fields,
+    }
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_flag_that_a_page_names_exists(page):
+    ours = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
+    words = {word.split("=")[0] for word in spans(ALL_PAGES[page]) if re.match(r"--[a-z]", word)}
+    assert words <= ours | vllm_flags() | OTHER_PROGRAMS_FLAGS
+
+
+def test_every_code_of_an_error_stands_in_a_table():
+    assert set(named("code")) == set(codes())
+
+
+def test_every_metric_stands_in_a_table():
+    source = "".join((ROOT / module).read_text(encoding="utf-8") for module in MODULES)
+    made = re.findall(r'\b(Counter|Gauge|Histogram)\(\s*"(\w+)"', source)
+    counted = {name + "_total" * (kind == "Counter") for kind, name in made}
+    assert {name for name in named("metric") if not name.startswith("vllm:")} == counted
+
+
+def test_the_figures_of_the_demo_model_are_those_of_its_training():
+    figures = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
+    text = " ".join(PAGES["README.md"].split("## The demo model")[1].split("## ")[0].split())
+    right, questions, score = (
+        figures["held_out_right"],
+        figures["held_out_questions"],
+        100 * figures["held_out_score"],
+    )
+    assert f"{right} of {questions} held-out questions rightly ({score:.1f} %)" in text
+    assert f"{figures['parameters']:,} parameters ({figures['bytes'] / 1e6:.1f} MB)" in text
+    assert f"{figures['minutes']:.0f} minutes" in text
+    assert figures["bytes"] == (DEMO_MODEL / "model.safetensors").stat().st_size
+
+
+def test_the_figures_of_the_speed_are_those_of_the_benchmark():
+    measured = {tuple(row.cells[:5]) for row in rows("load")}
+    for row in rows("demo model, 2 CPU cores"):
+        assert (*row.cells[:4], f"**{row.cells[4]}**") in measured
+
+
+def test_every_module_stands_in_the_architecture():
+    table = named("module")
+    assert {row.page for row in table.values()} == {"docs/architecture.md"}
+    assert set(table) == {module.as_posix() for module in MODULES}
+
+
+def test_every_row_of_the_features_is_seen_by_a_test_that_exists():
+    features = rows("feature")
+    assert len(features) > 20
+    assert {row.page for row in features} == {"README.md"}
+    for row in features:
+        file, name = re.fullmatch(r"`(\w+/test_\w+\.py)::(test_\w+)`", row.cells[2]).groups()
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), row.cells[0]
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_path_that_a_page_names_exists(page):
+    for word in spans(ALL_PAGES[page]):
+        under = UNDER_A_FOLDER.fullmatch(word)
+        if PATH.fullmatch(word) or (under and under[1] in FOLDERS):
+            assert any((base / word).exists() for base in (ROOT, (ROOT / page).parent)), word
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_link_of_a_page_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", ALL_PAGES[page])):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
+
+
+def test_every_page_of_docs_is_linked_from_readme():
+    for page in PAGES:
+        assert page == "README.md" or f"]({page})" in PAGES["README.md"], page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_of_a_page_have_up_to_120_columns(page):
+    prose = [line for line in FENCE.sub("", PAGES[page]).splitlines() if not line.startswith("|")]
+    assert max(map(len, prose)) <= 120
+
+
+def test_the_newest_entry_of_the_changelog_is_the_version():
+    source = "".join((ROOT / module).read_text(encoding="utf-8") for module in MODULES)
+    [version] = re.findall(r'^VERSION = "(.*)"$', source, re.MULTILINE)
+    newest = re.search(
+        r"^## (\S+) \((?:unreleased|\d{4}-\d{2}-\d{2})\)$", PAGES["CHANGELOG.md"], re.MULTILINE
+    )
+    assert newest[1] == version
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("line", CURL_LINES, ids=range(len(CURL_LINES)))
+def test_every_curl_line_of_the_pages_works(server, line):
+    command = line.replace("curl ", "curl -sS --fail-with-body ", 1).replace(
+        "http://localhost:8000", server.url
+    )
+    process = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    if '"stream": true' in line:
+        assert len(events(process.stdout)) > 10
+    else:
+        assert json.loads(process.stdout)
+
+
+def test_all_curl_lines_are_found():
+    assert len(CURL_LINES) == sum(text.count("\ncurl ") for text in ALL_PAGES.values()) >= 12
+    assert "告诉我中国的首都在哪里" in next(
+        line for line in CURL_LINES if line in PAGES["README.md"]
+    )

@@ -1,0 +1,158 @@
+"""Who may know whom: the rules of docs/architecture.md, over everything that a module imports, and that in turn."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+FOLDERS = ("api", "prompts", "engine", "server")
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts): file
+    for pattern in ("*.py", *(f"{folder}/*.py" for folder in FOLDERS))
+    for file in sorted(ROOT.glob(pattern))
+    if file.name != "__init__.py"
+}
+COMMAND = "openai_api_server_vllm"
+WEB = {"fastapi", "fastapi_offline", "starlette", "uvicorn"}
+LEAVES = ("settings", "protocol", "errors")
+
+
+def imports(file: Path) -> set[str]:
+    """The names of everything that a module imports, wherever it does: of ours the module, else the package."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            assert node.module
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {
+        name if name in MODULES else name.split(".")[0] for name in names if name not in FOLDERS
+    }
+
+
+GRAPH = {module: imports(file) for module, file in MODULES.items()}
+
+
+def reached(module: str) -> set[str]:
+    """All that a module imports, and that these import in turn."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        for name in GRAPH.get(waiting.pop(), set()) - found:
+            found.add(name)
+            waiting.append(name)
+    return found
+
+
+def folder(module: str) -> str:
+    return module.split(".", maxsplit=1)[0] if "." in module else ""
+
+
+def test_every_folder_is_looked_at():
+    """A folder with modules that this test does not know would be out of every rule."""
+    others = {"tests", "benchmarks", "demo_model", ".ci"}
+    found = {
+        file.relative_to(ROOT).parts[0] for file in ROOT.glob("*/*.py") if ".venv" not in file.parts
+    }
+    assert found - others == set(FOLDERS)
+    assert len(MODULES) > 35
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_vllm_is_known_to_the_engine_alone(module: str):
+    assert "vllm" not in GRAPH[module] or folder(module) == "engine"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_web_framework_is_known_to_the_edge_alone(module: str):
+    if folder(module) not in ("api", "server") and module != COMMAND:
+        assert not reached(module) & WEB
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if folder(module) in ("engine", "prompts")]
+)
+def test_engine_and_prompts_know_neither_the_wire_format_nor_the_edge(module: str):
+    known = {name for name in reached(module) if name in MODULES and folder(name) != folder(module)}
+    assert known <= {"generation", "settings", "errors", "model_files"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if folder(module) == "server"])
+def test_the_server_does_not_know_the_api(module: str):
+    assert not {name for name in reached(module) if folder(name) in ("api", "engine", "prompts")}
+
+
+def test_the_interface_knows_none_of_us():
+    assert not GRAPH["generation"] & MODULES.keys()
+
+
+@pytest.mark.parametrize("module", LEAVES)
+def test_leaves_import_none_of_us(module: str):
+    assert not GRAPH[module] & MODULES.keys()
+
+
+def test_imports_run_one_way():
+    assert [module for module in MODULES if module in reached(module)] == []
+
+
+def test_the_engines_processes_import_neither_vllm_nor_the_web_first():
+    assert not reached("engine.process") & ({"vllm", "torch", "transformers"} | WEB)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_reads_arguments_and_the_environment(module: str):
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert "sys.argv" not in text or module == COMMAND
+    assert "os.environ" not in text or module in {COMMAND, "engine.arguments", "engine.process"}
+
+
+PRIVATE_OF_VLLM = (
+    "vllm.v1.engine.detokenizer",
+    "vllm.v1.engine.output_processor",
+    "vllm.v1.metrics",
+)
+"""Modules that vLLM's own documentation does not name."""
+DOORS = {"engine.dispatch", "engine.light_client", "engine.detokenizer", "engine.vllm_contract"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_vllms_private_parts_are_behind_a_door(module: str):
+    text = MODULES[module].read_text(encoding="utf-8")
+    uses = [
+        name
+        for name in PRIVATE_OF_VLLM
+        if name in text or f"import {name.rpartition('.')[2]}" in text
+    ]
+    assert not uses or module in DOORS
+
+
+TESTS = {
+    file.relative_to(ROOT).as_posix(): file
+    for pattern in ("*.py", "*/*.py")
+    for file in sorted((ROOT / "tests").glob(pattern))
+}
+
+
+@pytest.mark.parametrize("file", TESTS)
+def test_no_test_is_imported(file: str):
+    """What tests share is in `tests/support`; of a test and of pytest's own `conftest.py` nobody takes anything."""
+    steps = {
+        step
+        for node in ast.walk(ast.parse(TESTS[file].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (getattr(node, "module", None) or "", *(alias.name for alias in node.names))
+        for step in name.split(".")
+    }
+    assert not {step for step in steps if step.startswith("test_") or step == "conftest"}
+
+
+def test_every_test_is_in_a_folder():
+    assert {file for file in TESTS if file.count("/") == 1} == {
+        "tests/__init__.py",
+        "tests/conftest.py",
+    }
+    assert len([file for file in TESTS if "/test_" in file]) > 40

@@ -1,0 +1,1 @@
+"""Conversations and texts as token ids."""
