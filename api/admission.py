@@ -140,9 +140,9 @@ class Admission:
 
     def _source(
         self, prompts: Sequence[Prompt], decoding: Decoding, budgets: Sequence[int], request_id: str
-    ) -> Source:
+    ) -> Source[Delta]:
         """The deltas of all prompts; nothing has been generated yet."""
-        sources: list[Source] = []
+        sources: list[Source[Delta]] = []
         for number, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
             own = (
                 decoding if budget == decoding.max_tokens else replace(decoding, max_tokens=budget)

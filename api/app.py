@@ -24,9 +24,9 @@ from api.decoding import ignored_fields
 from api.events import SPELLING
 from api.field_rules import check_tools
 from api.models import check_model
-from api.replies import Events, chat_chunks, chat_completion, completion, completion_chunks
+from api.replies import chat_chunks, chat_completion, completion, completion_chunks
 from errors import bad_request
-from generation import Engine, Generation
+from generation import Engine, Generation, Source
 from prompt_template import PromptTemplate
 from prompts.encoder import Encoder
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest
@@ -115,7 +115,7 @@ class Endpoints:
         body: Body,
         request: Request,
         whole: Callable[[Generation, Body, Encoder], Awaitable[BaseModel]],
-        streamed: Callable[[Generation, Body, Encoder], Events],
+        streamed: Callable[[Generation, Body, Encoder], Source[bytes]],
     ) -> Response:
         """The generation as a stream, or as one body unless the client leaves before it is there."""
         headers, settings = ignored_header(generation.ignored), self.settings

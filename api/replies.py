@@ -17,7 +17,7 @@ import protocol
 from api.events import END, to_event_text, to_json_event
 from api.logprobs import Spelling, Token, to_chat_logprobs, to_completion_logprobs
 from api.tool_calls import callable_functions
-from generation import Delta, Drain, Generation
+from generation import Delta, Drain, Generation, Sink, Source
 from prompts.encoder import Encoder
 from protocol import (
     ChatCompletion,
@@ -29,9 +29,6 @@ from protocol import (
 )
 
 MARK = "\x00text\x00"
-Write = Callable[[bytes], Drain | None]
-"""Takes events that come together, as a sink takes deltas."""
-Events = Callable[[Write], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -90,7 +87,7 @@ async def chat_completion(
 
 def completion_chunks(
     generation: Generation, request: CompletionRequest, encoder: Encoder
-) -> Events:
+) -> Source[bytes]:
     """The chunks of a streamed completion; with `echo` each choice begins with its prompt."""
     spellings = _spellings(generation, encoder)
 
@@ -110,7 +107,9 @@ def completion_chunks(
     )
 
 
-def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> Events:
+def chat_chunks(
+    generation: Generation, request: ChatCompletionRequest, encoder: Encoder
+) -> Source[bytes]:
     """The chunks of a streamed chat reply: the role, the text or call, then the finish reason, for each choice."""
     is_call = bool(callable_functions(request))
 
@@ -228,7 +227,7 @@ async def _fold(
 
 def _frames(
     generation: Generation, request: Request, spellings: Sequence[Spelling], chunks: Chunks
-) -> Events:
+) -> Source[bytes]:
     """All chunks of a stream, and the usage if asked for; together what comes at once."""
     options = request.stream_options
     counts = options is not None and options.continuous_usage_stats
@@ -240,7 +239,7 @@ def _frames(
         usage = to_json(_usage(generation))
         return [b'%b,"usage":%b%b' % (frame.removesuffix(END), usage, END) for frame in frames]
 
-    async def frames(write: Write) -> None:
+    async def frames(sink: "Sink[bytes]") -> None:
         first = [to_json_event(chunk) for chunk in await chunks.first()]
 
         def take(deltas: Sequence[Delta]) -> Drain | None:
@@ -258,9 +257,7 @@ def _frames(
                 frames.append(
                     to_json_event(chunks.chunk(Delta(0, "", ()), ()).model_copy(update=usage))
                 )
-            if len(frames) == 1:  # nearly always
-                return write(frames[0])
-            return write(b"".join(frames)) if frames else None
+            return sink(frames) if frames else None
 
         await generation.source(take)
 

@@ -137,10 +137,10 @@ class ReadyEngine:
 
     def admit(self, choices: int) -> None: ...
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         max_tokens = decoding.max_tokens
 
-        async def source(sink: Sink) -> None:
+        async def source(sink: "Sink[Delta]") -> None:
             collector = Collector()
             if decoding.stream:
                 self._running[collector] = script(max_tokens)

@@ -172,7 +172,7 @@ class VLLMEngine:
             raise _full()
         self._check_room(choices)
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         """The deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
         # One more for the lead, which counts in no limit; what comes too much is left out again.
@@ -219,7 +219,7 @@ class VLLMEngine:
         params: SamplingParams,
         request_id: str,
         decoding: Decoding,
-        sink: Sink,
+        sink: Sink[Delta],
     ) -> None:
         answers = self._answers(prompt, params, decoding)
 
@@ -403,7 +403,7 @@ class VLLMEngine:
             self._readers.discard(reader)
 
 
-def _copied(source: Source, n: int) -> Source:
+def _copied(source: Source[Delta], n: int) -> Source[Delta]:
     """Greedy decoding makes one choice for all `n`."""
     return lambda sink: source(
         lambda deltas: sink([replace(delta, index=at) for delta in deltas for at in range(n)])

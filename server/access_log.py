@@ -153,11 +153,11 @@ class AccessLog:
 
 
 def keep_texts(
-    source: Source,
+    source: Source[Delta],
     prompts: Sequence[Prompt],
     n: int,
     spell: Callable[[Sequence[int]], Sequence[bytes]],
-) -> tuple[Source, dict[str, list[str]]]:
+) -> tuple[Source[Delta], dict[str, list[str]]]:
     """The same source, and what the model reads and, as it comes, answers: the first texts, and their beginnings."""
     replies = [""] * min(len(prompts) * n, SHOWN_TEXTS)
 

@@ -43,7 +43,7 @@ def as_events(payloads):
     """What writes JSON payloads, some at a time, as what writes events."""
 
     async def events(write):
-        await payloads(lambda pieces: write(b"".join(map(to_event, pieces))))
+        await payloads(lambda pieces: write([*map(to_event, pieces)]))
 
     return events
 
@@ -258,6 +258,7 @@ def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_strea
         await EventStream(as_events(payloads), SPELLING, {}, 600, 0.02)(
             peer.scope, peer.receive, peer.send
         )
+        await asyncio.sleep(0)  # in which cancelled tasks end
         assert asyncio.all_tasks() == {asyncio.current_task()}
         said = b"".join(peer.sent)
         assert said.count(COMMENT) == silent, "one, which was on its way"

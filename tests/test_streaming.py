@@ -16,7 +16,7 @@ def as_events(payloads):
     """What writes JSON payloads, some at a time, as what writes events."""
 
     async def events(write):
-        await payloads(lambda pieces: write(b"".join(map(to_event, pieces))))
+        await payloads(lambda pieces: write([*map(to_event, pieces)]))
 
     return events
 
