@@ -66,9 +66,7 @@ class Admission:
         record = request_record(request.scope)
         # Room is asked for before prompts are encoded, and taken when they are generated for.
         self.engine.admit(_prompts_of(body) * width(body))
-        prompts, barred = await offload(
-            record.body_bytes, lambda: (self._render(body), self._barred(body))
-        )
+        prompts, barred = await offload(request, lambda: (self._render(body), self._barred(body)))
         decoding = to_decoding(body, barred)
         kind = "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"
         request_id = f"{kind}-{record.serial}"

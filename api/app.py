@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -30,11 +30,12 @@ from generation import Engine, Generation, Source
 from prompt_template import PromptTemplate
 from prompts.encoder import Encoder
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest
-from server.access_log import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, AccessLog, Log
+from server.access_log import CLIENT_CLOSED_REQUEST, AccessLog, Log
 from server.error_responses import answer_failure
 from server.event_stream import EventStream, while_connected
-from server.middleware import BodyLimits, CanonicalPaths, CrossOrigin, Keys
-from server.request_body import AnsweredRoute, offload_tokenizing
+from server.metrics import Metrics
+from server.middleware import APIKeys, BodyLimits, CanonicalPaths, CrossOrigin
+from server.request_body import JSONRoute, PausingThread, offload_tokenizing
 from settings import Settings
 
 VERSION = "0.1.0"
@@ -51,8 +52,11 @@ Body = TypeVar("Body", bound=protocol.Request)
 class Endpoints:
     """The endpoints of one engine; what they share stands below them."""
 
-    def __init__(self, engine: Engine, template: PromptTemplate, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, template: PromptTemplate, settings: Settings, metrics: Metrics
+    ) -> None:
         self.engine, self.encoder, self.settings = engine, template.encoder, settings
+        self.numbers = metrics
         self.admission = Admission(engine, template, settings)
         self.created = int(time.time())
 
@@ -101,9 +105,9 @@ class Endpoints:
 
     async def metrics(self) -> Response:
         """Numbers for Prometheus, of this server and of vLLM's engine."""
-        ENGINE_REQUESTS.set(self.engine.unfinished)
-        TASKS.set(len(asyncio.all_tasks()))
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        self.numbers.engine_requests.set(self.engine.unfinished)
+        self.numbers.tasks.set(len(asyncio.all_tasks()))
+        return Response(self.numbers.to_text(), media_type=CONTENT_TYPE_LATEST)
 
     async def version(self) -> dict[str, str]:
         """This server's version."""
@@ -128,7 +132,7 @@ class Endpoints:
         try:
             item = await while_connected(request.receive, reply, settings.request_timeout)
         except ClientDisconnect:
-            return Response(status_code=CLIENT_LEFT)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return to_response(item, generation.ignored)
 
     def _tokenize(self, body: protocol.TokenizeRequest) -> Response:
@@ -199,14 +203,17 @@ def build_app(
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.router.route_class = AnsweredRoute
+    app.router.route_class = JSONRoute
     app.state.max_body_bytes = settings.max_body_bytes
-    endpoints = Endpoints(engine, template, settings)
+    app.state.body_thread = PausingThread()
+    app.state.token_thread = PausingThread()
+    metrics = Metrics()
+    endpoints = Endpoints(engine, template, settings, metrics)
     add_routes(app, endpoints)
     show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Keys, keys=settings.api_key)
+    app.add_middleware(APIKeys, keys=settings.api_key)
     app.add_middleware(CanonicalPaths)
     app.add_middleware(
         CrossOrigin,
@@ -217,7 +224,7 @@ def build_app(
         allow_private_network=True,  # to origins that are allowed: a public page asks the server on its user's machine
         expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
     )
-    app.add_middleware(AccessLog, log=log, log_format=settings.log_format)
+    app.add_middleware(AccessLog, log=log, log_format=settings.log_format, metrics=metrics)
     return app
 
 

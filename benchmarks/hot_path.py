@@ -43,7 +43,7 @@ from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 from protocol import ChatCompletionRequest
 from server.event_stream import EventStream
-from server.request_record import KEY, RequestRecord
+from server.request_record import STATE_KEY, RequestRecord
 from server.sockets import bind_sockets
 from server.uvicorn_server import uvicorn_config
 from settings import DEMO_MODEL, Settings
@@ -178,7 +178,7 @@ class Hops:
     async def accept(self) -> tuple[Generation, ChatCompletionRequest]:
         body = self.read()
         record = RequestRecord("id", "SQg9qhXDhGP5hkqMiqHLhe", body_bytes=len(self.body))
-        request = HTTPRequest({"type": "http", "state": {KEY: record}})
+        request = HTTPRequest({"type": "http", "state": {STATE_KEY: record}})
         return await self.admission.accept(body, request), body
 
     async def to_body(self) -> None:
@@ -196,7 +196,7 @@ class Hops:
     async def to_events(self) -> None:
         await EventStream(
             chat_chunks(*await self.accept(), self.template.encoder), SPELLING, {}, 600, 15
-        )({"write_now": discard_now, "state": {KEY: None}}, hold, discard)
+        )({"write_now": discard_now, "state": {STATE_KEY: None}}, hold, discard)
 
     async def to_reply(self) -> None:
         to_json(await chat_completion(*await self.accept(), self.template.encoder))

@@ -19,7 +19,7 @@ from api.events import SPELLING, to_event
 from errors import APIError
 from generation import Delta
 from server.event_stream import COMMENT, EventStream
-from server.request_record import KEY, RequestRecord
+from server.request_record import STATE_KEY, RequestRecord
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 ASKS = {
@@ -214,7 +214,7 @@ class Peer:
     """An ASGI server that sends nothing while there is no room."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope = {"type": "http", "state": {KEY: RequestRecord("id", "serial")}}
+        self.scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
         if is_direct:
             self.scope["write_now"] = self.write_now
         self.sent: list[bytes] = []
