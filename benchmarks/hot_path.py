@@ -43,7 +43,7 @@ from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 from protocol import ChatCompletionRequest
 from server.event_stream import EventStream
-from server.request_record import KEY, RequestRecord
+from server.request_record import STATE_KEY, RequestRecord
 from server.sockets import bind_sockets
 from server.uvicorn_server import uvicorn_config
 from settings import DEMO_MODEL, Settings
@@ -137,10 +137,10 @@ class ReadyEngine:
 
     def admit(self, choices: int) -> None: ...
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         max_tokens = decoding.max_tokens
 
-        async def source(sink: Sink) -> None:
+        async def source(sink: "Sink[Delta]") -> None:
             collector = Collector()
             if decoding.stream:
                 self._running[collector] = script(max_tokens)
@@ -178,7 +178,7 @@ class Hops:
     async def accept(self) -> tuple[Generation, ChatCompletionRequest]:
         body = self.read()
         record = RequestRecord("id", "SQg9qhXDhGP5hkqMiqHLhe", body_bytes=len(self.body))
-        request = HTTPRequest({"type": "http", "state": {KEY: record}})
+        request = HTTPRequest({"type": "http", "state": {STATE_KEY: record}})
         return await self.admission.accept(body, request), body
 
     async def to_body(self) -> None:
@@ -196,7 +196,7 @@ class Hops:
     async def to_events(self) -> None:
         await EventStream(
             chat_chunks(*await self.accept(), self.template.encoder), SPELLING, {}, 600, 15
-        )({"write_now": discard_now, "state": {KEY: None}}, hold, discard)
+        )({"write_now": discard_now, "state": {STATE_KEY: None}}, hold, discard)
 
     async def to_reply(self) -> None:
         to_json(await chat_completion(*await self.accept(), self.template.encoder))

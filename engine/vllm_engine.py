@@ -182,7 +182,7 @@ class VLLMEngine:
             raise _full()
         self._check_room(choices)
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         """The deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
         # One token more for the prompt's lead, which counts in no limit: `answers.py` cuts at the limit.
@@ -223,7 +223,7 @@ class VLLMEngine:
                 "prompt",
             )
 
-    async def _sample(self, request: _Request, sink: Sink) -> None:
+    async def _sample(self, request: _Request, sink: Sink[Delta]) -> None:
         """Push what each output of vLLM adds to the answers into the sink."""
         answers = self._answers(request)
 
@@ -399,7 +399,7 @@ class VLLMEngine:
             self._readers.discard(reader)
 
 
-def _copied(source: Source, n: int) -> Source:
+def _copied(source: Source[Delta], n: int) -> Source[Delta]:
     """Greedy decoding makes one choice for all `n`."""
     return lambda sink: source(
         lambda deltas: sink([replace(delta, index=at) for delta in deltas for at in range(n)])
