@@ -37,7 +37,7 @@ def end_on_signals(sockets: Sequence[socket.socket]) -> None:
 def end_at_once(sockets: Sequence[socket.socket], number: int) -> NoReturn:
     """End the process with the status of a signal's number, 128 and more; the file of a unix socket is removed.
 
-    Nothing else is cleaned up. The engine's processes end when they find that this one has.
+    Nothing else is cleaned up. The engine's processes look for their parent, and end soon after it.
     """
     for bound in sockets:
         if isinstance(bound, UnixSocket):
@@ -65,7 +65,7 @@ class DrainingServer(uvicorn.Server):
         self._sockets = sockets or ()
         super().run(sockets)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as the signal handler it is
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler gets it
         if self._deadline is not None:
             end_at_once(self._sockets, sig)
         self._deadline = time.monotonic() + self._drain_seconds
