@@ -1,8 +1,7 @@
 """Prints lines of code and tokens per line for each folder, and fails where a folder is over its budget.
 
 A line counts if code stands on it: no blanks, comments or docstrings. Tokens are names, numbers, strings and operators,
-counted so that a budget of lines is not met by long lines. The way of a plain chat request is counted by itself: the
-modules that one passes through from socket to socket.
+counted so that a budget of lines is not met by long lines. The way of a plain chat request has a limit of its own.
 """
 
 import io
@@ -10,6 +9,8 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+
+from request_way import MAX_LINES, listed_names, way_lines
 
 ROOT = Path(__file__).parent.parent
 COUNTED = (tokenize.OP, tokenize.NAME, tokenize.NUMBER, tokenize.STRING)
@@ -38,17 +39,31 @@ def code_tokens(source: str) -> Iterator[tokenize.TokenInfo]:
             yield token
 
 
+def lines_of_code(source: str) -> set[int]:
+    """The numbers of the lines that count."""
+    return {
+        line for token in code_tokens(source) for line in range(token.start[0], token.end[0] + 1)
+    }
+
+
 def measure(files: list[Path]) -> tuple[int, int, int]:
     """Lines of code, tokens, and lines of more than `LONG` columns."""
     lines = tokens = long_lines = 0
     for file in files:
         source = file.read_text(encoding="utf-8")
-        counted = list(code_tokens(source))
-        numbers = {line for token in counted for line in range(token.start[0], token.end[0] + 1)}
+        counted, numbers = list(code_tokens(source)), lines_of_code(source)
         lines, tokens = lines + len(numbers), tokens + len(counted)
         texts = source.splitlines()
         long_lines += sum(len(texts[number - 1]) > LONG for number in numbers)
     return lines, tokens, long_lines
+
+
+def measure_way() -> int:
+    """Lines of code on the way of a plain chat request."""
+    return sum(
+        len(lines_of_code((ROOT / module).read_text(encoding="utf-8")) & way_lines(module, names))
+        for module, names in listed_names().items()
+    )
 
 
 def main() -> int:
@@ -68,6 +83,10 @@ def main() -> int:
             faults.append(
                 f"{folder} has more than {MAX_LONG_LINES:.0%} of lines over {LONG} columns"
             )
+    way = measure_way()
+    print(f"{'way':<10}{way:>7}{MAX_LINES:>8}  of a plain chat request, from socket to socket")
+    if way > MAX_LINES:
+        faults.append("the way of a plain chat request is too long")
     print("\n".join(faults))
     return bool(faults)
 
