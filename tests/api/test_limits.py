@@ -66,9 +66,9 @@ LIMITS = [
 def test_one_above_a_limit_is_a_400(serve, engine, path, body, field, most, too_much):
     engine.max_model_len, engine.room = 10**6, 10**6
     client = serve()
-    began = time.monotonic()
+    began = time.process_time()
     refused = error(client.post(path, json={**body, field: too_much}), 400)
-    assert time.monotonic() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert refused.param.startswith(field)
     assert not engine.asked
     assert client.post(path, json={**body, field: most}).status_code == 200
