@@ -26,10 +26,10 @@ from settings import (
     Settings,
     StartError,
     check_settings,
-    explained,
     parse_settings,
+    print_to_stderr,
+    raising_start_error,
     read_keys,
-    show,
 )
 
 
@@ -51,20 +51,20 @@ def check_start(settings: Settings, others: Sequence[str]) -> Settings:
 def load_engine(settings: Settings, others: Sequence[str]) -> Engine:
     """vLLM's engine, imported but not yet started; raises StartError."""
     importing = console.Progress("Importing vLLM")
-    with explained("vLLM cannot be imported"):
+    with raising_start_error("vLLM cannot be imported"):
         # Here, because it takes seconds, which a start that cannot work should not.
         from engine.arguments import to_engine_args  # noqa: PLC0415
         from engine.vllm_engine import VLLMEngine  # noqa: PLC0415
 
     importing.end()
-    with explained("vLLM cannot be told what to serve"):
+    with raising_start_error("vLLM cannot be told what to serve"):
         return VLLMEngine(to_engine_args(settings, others))
 
 
 def serve(settings: Settings, others: Sequence[str]) -> None:
     """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
     process.prepare_process(settings)
-    with explained("The server cannot start"):
+    with raising_start_error("The server cannot start"):
         settings = check_start(settings, others)
         template = load_prompt_template(settings)
         sockets = to_sockets(settings)
@@ -83,7 +83,9 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
             gc.freeze()  # what is loaded stays: no search for garbage looks through it again
             layout, encoder = template.layout.name, template.encoder.description
             defaults = settings.override_generation_config
-            show(console.banner(settings, layout, encoder, engine.max_model_len, defaults))
+            print_to_stderr(
+                console.banner(settings, layout, encoder, engine.max_model_len, defaults)
+            )
 
     app = build_app(engine, template, settings, log_writer(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
@@ -105,7 +107,7 @@ def main() -> int:
     except StartError as failure:
         if settings is not None and settings.shows_log:
             traceback.print_exception(failure)
-        show(f"error: {failure}")
+        print_to_stderr(f"error: {failure}")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -14,7 +14,7 @@ import time
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
-from settings import Settings, reason
+from settings import Settings, describe_exception
 
 ENVIRONMENT = {
     # A fork would copy the event loop and whatever lock a thread holds; `vllm serve` spawns too.
@@ -78,7 +78,7 @@ def cause(failure: BaseException) -> str:
     """Why the engine has not started: what the first of its processes wrote, or else what vLLM raised here."""
     file = causes_file()
     causes = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    known = causes[0] if causes else reason(failure)
+    known = causes[0] if causes else describe_exception(failure)
     if "root cause" in known:  # which stands nowhere: a process was killed
         known = "one of its processes has ended without a word, as happens where memory runs out"
     return next((said for line, said in REASONS.items() if line in known), known)
@@ -96,7 +96,7 @@ def keep_cause(record: logging.LogRecord) -> bool:
         return True
     if record.exc_info and (failure := record.exc_info[1]):
         with causes.open("a", encoding="utf-8") as file:
-            file.write(f"{reason(failure)}\n")
+            file.write(f"{describe_exception(failure)}\n")
     if logging.getLogger("vllm").isEnabledFor(logging.INFO):
         return True
     if record.msg in LAST_WORDS:

@@ -41,7 +41,7 @@ from engine.vllm_contract import (
 )
 from errors import APIError, bad_request, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
-from settings import StartError, show
+from settings import StartError, print_to_stderr
 
 
 class _AnswersAreComplete(Exception):  # noqa: N818 - no error
@@ -134,7 +134,9 @@ class VLLMEngine:
 
     def _fits(self, part: str, misfit: str | None) -> bool:
         if misfit is not None and part in self.light_parts:
-            show(f"vLLM's own, slower part stands in for the server's ({part}): {misfit}.")
+            print_to_stderr(
+                f"vLLM's own, slower part stands in for the server's ({part}): {misfit}."
+            )
         return misfit is None and part in self.light_parts
 
     def stop(self) -> None:

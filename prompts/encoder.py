@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from model_files import find_file, read_config, read_object
-from settings import Settings, StartError, explained
+from settings import Settings, StartError, raising_start_error
 
 EncodeText = Callable[[str], list[int]]
 Run = str | int | None
@@ -292,7 +292,7 @@ def load_tokenizer(settings: Settings) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     name, remote_code = settings.tokenizer_path, settings.trust_remote_code
-    with explained(f"No tokenizer can be loaded from {name}"):
+    with raising_start_error(f"No tokenizer can be loaded from {name}"):
         return AutoTokenizer.from_pretrained(
             name, revision=settings.revision, trust_remote_code=remote_code
         )

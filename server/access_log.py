@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generation import Delta, Prompt, Source, changed
 from server.request_record import KEY, RequestRecord
-from settings import Settings, show
+from settings import Settings, print_to_stderr
 
 CLIENT_LEFT = 499
 REQUEST_ID = re.compile(r"[ -~]{1,128}")
@@ -73,7 +73,7 @@ def log_writer(settings: Settings) -> Log | None:
             if lines := [waiting.popleft() for _ in range(len(waiting))]:
                 # Of a full disk, say: these lines are lost, and the next may not be.
                 with suppress(OSError):
-                    show("\n".join(lines))
+                    print_to_stderr("\n".join(lines))
 
     def end() -> None:
         has_ended.set()

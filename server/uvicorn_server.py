@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from generation import Engine
 from server.connection import Http1Connection
 from server.sockets import UnixSocket
-from settings import Settings, show
+from settings import Settings, print_to_stderr
 
 SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 
@@ -59,7 +59,9 @@ class DrainingServer(uvicorn.Server):
         self._deadline = time.monotonic() + self._drain_seconds
         self._engine.drain()
         if running := len(self.server_state.tasks):
-            show(f"Stopping after {running} running requests; one more signal ends them.")
+            print_to_stderr(
+                f"Stopping after {running} running requests; one more signal ends them."
+            )
 
     async def on_tick(self, counter: int) -> bool:
         if self._deadline is not None and not self.should_exit:
