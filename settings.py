@@ -229,14 +229,14 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
     )
     for setting in fields(Settings):
         parser.add_argument(_with_dashes(f"--{setting.name}"), **setting.metadata)
-    given, for_vllm = parser.parse_known_args(map(_with_dashes, arguments))
+    given, vllm_arguments = parser.parse_known_args(map(_with_dashes, arguments))
     values = vars(given)
     if "config" in values:
-        in_file, in_file_for_vllm = parser.parse_known_args(_read_config(Path(given.config)))
+        in_file, vllm_arguments_in_file = parser.parse_known_args(_read_config(Path(given.config)))
         values = {**vars(in_file), **values}
-        for_vllm = [*in_file_for_vllm, *for_vllm]
+        vllm_arguments = [*vllm_arguments_in_file, *vllm_arguments]
         del values["config"]
-    return Settings(**values), for_vllm
+    return Settings(**values), vllm_arguments
 
 
 def check_settings(settings: Settings) -> None:
@@ -246,17 +246,13 @@ def check_settings(settings: Settings) -> None:
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                settings.ssl_certfile, settings.ssl_keyfile
-            )
-        except OSError as failure:  # ssl.SSLError is one
-            raise StartError(
-                f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}."
-            ) from failure
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with raising_start_error("--ssl-certfile and --ssl-keyfile cannot be used"):
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
 
 
 def _check_paths(settings: Settings) -> None:
+    """Raise StartError for a unix socket without a path, and for a prefix that no request's path could begin with."""
     if settings.uds == "":
         raise StartError("--uds needs the path of a socket.")
     if not re.fullmatch(r"[\w.~/-]*", settings.root_path, re.ASCII):
@@ -264,14 +260,15 @@ def _check_paths(settings: Settings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
+    """Raise StartError for a number out of its range."""
     if not 0 <= settings.port <= 65535:
         raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
-    for name, zero in SECONDS_FLAGS.items():
+    for name, zero_meaning in SECONDS_FLAGS.items():
         seconds = getattr(settings, name)
         if not 0 <= seconds <= MAX_SECONDS:  # false for nan too
             flag_and_value = f"{_with_dashes(f'--{name}')} {seconds}".removesuffix(".0")
             raise StartError(
-                f"{flag_and_value} must be 0{zero} or more seconds, at most {MAX_SECONDS}."
+                f"{flag_and_value} must be 0{zero_meaning} or more seconds, at most {MAX_SECONDS}."
             )
     if settings.max_num_queued_reqs < 0:
         raise StartError(

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-from model_files import find_file, read_config, read_object
+from model_files import find_file, read_config, read_json_object
 from settings import Settings, StartError, raising_start_error
 
 EncodeText = Callable[[str], list[int]]
@@ -238,7 +238,7 @@ def load_encoder(settings: Settings) -> Encoder:
         raise StartError(
             f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none."
         )
-    config = read_object(find_file(name, "tokenizer_config.json", settings.revision))
+    config = read_json_object(find_file(name, "tokenizer_config.json", settings.revision))
     if model_file is None or mode not in ("slow", "auto"):
         return TokenizerEncoder(load_tokenizer(settings))
     if mode == "auto" and not _fits_llama(settings, config, model_file):
