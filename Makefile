@@ -6,6 +6,8 @@
 # make bench   this server against vLLM's own, on the demo model: some minutes, and nothing else should run
 # make bench-http
 #              what a chunk and a request cost without vLLM, hop by hop
+# make bench-client
+#              what each replaced part of vLLM's client saves, on the demo model: some minutes, and 13 GB of memory
 # make check   what a commit must pass: code size by folder, format, lint, types, the fast tests
 PYTHON ?= python3
 ARGS ?=
@@ -21,7 +23,7 @@ else
 REQUIREMENTS := requirements-cpu.txt
 endif
 
-.PHONY: serve test test-clients soak check budget format bench bench-http
+.PHONY: serve test test-clients soak check budget format bench bench-http bench-client
 
 serve: .venv/installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
@@ -48,6 +50,9 @@ bench: .venv/installed-dev
 
 bench-http: .venv/installed-dev
 	$(BIN)/python benchmarks/hot_path.py $(ARGS)
+
+bench-client: .venv/installed-dev
+	$(BIN)/python benchmarks/client_parts.py $(ARGS)
 
 check: .venv/installed-dev budget
 	$(BIN)/ruff format --check .

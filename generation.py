@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -125,12 +125,17 @@ class Delta:
 
 
 Deltas = AsyncGenerator[Delta, None]
+Item = TypeVar("Item")
 Drain = Callable[[], Awaitable[None]]
 """Waits until a slow reader has read enough."""
-Sink = Callable[[Sequence[Delta]], Drain | None]
-"""Takes deltas, without waiting; returns what to await before it gets more, if its reader is slow."""
-Source = Callable[[Sink], Awaitable[None]]
-"""Gives all its deltas to a sink; to cancel it frees the engine."""
+Sink = Callable[[Sequence[Item]], Drain | None]
+"""Takes items that come together, without waiting; returns what to await before the next call if its reader is slow.
+
+A `Sink[Delta]` reads an engine's deltas, a `Sink[bytes]` a stream's events. A function within a function has it in
+quotes: without them it would be made anew, in 5 µs, for each request.
+"""
+Source = Callable[[Sink[Item]], Awaitable[None]]
+"""Gives all its items to a sink, in their order; cancelling it ends the work that makes them, in the engine too."""
 
 
 class Engine(Protocol):
@@ -162,7 +167,7 @@ class Engine(Protocol):
     def admit(self, choices: int) -> None:
         """Raise APIError (503) if the engine is not ready or has no room for so many more."""
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         """The deltas of `decoding.n` choices, in one piece each unless `decoding.stream`.
 
         They are what the client sees: without the prompt's `answer_lead`, which counts in no limit. Raises APIError
@@ -181,7 +186,7 @@ class Generation:
     model: str
     prompts: list[Prompt]
     decoding: Decoding
-    source: Source
+    source: Source[Delta]
     scores: Callable[[], Awaitable[list[list[TokenLogprob]]]]
     """Of the prompts' tokens."""
     ignored: Sequence[str] = ()
@@ -215,7 +220,7 @@ class Generation:
             self.finish_reasons.append(delta.finish_reason)
 
 
-async def pour(deltas: Deltas, sink: Sink) -> None:
+async def pour(deltas: Deltas, sink: Sink[Delta]) -> None:
     """Each delta into the sink, as fast as its reader reads."""
     async with aclosing(deltas):
         async for delta in deltas:
@@ -223,12 +228,12 @@ async def pour(deltas: Deltas, sink: Sink) -> None:
                 await drain()
 
 
-def changed(source: Source, change: Callable[[Delta], Delta]) -> Source:
-    """The same deltas, each changed on its way."""
-    return lambda sink: source(lambda deltas: sink([change(delta) for delta in deltas]))
+def changed(source: Source[Item], change: Callable[[Item], Item]) -> Source[Item]:
+    """The same items, each changed on its way."""
+    return lambda sink: source(lambda items: sink([change(item) for item in items]))
 
 
-def merge(sources: Sequence[Source], n: int) -> Source:
+def merge(sources: Sequence[Source[Delta]], n: int) -> Source[Delta]:
     """The deltas of several prompts as they come, indices offset by `n` for each; the first failure ends them all."""
     if len(sources) == 1:
         return sources[0]
@@ -236,7 +241,7 @@ def merge(sources: Sequence[Source], n: int) -> Source:
     def shift(delta: Delta, offset: int) -> Delta:
         return replace(delta, index=delta.index + offset)
 
-    async def merged(sink: Sink) -> None:
+    async def merged(sink: "Sink[Delta]") -> None:
         shifted = [
             changed(source, partial(shift, offset=number * n))
             for number, source in enumerate(sources)

@@ -27,7 +27,7 @@ from settings import (
     StartError,
     check_settings,
     parse_settings,
-    print_to_stderr,
+    print_stderr,
     raising_start_error,
     read_keys,
 )
@@ -84,9 +84,7 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
             gc.freeze()  # what is loaded stays: the garbage collector need not look through it
             layout, encoder = template.layout.name, template.encoder.description
             defaults = settings.override_generation_config
-            print_to_stderr(
-                console.banner(settings, layout, encoder, engine.max_model_len, defaults)
-            )
+            print_stderr(console.banner(settings, layout, encoder, engine.max_model_len, defaults))
 
     app = build_app(engine, template, settings, log_writer(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
@@ -108,7 +106,7 @@ def main() -> int:
     except StartError as failure:
         if settings is not None and settings.shows_log:
             traceback.print_exception(failure)
-        print_to_stderr(f"error: {failure}")
+        print_stderr(f"error: {failure}")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

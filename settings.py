@@ -70,8 +70,8 @@ def describe_exception(failure: BaseException) -> str:
     return f"{description} at {last.line} ({Path(last.filename).name}, line {last.lineno})"
 
 
-def print_to_stderr(line: str) -> None:
-    """Print a line on standard error, at once."""
+def print_stderr(line: str) -> None:
+    """Print a line on standard error, without buffering."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -70,7 +70,7 @@ class Admission:
         # Room is asked for before prompts are encoded, and taken when they are generated for.
         self.engine.admit(_prompts_of(body) * decoding.width)
         prompts, barred = await offload(
-            record.body_bytes, lambda: (self._render(body, decoding, functions), self._barred(body))
+            request, lambda: (self._render(body, decoding, functions), self._barred(body))
         )
         if barred:
             decoding = replace(decoding, barred=barred)
@@ -146,9 +146,9 @@ class Admission:
 
     def _source(
         self, prompts: Sequence[Prompt], body: Request, decoding: Decoding, request_id: str
-    ) -> Source:
+    ) -> Source[Delta]:
         """The deltas of all prompts; nothing has been generated yet."""
-        sources: list[Source] = []
+        sources: list[Source[Delta]] = []
         for number, prompt in enumerate(prompts):
             budget = _token_budget(prompt, body, decoding, self.engine.max_model_len)
             own = decoding

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -23,17 +23,17 @@ from api.completions import completion, completion_chunks
 from api.events import SPELLING
 from api.ignored_fields import ignored_header, to_response
 from api.models import Model, ModelList, check_model
-from api.replies import Events
 from api.tokens import Detokenized, TokenEndpoints, Tokens
-from generation import Engine, Generation
+from generation import Engine, Generation, Source
 from prompt_template import PromptTemplate
 from prompts.encoder import Encoder
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest
-from server.access_log import CLIENT_LEFT, ENGINE_REQUESTS, TASKS, AccessLog, Log
+from server.access_log import CLIENT_CLOSED_REQUEST, AccessLog, Log
 from server.error_responses import answer_failure
 from server.event_stream import EventStream, while_connected
-from server.middleware import BodyLimits, CanonicalPaths, CrossOrigin, Keys
-from server.request_body import AnsweredRoute
+from server.metrics import Metrics
+from server.middleware import APIKeys, BodyLimits, CanonicalPaths, CrossOrigin
+from server.request_body import JSONRoute, PausingThread
 from settings import Settings
 
 VERSION = "0.1.0"
@@ -49,8 +49,11 @@ Body = TypeVar("Body", bound=protocol.Request)
 class Endpoints:
     """The endpoints of one engine; what they share stands below them."""
 
-    def __init__(self, engine: Engine, template: PromptTemplate, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, template: PromptTemplate, settings: Settings, metrics: Metrics
+    ) -> None:
         self.engine, self.encoder, self.settings = engine, template.encoder, settings
+        self.numbers = metrics
         self.admission = Admission(engine, template, settings)
         self.created = int(time.time())
 
@@ -86,9 +89,9 @@ class Endpoints:
 
     async def metrics(self) -> Response:
         """Numbers for Prometheus, of this server and of vLLM's engine."""
-        ENGINE_REQUESTS.set(self.engine.unfinished)
-        TASKS.set(len(asyncio.all_tasks()))
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        self.numbers.engine_requests.set(self.engine.unfinished)
+        self.numbers.tasks.set(len(asyncio.all_tasks()))
+        return Response(self.numbers.to_text(), media_type=CONTENT_TYPE_LATEST)
 
     async def version(self) -> dict[str, str]:
         """This server's version."""
@@ -100,7 +103,7 @@ class Endpoints:
         body: Body,
         request: Request,
         whole: Callable[[Generation, Body, Encoder], Awaitable[BaseModel]],
-        streamed: Callable[[Generation, Body, Encoder], Events],
+        streamed: Callable[[Generation, Body, Encoder], Source[bytes]],
     ) -> Response:
         """The generation as a stream, or as one body unless the client leaves before it is there."""
         headers, settings = ignored_header(generation.ignored), self.settings
@@ -113,7 +116,7 @@ class Endpoints:
         try:
             item = await while_connected(request.receive, reply, settings.request_timeout)
         except ClientDisconnect:
-            return Response(status_code=CLIENT_LEFT)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return to_response(item, generation.ignored)
 
     def _model(self, name: str) -> Model:
@@ -145,14 +148,17 @@ def build_app(
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.router.route_class = AnsweredRoute
+    app.router.route_class = JSONRoute
     app.state.max_body_bytes = settings.max_body_bytes
-    endpoints = Endpoints(engine, template, settings)
+    app.state.body_thread = PausingThread()
+    app.state.token_thread = PausingThread()
+    metrics = Metrics()
+    endpoints = Endpoints(engine, template, settings, metrics)
     add_routes(app, endpoints, TokenEndpoints(endpoints.admission))
     show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Keys, keys=settings.api_key)
+    app.add_middleware(APIKeys, keys=settings.api_key)
     app.add_middleware(CanonicalPaths)
     app.add_middleware(
         CrossOrigin,
@@ -163,7 +169,7 @@ def build_app(
         allow_private_network=True,  # to origins that are allowed: a public page asks the server on its user's machine
         expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
     )
-    app.add_middleware(AccessLog, log=log, log_format=settings.log_format)
+    app.add_middleware(AccessLog, log=log, log_format=settings.log_format, metrics=metrics)
     return app
 
 

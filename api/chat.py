@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import shortuuid
 
 from api.logprobs import Token, to_chat_logprobs
-from api.replies import Choice, ChunkFormat, Events, envelope, fold, logprob_aligners, stream
-from generation import Delta, Generation
+from api.replies import Choice, ChunkFormat, envelope, fold, logprob_aligners, stream
+from generation import Delta, Generation, Source
 from prompts.encoder import Encoder
 from protocol import (
     AssistantMessage,
@@ -43,7 +43,9 @@ async def chat_completion(
     )
 
 
-def chat_chunks(generation: Generation, request: ChatCompletionRequest, encoder: Encoder) -> Events:
+def chat_chunks(
+    generation: Generation, request: ChatCompletionRequest, encoder: Encoder
+) -> Source[bytes]:
     """The chunks of a stream: for each choice the role, then its text or call, then its finish reason."""
     is_call = generation.decoding.is_call
 

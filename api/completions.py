@@ -6,8 +6,8 @@ With `echo` each choice begins with its prompt.
 from collections.abc import Sequence
 
 from api.logprobs import LogprobAligner, Token, to_completion_logprobs
-from api.replies import Choice, ChunkFormat, Events, envelope, fold, logprob_aligners, stream
-from generation import Delta, Generation
+from api.replies import Choice, ChunkFormat, envelope, fold, logprob_aligners, stream
+from generation import Delta, Generation, Source
 from prompts.encoder import Encoder
 from protocol import Completion, CompletionChoice, CompletionRequest, FinishReason
 
@@ -32,7 +32,7 @@ async def completion(
 
 def completion_chunks(
     generation: Generation, request: CompletionRequest, encoder: Encoder
-) -> Events:
+) -> Source[bytes]:
     """The chunks of a stream."""
     aligners = logprob_aligners(generation, encoder)
 

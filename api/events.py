@@ -9,7 +9,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from errors import APIError
-from server.event_stream import EventSpelling
+from server.event_stream import StreamFormat
 
 ESCAPES = {character: rb"\u%04x" % ord(character) for character in "\x85\u2028\u2029"}
 SEPARATORS = frozenset(ESCAPES)
@@ -50,5 +50,5 @@ def to_failure_event(failure: APIError) -> bytes:
     return to_event(escape_separators(failure.to_json()))
 
 
-SPELLING = EventSpelling(to_failure_event, end=to_event(b"[DONE]"))
+SPELLING = StreamFormat(to_failure_event, last_event=to_event(b"[DONE]"))
 """OpenAI's."""

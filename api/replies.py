@@ -14,16 +14,12 @@ from pydantic_core import to_json
 
 from api.events import END, to_event_text, to_json_event
 from api.logprobs import LogprobAligner, Token
-from generation import Delta, Drain, Generation
+from generation import Delta, Drain, Generation, Sink, Source
 from prompts.encoder import Encoder
 from protocol import FinishReason, Request, Usage
 
 TEXT_MARK = "\x00text\x00"
 """Stands for the text in a chunk that is split around it; no chunk has it elsewhere."""
-Write = Callable[[bytes], Drain | None]
-"""Takes events that come together, as a sink takes deltas."""
-Events = Callable[[Write], Awaitable[None]]
-"""Writes all events of a stream."""
 
 
 @dataclass(slots=True)
@@ -133,14 +129,14 @@ def stream(
     request: Request,
     aligners: Sequence[LogprobAligner],
     chunks: ChunkFormat,
-) -> Events:
+) -> Source[bytes]:
     """All events of a stream, with the usage where it is asked for; what comes at once is written at once."""
     options = request.stream_options
     has_usage_in_each = options is not None and options.continuous_usage_stats
     ends_with_usage = options is not None and options.include_usage
     due_ids = TokenIds().due if request.return_token_ids else lambda _: None
 
-    async def events(write: Write) -> None:
+    async def events(sink: "Sink[bytes]") -> None:
         first = [to_json_event(chunk) for chunk in await chunks.first()]
 
         def add(deltas: Sequence[Delta]) -> Drain | None:
@@ -154,9 +150,7 @@ def stream(
                 events += _with_usage(made, generation) if has_usage_in_each else made
             if ends_with_usage and generation.is_over:
                 events.append(_usage_event(chunks, generation))
-            if len(events) == 1:  # nearly always
-                return write(events[0])
-            return write(b"".join(events)) if events else None
+            return sink(events) if events else None
 
         await generation.source(add)
 

@@ -84,7 +84,7 @@ def describe(functions: Sequence[Function]) -> str:
     return "\n".join(["你可以调用以下函数：", *lines, f"只用 JSON 回答：{example}"])
 
 
-def read_calls(source: Source, functions: Sequence[Function]) -> Source:
+def read_calls(source: Source[Delta], functions: Sequence[Function]) -> Source[Delta]:
     """The same choices as calls: the delta that names the function, then the text of its arguments.
 
     A choice that ends before its call is whole keeps the reason that ended it.

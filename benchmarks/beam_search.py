@@ -1,4 +1,4 @@
-"""Beam search of this server against vLLM's own, side by side: the same model, flags, prompts, width and results.
+"""Compares beam search on this server and on vLLM's own: same model, flags, prompts, width and number of results.
 
 python benchmarks/beam_search.py [--rounds 5]
 """
@@ -21,7 +21,7 @@ SHORT = range(26, 35)
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked, and how many at once."""
+    """Prompts that are sent at once, and the other fields of their requests."""
 
     name: str
     prompts: list[list[int]]
@@ -29,7 +29,7 @@ class Load:
 
 
 def bodies(load: Load, is_ours: bool) -> list[dict[str, object]]:
-    """All beams are returned, as vLLM's server knows no other way."""
+    """One body for each prompt; all beams are returned, as vLLM's server always does."""
     width = (
         {"num_beams": WIDTH, "n": WIDTH}
         if is_ours
@@ -39,7 +39,7 @@ def bodies(load: Load, is_ours: bool) -> list[dict[str, object]]:
 
 
 async def run(client: httpx.AsyncClient, load: Load, is_ours: bool) -> tuple[float, list[int]]:
-    """Seconds until all are answered, and for each reply the mean length of its beams."""
+    """Seconds until all are answered, and for each reply the mean length of its beams in tokens."""
     began = time.perf_counter()
     replies = await asyncio.gather(
         *(client.post("/v1/completions", json=body) for body in bodies(load, is_ours))

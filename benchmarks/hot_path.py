@@ -1,11 +1,11 @@
-"""From delta to wire without vLLM: what one chunk, and one plain request, cost this server's process, hop by hop.
+"""Measures without vLLM what a chunk of a stream, and a plain request, cost the server's process, hop by hop.
 
 python benchmarks/hot_path.py [--check]
 
-A fake engine hands out ready deltas, one for each stream in each step, as vLLM does. Each hop is
+A fake engine hands out prepared deltas, one for each stream in each step, as vLLM does. Each hop of a request's way is
 measured with all hops before it, in CPU time; its own share is the difference. The last hop is the whole server, a
-process of its own, asked over loopback. The yardstick is `json.dumps` of the same chunks in the same run, so that a
-slow or busy machine changes both; `--check` fails at more than twice the ratios recorded here.
+process of its own, asked over loopback. All is compared with `json.dumps` of the same chunks in the same run, so that a
+slow or busy machine changes both; `--check` fails if a cost is more than twice the recorded multiple of it.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 from protocol import ChatCompletionRequest
 from server.event_stream import EventStream
-from server.request_record import KEY, RequestRecord
+from server.request_record import STATE_KEY, RequestRecord
 from server.sockets import bind_sockets
 from server.uvicorn_server import uvicorn_config
 from settings import DEMO_MODEL, Settings
@@ -67,24 +67,24 @@ STREAM = Load("a chunk of a stream", 32, 256)
 PLAIN = Load("a plain request", 32, 16, 16, is_streamed=False)
 SHAPES = ((32, 128), (32, 2000), (256, 128))
 ROUNDS = 5
-PACE = 40e-6
-"""Seconds of a step for each stream in it: 25,000 tokens a second, which the client can follow."""
+STEP_SECONDS = 40e-6
+"""Seconds that a step takes for each stream in it: 25,000 tokens a second, which the client can read."""
 RECORDED = {STREAM.name: 2.7, PLAIN.name: 70.0}
-"""The whole server's cost, in times of `json.dumps` of one chunk."""
+"""The whole server's cost, as a multiple of `json.dumps` of one chunk."""
 
 Work = Callable[[], Awaitable[object]]
 
 
 @dataclass
 class Output:
-    """What a step has made for one request."""
+    """What a step has generated for one request, as vLLM's `RequestOutput`."""
 
     deltas: list[Delta]
     finished: bool
 
 
 class Collector:
-    """One request's outputs, as vLLM collects them."""
+    """The outputs of one request, as in vLLM's `RequestOutputCollector`."""
 
     def __init__(self) -> None:
         self.ready = asyncio.Event()
@@ -105,7 +105,7 @@ class Collector:
 
 
 class ReadyEngine:
-    """Speaks `max_tokens` deltas, one for each running stream in each step, as vLLM does; a step takes `PACE` each."""
+    """An `Engine` that answers with `max_tokens` prepared deltas: in each step one for each running stream."""
 
     max_model_len = 4096
 
@@ -115,7 +115,7 @@ class ReadyEngine:
 
     async def _steps(self) -> None:
         while self._running:
-            await asyncio.sleep(len(self._running) * PACE)
+            await asyncio.sleep(len(self._running) * STEP_SECONDS)
             for collector, outputs in [*self._running.items()]:
                 output = next(outputs)
                 collector.put(output)
@@ -137,10 +137,10 @@ class ReadyEngine:
 
     def admit(self, choices: int) -> None: ...
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         max_tokens = decoding.max_tokens
 
-        async def source(sink: Sink) -> None:
+        async def source(sink: "Sink[Delta]") -> None:
             collector = Collector()
             if decoding.stream:
                 self._running[collector] = script(max_tokens)
@@ -162,7 +162,7 @@ def script(tokens: int) -> Iterator[Output]:
 
 
 class Hops:
-    """The way of one request, from its beginning to one hop further each."""
+    """The way of one request through the server: each `to_…` goes from its beginning to a later hop."""
 
     def __init__(self, load: Load) -> None:
         self.body = load.body(QUESTION, NAME)
@@ -178,7 +178,7 @@ class Hops:
     async def accept(self) -> tuple[Generation, ChatCompletionRequest]:
         body = self.read()
         record = RequestRecord("id", "SQg9qhXDhGP5hkqMiqHLhe", body_bytes=len(self.body))
-        request = HTTPRequest({"type": "http", "state": {KEY: record}})
+        request = HTTPRequest({"type": "http", "state": {STATE_KEY: record}})
         return await self.admission.accept(body, request), body
 
     async def to_body(self) -> None:
@@ -196,7 +196,7 @@ class Hops:
     async def to_events(self) -> None:
         await EventStream(
             chat_chunks(*await self.accept(), self.template.encoder), SPELLING, {}, 600, 15
-        )({"write_now": discard_now, "state": {KEY: None}}, hold, discard)
+        )({"write_now": discard_now, "state": {STATE_KEY: None}}, hold, discard)
 
     async def to_reply(self) -> None:
         to_json(await chat_completion(*await self.accept(), self.template.encoder))
@@ -206,7 +206,7 @@ def ignore(_: object) -> None: ...
 
 
 async def hold() -> dict[str, Any]:
-    """A client that stays."""
+    """ASGI's `receive` for a client that stays connected."""
     return await asyncio.get_running_loop().create_future()
 
 
@@ -217,8 +217,8 @@ def discard_now(_: bytes) -> bool:
     return True
 
 
-def here(work: Work, load: Load) -> float:
-    """Seconds of CPU that this process takes for the load."""
+def own_cpu(work: Work, load: Load) -> float:
+    """Seconds of CPU that this process spends on a load."""
 
     async def all_at_once() -> None:
         for _ in range(load.requests):
@@ -229,15 +229,15 @@ def here(work: Work, load: Load) -> float:
     return time.process_time() - began
 
 
-def there(load: Load, url: str, pid: int) -> float:
-    """Seconds of CPU that the server takes for the load."""
+def server_cpu(load: Load, url: str, pid: int) -> float:
+    """Seconds of CPU that the server's process spends on a load."""
     began = cpu_seconds(pid)
     uvloop.run(run(url, load, [QUESTION], NAME))
     return cpu_seconds(pid) - began
 
 
 def dumps() -> float:
-    """Seconds of CPU of the yardstick: one chunk by `json.dumps`."""
+    """Seconds of CPU that `json.dumps` of one chunk takes."""
     choice: dict[str, Any] = {
         "index": 0,
         "delta": {"content": ""},
@@ -259,7 +259,7 @@ def dumps() -> float:
 
 @contextmanager
 def served() -> Iterator[tuple[str, int]]:
-    """The URL and process of a server on the fake engine."""
+    """Start a server on the fake engine; gives its URL and process id."""
     with process([__file__, "--serve"], stdout=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None
         yield started.stdout.readline().strip(), started.pid
@@ -277,11 +277,11 @@ def serve() -> None:
 
 
 def measure(load: Load, hops: list[tuple[str, Work]], url: str, pid: int) -> float:
-    """Print the hops of a load; how many times the yardstick the whole costs."""
+    """Print the hops of a load; returns the whole server's cost as a multiple of `json.dumps` of one chunk."""
     pieces = load.all_tokens if load.is_streamed else load.all_requests
     ways: list[tuple[str, Callable[[], float]]] = [
-        *((name, lambda work=work: here(work, load) / pieces) for name, work in hops),
-        ("HTTP over loopback", lambda: there(load, url, pid) / pieces),
+        *((name, lambda work=work: own_cpu(work, load) / pieces) for name, work in hops),
+        ("HTTP over loopback", lambda: server_cpu(load, url, pid) / pieces),
         ("json.dumps of one chunk", dumps),
     ]
     seconds: dict[str, list[float]] = {name: [] for name, _ in ways}
@@ -335,7 +335,7 @@ def main() -> int:
         }
         for connections, tokens in SHAPES:
             load = replace(STREAM, connections=connections, tokens=tokens)
-            cost = median(there(load, url, pid) for _ in range(ROUNDS)) / load.all_tokens
+            cost = median(server_cpu(load, url, pid) for _ in range(ROUNDS)) / load.all_tokens
             print(
                 f"{connections} streams of {tokens} tokens: {cost * 1e6:.2f} µs a chunk", flush=True
             )

@@ -1,7 +1,7 @@
-"""A lean load: connections that count events and note when they came, and read nothing else of a reply.
+"""A load generator that costs little CPU time: it counts events and notes when they arrive, and parses nothing else.
 
-`vllm bench serve` parses every event, which costs about a core at 32 streams; on a small machine that core is the
-server's. Here one event costs the client a few microseconds.
+`vllm bench serve` parses every event, which takes about a core at 32 streams; on a small machine the server needs that
+core. Here an event costs the client a few microseconds.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ TIMEOUT = 600
 
 @dataclass(frozen=True)
 class Load:
-    """So many connections, each with so many requests, one after the other, of exactly so many tokens."""
+    """Concurrent connections, the requests that each sends one after the other, and the exact tokens of each reply."""
 
     name: str
     connections: int
@@ -38,7 +38,7 @@ class Load:
         return self.all_requests * self.tokens
 
     def body(self, question: str, model: str) -> bytes:
-        """The same bytes for every server: greedy, and all sampling defaults said, so that all do the same work."""
+        """The body of a request, the same for every server: greedy, with nothing left to a server's defaults."""
         fields = {
             "model": model,
             "messages": [{"role": "user", "content": question}],
@@ -59,19 +59,19 @@ class Load:
 
 @dataclass
 class Timings:
-    """What the clients of one run saw, in seconds."""
+    """What the clients of one load have measured, in seconds."""
 
     seconds: float = 0.0
     cpu: float = 0.0
-    """Of the process that was asked, without what a report of these figures costs."""
+    """CPU time of the API process, or of the engine's without HTTP."""
     first_tokens: list[float] = field(default_factory=list)
-    """From the sending of a request to its first text, or to the end of a plain reply."""
+    """Of each request: from sending it to the first text of its stream, or to the end of a plain reply."""
     gaps: list[float] = field(default_factory=list)
-    """Between two arrivals of events in one stream, as `vllm bench serve` counts them."""
+    """Between consecutive arrivals of events in one stream, as `vllm bench serve` counts them."""
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP connection, which asks one request after the other."""
+    """An HTTP/1.1 connection that sends one request after the other."""
 
     def __init__(self, timings: Timings) -> None:
         self._timings = timings
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
         self._has_usage = self._has_usage or self._usage.search(joined) is not None
         self._tail = joined[-40:]
         if self._length < 0:
-            self._take_events(data.count(EVENT), now)
+            self._count_events(data.count(EVENT), now)
             is_over = joined.endswith(END_OF_CHUNKS)
         else:
             is_over = 0 < self._length == self._received
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
             self._ended.set_result(None)
 
     def _read_head(self) -> None:
-        """`_length` becomes that of the reply, or -1 for one in chunks."""
+        """Set `_length` to the length of head and body, or to -1 for a body in chunks."""
         head, end, _ = self._head.partition(b"\r\n\r\n")
         if not end:
             return
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         length = LENGTH.search(head)
         self._length = len(head) + 4 + int(length[1]) if length else -1
 
-    def _take_events(self, events: int, now: float) -> None:
+    def _count_events(self, events: int, now: float) -> None:
         if not events:
             return
         if self._events < 2 <= self._events + events:  # the first event is the role alone
@@ -151,7 +151,7 @@ def to_request(url: str, body: bytes) -> bytes:
 
 
 async def run(url: str, load: Load, questions: Sequence[str], model: str) -> Timings:
-    """Ask, until all is answered; raises SystemExit for a reply that is not a 200 with all its tokens."""
+    """Put a load on a server; raises SystemExit for a reply that is not a 200 or has not all its tokens."""
     timings = Timings()
     loop, address = asyncio.get_running_loop(), urlsplit(url)
     made = [

@@ -1,4 +1,4 @@
-"""Starts this server and vLLM's own, with the same model and engine flags, on free ports of this machine."""
+"""Starts this server and vLLM's own with the same model and engine flags, each on a free port of this machine."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ TEMPLATE = ROOT / "benchmarks" / "alpaca-2.jinja"
 START_SECONDS = 300
 OURS = ("openai_api_server_vllm.py",)
 PEER = ("-m", "vllm.entrypoints.openai.api_server", "--chat-template", str(TEMPLATE))
-FLOOR = ("benchmarks/floor.py",)
+ENGINE_ALONE = ("benchmarks/engine_alone.py",)
 ENVIRONMENT = {
     **{"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"},
     # On a CPU the model computes with one thread, so that it leaves the other cores to the servers, as a GPU would.
@@ -41,27 +41,27 @@ QUESTION = {"model": NAME, "messages": [{"role": "user", "content": "你好"}], 
 
 @dataclass(frozen=True)
 class Server:
-    """A server process that answers."""
+    """A server that has answered its first request."""
 
     url: str
     pid: int
     seconds: float
-    """From its start to its first answer."""
+    """From the start of its process to its first answer."""
 
     @property
     def memory(self) -> int:
-        """Resident bytes of the API process."""
+        """Resident memory of the API process, in bytes."""
         return psutil.Process(self.pid).memory_info().rss
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process with all its threads, in nanoseconds' precision: clock_getcpuclockid(3), Linux."""
+    """CPU time (user and system) of a process with all its threads so far, as clock_getcpuclockid(3) tells on Linux."""
     return time.clock_gettime(~pid << 3 | 2)
 
 
 @contextmanager
 def server(command: Sequence[str], flags: Sequence[str] = ENGINE_FLAGS) -> Iterator[Server]:
-    """A server on the demo model, once it has answered a question."""
+    """Start a server on the demo model, and wait for its first answer; SIGTERM ends it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -87,7 +87,7 @@ def to_arguments(flags: Sequence[str]) -> list[str]:
 
 @contextmanager
 def process(command: Sequence[str], **pipes: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A process of this Python, ended by SIGTERM, or by the end of its input if it has one."""
+    """Start a process of this Python; SIGTERM ends it, or the end of its stdin if that is a pipe."""
     started = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env={**ENVIRONMENT, **os.environ}, **pipes
     )

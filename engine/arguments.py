@@ -11,7 +11,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from engine.vllm_contract import check_vllm
 from model_files import read_config, trained_length
-from settings import Settings, StartError, print_to_stderr
+from settings import Settings, StartError, print_stderr
 
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
@@ -57,7 +57,7 @@ def _trained_length(args: AsyncEngineArgs, settings: Settings) -> int | None:
     if length is not None:
         scaled = f"the linear scaling of {settings.model} is in its max_position_embeddings already"
         twice = "vLLM would count it twice (--max-model-len changes it)"
-        print_to_stderr(f"Context of {length} tokens: {scaled}, and {twice}")
+        print_stderr(f"Context of {length} tokens: {scaled}, and {twice}")
     return length
 
 

@@ -1,7 +1,8 @@
-"""The text of an answer, by vLLM's own detokenizer, token by token.
+"""Token ids -> the text of an answer, incrementally, by vLLM's own detokenizer.
 
-It is used outside of vLLM for what vLLM does not do itself: beams, answers cut at their limit, and stop strings that
-begin as the template's lead does. `vllm_contract.py` says what is needed of it.
+vLLM detokenizes what it generates; here its detokenizer is used where vLLM cannot know the text: for beams, for answers
+that are cut at their limit, and for stop strings that begin as `Prompt.answer_lead` does. `vllm_contract.py` checks
+what is needed of it.
 """
 
 from copy import copy
@@ -21,7 +22,10 @@ from generation import Prompt
 
 
 class AnswerText:
-    """The text of one choice, by vLLM's own detokenizer; `params` tell its stop strings and how it is spelt."""
+    """The text of one choice, without the prompt's `answer_lead`.
+
+    `params` give its stop strings, `min_tokens`, and what becomes of special tokens.
+    """
 
     def __init__(self, tokenizer: TokenizerLike, prompt: Prompt, params: SamplingParams) -> None:
         request = EngineCoreRequest("", prompt.ids, None, params, None, 0.0, None, None, None)
@@ -29,10 +33,10 @@ class AnswerText:
         self._detokenizer = cast(BaseIncrementalDetokenizer, detokenizer)
         self._lead = prompt.answer_lead
         self.cut = ""
-        """The lead, once it has been cut off the text."""
+        """The `answer_lead`, once it has been cut off the text."""
 
     def fork(self) -> "AnswerText":
-        """A copy that goes on by itself."""
+        """An independent copy, for a beam that goes on differently."""
         fork = copy(self)
         detokenizer = fork._detokenizer = copy(self._detokenizer)
         detokenizer.token_ids = [*detokenizer.token_ids]
@@ -43,7 +47,7 @@ class AnswerText:
         return fork
 
     def update(self, token_ids: list[int], ends_with_stop_token: bool = False) -> str | None:
-        """Take the next tokens; returns the stop string that the text has come to, if it has come to one."""
+        """Add the next tokens; returns the stop string that they complete, or None."""
         while self._lead and token_ids:
             first, token_ids = token_ids[:1], token_ids[1:]
             if (stop := self._begin(first, ends_with_stop_token and not token_ids)) is not None:
@@ -51,16 +55,16 @@ class AnswerText:
         return cast(str | None, self._detokenizer.update(token_ids, ends_with_stop_token))
 
     def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
-        """What the text gains; what may still become a stop string waits for more, unless these are the last."""
+        """Add the next tokens; returns the text that they add, as `gained` does."""
         self.update(token_ids, ends_with_stop_token)
         return self.gained(is_last)
 
     def gained(self, is_last: bool) -> str:
-        """What the text has gained since the last call."""
+        """The text added since the last call; unless `is_last`, the beginning of a stop string is held back."""
         return cast(str, self._detokenizer.get_next_output_text(is_last, delta=True))
 
     def _begin(self, first: list[int], is_stop_token: bool) -> str | None:
-        """Take a token while there is no text yet: the first text loses the lead, and only then may hold a stop."""
+        """Add a token while there is no text; the lead is cut off the first text before stop strings are looked for."""
         detokenizer = self._detokenizer
         stops, detokenizer.stop = detokenizer.stop, []
         detokenizer.update(first, is_stop_token)

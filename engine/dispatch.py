@@ -1,7 +1,8 @@
-"""What a step of the engine has made, handed to all its readers in one callback of the event loop.
+"""Hands all outputs of an engine step to their readers in one callback of the event loop.
 
-vLLM wakes a task for each output of each request: an event, a future, a callback of the loop, a chain of generators to
-resume. Here one object stands in for the events of all requests, and calls whoever gets something.
+In vLLM each request has a task that waits for an event: each output sets the event, resolves a future, schedules a
+callback and resumes a chain of generators. Here one object takes the place of the events of all requests, and calls
+the readers itself.
 """
 
 import asyncio
@@ -10,25 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from generation import Drain
 
-if TYPE_CHECKING:  # vLLM is not needed for it
+if TYPE_CHECKING:  # importing vLLM takes seconds, and only the types need it
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.output_processor import RequestOutputCollector
 
-Take = Callable[["RequestOutput"], Drain | None]
-"""Takes an output, without waiting; returns what to await before the next, if its reader is slow."""
+OutputCallback = Callable[["RequestOutput"], Drain | None]
+"""Called with each output of a request; returns what to await before the next call, if the client reads slowly."""
 
 
 class Dispatcher(asyncio.Event):
-    """The event of all collectors: once set, it looks through them in the next turn of the loop."""
+    """The `ready` event of every `RequestOutputCollector`: once set, it delivers in the loop's next iteration."""
 
     def __init__(self) -> None:
         super().__init__()
         self._readers: dict[_Reader, None] = {}
-        self._is_due = False
+        self._is_scheduled = False
 
-    async def read(self, collector: "RequestOutputCollector", take: Take) -> None:
-        """Hand each output to `take`, up to the last; raises what was put in place of an output, and what it raises."""
-        reader = _Reader(collector, take)
+    async def read(self, collector: "RequestOutputCollector", on_output: OutputCallback) -> None:
+        """Call `on_output` with each output of a request, up to the last.
+
+        Raises the exception that vLLM puts into the collector where a request fails, and what `on_output` raises.
+        """
+        reader = _Reader(collector, on_output)
         collector.ready = self
         self._readers[reader] = None
         try:
@@ -37,42 +41,47 @@ class Dispatcher(asyncio.Event):
             del self._readers[reader]
 
     def set(self) -> None:
-        """Called by a collector that gets an output while none is waiting in it."""
-        if not self._is_due:
-            asyncio.get_running_loop().call_soon(self._look)
-            self._is_due = True
+        """Called by a collector that was empty and has got an output."""
+        if not self._is_scheduled:
+            asyncio.get_running_loop().call_soon(self._deliver)
+            self._is_scheduled = True
 
     def fail(self, failure: Exception) -> None:
-        """Let every reader raise it."""
+        """Make every running `read` raise the exception."""
         for reader in self._readers:
             reader.fail(failure)
 
-    def _look(self) -> None:
-        self._is_due = False
+    def _deliver(self) -> None:
+        self._is_scheduled = False
         for reader in [*self._readers]:
-            reader.look()
+            reader.deliver()
 
 
 class _Reader:
-    def __init__(self, collector: "RequestOutputCollector", take: Take) -> None:
-        self._collector, self._take = collector, take
+    """The outputs of one request on their way from its collector to its callback."""
+
+    def __init__(self, collector: "RequestOutputCollector", on_output: OutputCallback) -> None:
+        self._collector, self._on_output = collector, on_output
         self._has_ended = False
 
     async def read(self) -> None:
         while not self._has_ended:
             self._pause: asyncio.Future[Drain | None] = asyncio.get_running_loop().create_future()
-            self.look()
+            self.deliver()
             if drain := await self._pause:
                 await drain()
 
-    def look(self) -> None:
-        """Take what is there; while the last output is being drained, the collector merges those that come."""
+    def deliver(self) -> None:
+        """Call back with the waiting output, if there is one.
+
+        While the client is waited for nothing is delivered, and the collector merges the outputs that come.
+        """
         if self._pause.done():
             return
         try:
             output: Any = self._collector.get_nowait()
             if output is not None:
-                drain = self._take(output)
+                drain = self._on_output(output)
                 self._has_ended = output.finished
                 if drain or self._has_ended:
                     self._pause.set_result(drain)

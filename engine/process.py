@@ -1,7 +1,7 @@
-"""The engine's processes: what they and the server are prepared with, and what they tell of a start that fails.
+"""Prepares the processes of the server and of vLLM's engine, and collects why a start fails in one of the latter.
 
-It is the main module of each of them, which imports it first: so it imports neither vLLM nor the web framework. Whoever
-hosts the engine calls `prepare_process` before vLLM is imported.
+The command calls `prepare_process` before it imports vLLM. The engine's processes are spawned and import this file as
+their main module, before anything else: so it imports neither vLLM nor the web framework.
 """
 
 import gc
@@ -17,81 +17,83 @@ from pathlib import Path
 from settings import Settings, describe_exception
 
 ENVIRONMENT = {
-    # A fork would copy the event loop and whatever lock a thread holds; `vllm serve` spawns too.
+    # A fork would copy the event loop and the locks that threads hold; `vllm serve` spawns too.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # The second comes after all else, where a start fails and a process has not freed what it shares.
+    # The second warning is the last line of a start that fails: a process has not freed its shared memory.
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore:resource_tracker:UserWarning",
     **{"TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"},
 }
-"""Of the server and the engine's processes, unless the user says otherwise."""
+"""Variables of the server and the engine's processes, where the user has not set them."""
 QUIET = {"TRANSFORMERS_VERBOSITY": "error"}
-"""It warns of each key of a config that it does not know, as yarn's "finetuned", whenever a process reads it."""
+"""Further ones, unless the log is wanted: transformers warns of each key of config.json that it does not know."""
 FAILING_LOGS = (
     *("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor"),
     *("vllm.v1.engine.async_llm", "vllm.transformers_utils.repo_utils"),
 )
-"""vLLM's loggers that tell why a start fails, in its processes and here."""
-LAST_WORDS = ("EngineCore failed to start.", "EngineCore encountered a fatal error.")
-REASONS = {
+"""vLLM's loggers that report why a start fails, in its processes and in the server's."""
+FINAL_MESSAGES = ("EngineCore failed to start.", "EngineCore encountered a fatal error.")
+"""What vLLM logs last in a process of the engine that ends by an exception."""
+KNOWN_FAILURES = {
     "self.org_vocab_size": "the embedding in the weights has not as many rows as config.json's vocab_size says"
 }
-"""What vLLM only says by a line of its code."""
+"""Sentences for failures that vLLM reports as an assertion, by a part of its text."""
 
 GARBAGE_THRESHOLDS = (100_000, 50, 100)
-"""How rarely garbage is looked for, in the words of `gc`: with Python's own, from 700 on, a fifth of a start."""
+"""For `gc.set_threshold`: with Python's own, which begin with 700, the garbage collector takes a fifth of a start."""
 
 
 def prepare_process(settings: Settings) -> None:
-    """Prepare this process to import vLLM and to start the engine's processes."""
+    """Prepare the server's process to import vLLM and to spawn the engine's processes."""
     for name, value in environment(settings).items():
         os.environ.setdefault(name, value)
     quieten_vllm()
     hide_failing_starts()
-    lighten_engine_processes()
+    set_main_file()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables of ENVIRONMENT, and of QUIET unless a log is wanted."""
+    """The variables of ENVIRONMENT, and those of QUIET unless the log is wanted."""
     return ENVIRONMENT if settings.shows_log else {**ENVIRONMENT, **QUIET}
 
 
 def quieten_vllm() -> None:
-    """vLLM warns while it is imported, before it has configured its log as asked; this holds until then."""
+    """Hide the warnings that vLLM logs while it is imported, before it sets the level that the flags ask for."""
     logging.getLogger("vllm").setLevel(logging.ERROR)
 
 
-def lighten_engine_processes() -> None:
-    """Each of the engine's processes imports the main file first: let it be this one, without the web server."""
+def set_main_file() -> None:
+    """Let spawned processes import this file as their main module, not the command with the web framework."""
     sys.modules["__main__"].__file__ = __file__
 
 
 def causes_file() -> Path:
-    """Where the engine's processes write why they cannot start, while it exists: it ends with the start.
+    """The file to which the engine's processes add why they fail; it exists only during the start.
 
-    multiprocessing hands its directory on, to the processes of its processes too.
+    It is in the temporary directory of multiprocessing, which all descendants of this process are given.
     """
     return Path(get_temp_dir(), "causes")
 
 
 def cause(failure: BaseException) -> str:
-    """Why the engine has not started: what the first of its processes wrote, or else what vLLM raised here."""
+    """Why the engine has not started: the first line of the file of causes, or else the exception that vLLM raised."""
     file = causes_file()
     causes = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    known = causes[0] if causes else describe_exception(failure)
-    if "root cause" in known:  # which stands nowhere: a process was killed
-        known = "one of its processes has ended without a word, as happens where memory runs out"
-    return next((said for line, said in REASONS.items() if line in known), known)
+    told = causes[0] if causes else describe_exception(failure)
+    if "root cause" in told:
+        # vLLM refers to a cause that no process has written down: it was killed.
+        told = "one of its processes has ended without a word, as happens where memory runs out"
+    return next((text for part, text in KNOWN_FAILURES.items() if part in told), told)
 
 
 def hide_failing_starts() -> None:
-    """What vLLM logs of a start that fails is told by the server, in one sentence, unless the log is wanted."""
+    """Keep a failing start out of vLLM's log, unless the log is wanted: the server reports it in one sentence."""
     for name in FAILING_LOGS:
         logging.getLogger(name).addFilter(keep_cause)
 
 
 def keep_cause(record: logging.LogRecord) -> bool:
-    """Whether vLLM may log this; a failure in one of its processes goes to the server."""
+    """Whether vLLM may log this (a `logging` filter); during the start, an exception is added to the file of causes."""
     if not (causes := causes_file()).exists():
         return True
     if record.exc_info and (failure := record.exc_info[1]):
@@ -99,14 +101,14 @@ def keep_cause(record: logging.LogRecord) -> bool:
             file.write(f"{describe_exception(failure)}\n")
     if logging.getLogger("vllm").isEnabledFor(logging.INFO):
         return True
-    if record.msg in LAST_WORDS:
-        # The process ends by this failure, and multiprocessing would show it again.
+    if record.msg in FINAL_MESSAGES:
+        # The process now ends by the exception, whose traceback multiprocessing would print.
         sys.stderr = io.StringIO()
     return False
 
 
 def end_with_parent() -> None:
-    """However the server ends, the engine's processes do not go on without it, with all the memory they hold."""
+    """End this process when the server's has ended, even by SIGKILL: it would keep the memory of the model."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -119,7 +121,7 @@ def end_with_parent() -> None:
 
 if __name__ == "__mp_main__":
     end_with_parent()
-    os.setpgrp()  # Ctrl-C is for the server alone, which lets running requests end
+    os.setpgrp()  # Ctrl-C then reaches the server alone, which lets running requests end
     quieten_vllm()
     hide_failing_starts()
     gc.set_threshold(*GARBAGE_THRESHOLDS)

@@ -28,20 +28,15 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from engine.answers import Answer, WatchedAnswer, is_watched, joined, to_logprobs
 from engine.beam_runs import BeamTexts, read_run, search
-from engine.dispatch import Dispatcher, Take
+from engine.dispatch import Dispatcher, OutputCallback
 from engine.grammar import GrammarChecker, Vocabulary
-from engine.light_client import lighten_outputs, lighten_statistics, read_at_once
+from engine.light_client import replace_request_state, replace_stat_loggers
 from engine.process import cause, causes_file
 from engine.sampling import to_rules, to_run_params, to_sampling_params, to_score_params
-from engine.vllm_contract import (
-    misfit_of_dispatch,
-    misfit_of_messages,
-    misfit_of_outputs,
-    misfit_of_statistics,
-)
+from engine.vllm_contract import missing_for_dispatch, missing_for_outputs, missing_for_statistics
 from errors import APIError, bad_request, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
-from settings import StartError, print_to_stderr
+from settings import StartError, print_stderr
 
 
 class _AnswersAreComplete(Exception):  # noqa: N818 - no error
@@ -63,8 +58,8 @@ class VLLMEngine:
 
     max_model_len = 0
     vocabulary_size = 0
-    light_parts: Collection[str] = ("dispatch", "outputs", "messages", "statistics")
-    """Parts of vLLM's client that are replaced by lighter ones, where these fit."""
+    light_parts: Collection[str] = ("dispatch", "outputs", "statistics")
+    """Parts of vLLM's client that are replaced by lighter ones, if vLLM has what these need."""
 
     def __init__(self, args: AsyncEngineArgs) -> None:
         # vLLM would count each request of a beam search; here a search is admitted once and as a whole.
@@ -111,7 +106,7 @@ class VLLMEngine:
     async def _warm_up(self, llm: AsyncLLMEngine) -> None:
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
-        self._lighten(llm)
+        self._replace_parts(llm)
         # The first request for log-probabilities can compile for seconds; no client should wait for that.
         async for _ in llm.generate(
             tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"
@@ -120,24 +115,20 @@ class VLLMEngine:
         envs.enable_envs_cache()  # else vLLM asks the environment several times for each request
         self._llm = llm
 
-    def _lighten(self, llm: AsyncLLMEngine) -> None:
-        """Put the lighter parts of vLLM's client in place that are wanted and fit."""
+    def _replace_parts(self, llm: AsyncLLMEngine) -> None:
+        """Replace parts of vLLM's client by the lighter ones, where these are wanted and vLLM has what they need."""
         keeps_few = llm.log_stats and self._args.log_level == "ERROR"
-        if keeps_few and self._fits("statistics", misfit_of_statistics()):
-            lighten_statistics(llm)
-        if self._fits("outputs", misfit_of_outputs()):
-            lighten_outputs()
-        if self._fits("messages", misfit_of_messages(llm)):
-            read_at_once(llm.engine_core.resources.output_socket)
-        if self._fits("dispatch", misfit_of_dispatch()):
+        if keeps_few and self._fits("statistics", missing_for_statistics()):
+            replace_stat_loggers(llm)
+        if self._fits("outputs", missing_for_outputs()):
+            replace_request_state()
+        if self._fits("dispatch", missing_for_dispatch()):
             self._dispatcher = Dispatcher()
 
-    def _fits(self, part: str, misfit: str | None) -> bool:
-        if misfit is not None and part in self.light_parts:
-            print_to_stderr(
-                f"vLLM's own, slower part stands in for the server's ({part}): {misfit}."
-            )
-        return misfit is None and part in self.light_parts
+    def _fits(self, part: str, missing: str | None) -> bool:
+        if missing is not None and part in self.light_parts:
+            print_stderr(f"vLLM's own, slower part stands in for the server's ({part}): {missing}.")
+        return missing is None and part in self.light_parts
 
     def stop(self) -> None:
         if self._llm is not None:
@@ -184,7 +175,7 @@ class VLLMEngine:
             raise _full()
         self._check_room(choices)
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         """The deltas for one prompt; raises APIError at once for values outside what the model has."""
         self._check_prompt(prompt)
         # One token more for the prompt's lead, which counts in no limit: `answers.py` cuts at the limit.
@@ -225,7 +216,7 @@ class VLLMEngine:
                 "prompt",
             )
 
-    async def _sample(self, request: _Request, sink: Sink) -> None:
+    async def _sample(self, request: _Request, sink: Sink[Delta]) -> None:
         """Push what each output of vLLM adds to the answers into the sink."""
         answers = self._answers(request)
 
@@ -270,7 +261,9 @@ class VLLMEngine:
             for _ in range(params.n)
         ]
 
-    async def _complete(self, request: _Request, answers: Sequence[Answer], take: Take) -> None:
+    async def _complete(
+        self, request: _Request, answers: Sequence[Answer], take: OutputCallback
+    ) -> None:
         """Hand each output to `take`; raises APIError where an answer breaks its grammar."""
 
         def check(output: RequestOutput) -> Drain | None:
@@ -347,7 +340,7 @@ class VLLMEngine:
             self._unfinished -= choices
 
     async def _run(
-        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: Take
+        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: OutputCallback
     ) -> None:
         """Each of vLLM's outputs to `take`; leaving ends the generation, and vLLM's exceptions become ours."""
         try:
@@ -369,7 +362,7 @@ class VLLMEngine:
         prompt_ids: list[int],
         params: SamplingParams,
         request_id: str,
-        take: Take,
+        take: OutputCallback,
     ) -> None:
         assert self._llm is not None
         collector = await self._llm.add_request(request_id, tokens_input(prompt_ids), params)
@@ -380,7 +373,7 @@ class VLLMEngine:
             raise
 
     async def _read(
-        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: Take
+        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: OutputCallback
     ) -> None:
         """The same in vLLM's own way, a task that is woken for each output."""
         assert self._llm is not None
@@ -401,7 +394,7 @@ class VLLMEngine:
             self._readers.discard(reader)
 
 
-def _copied(source: Source, n: int) -> Source:
+def _copied(source: Source[Delta], n: int) -> Source[Delta]:
     """Greedy decoding makes one choice for all `n`."""
     return lambda sink: source(
         lambda deltas: sink([replace(delta, index=at) for delta in deltas for at in range(n)])

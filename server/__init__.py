@@ -1,1 +1,1 @@
-"""The server: HTTP connections, middleware, streams of bytes; knows nothing of the API."""
+"""HTTP and the process: connections, middleware, bodies, streams, the log, signals; nothing of OpenAI's API."""

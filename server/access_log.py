@@ -1,6 +1,6 @@
-"""What is known of each request when it is over: its id, a line in the log, and the numbers of `/metrics`.
+"""The end of each request: its line in the log, and what it adds to the metrics.
 
-The text is never known here, unless `--log-requests` asks for it.
+Prompts and replies are in the log only with `--log-requests`.
 """
 
 import atexit
@@ -15,65 +15,46 @@ from functools import cache
 from typing import Any
 
 import shortuuid
-from prometheus_client import Counter, Gauge, Histogram
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generation import Delta, Prompt, Source, changed
-from server.request_record import KEY, RequestRecord
-from settings import Settings, print_to_stderr
+from server.metrics import Metrics
+from server.request_record import STATE_KEY, RequestRecord
+from settings import Settings, print_stderr
 
-CLIENT_LEFT = 499
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that disconnects before its reply; it is sent to nobody."""
 REQUEST_ID = re.compile(r"[ -~]{1,128}")
-SHOWN_TEXTS, SHOWN_CHARACTERS = 4, 1000
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
+"""A client's `X-Request-Id` that is used: printable ASCII, of no unreasonable length."""
+MAX_LOGGED_TEXTS = 4
+MAX_LOGGED_CHARACTERS = 1000
+"""Of each prompt and each reply that is logged."""
 
-REQUESTS = Counter("http_requests", "Requests that are over", ["method", "path", "status"])
-IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that are not over")
-DURATION = Histogram(
-    "http_request_duration_seconds",
-    "From a request's head to the end of its reply",
-    ["path"],
-    buckets=SECONDS,
-)
-FIRST_TOKEN = Histogram(
-    "time_to_first_token_seconds", "From a request's head to its first text", buckets=SECONDS
-)
-ENGINE_REQUESTS = Gauge(
-    "engine_requests_unfinished", "Requests in the engine, running or waiting, by choice or beam"
-)
-TASKS = Gauge("asyncio_tasks", "Tasks of the event loop")
-PROMPT_TOKENS = Counter("prompt_tokens", "Tokens of answered prompts")
-GENERATED_TOKENS = Counter(
-    "generated_tokens", "Tokens generated, also of replies that nobody waited for"
-)
-
-_requests, _duration = cache(REQUESTS.labels), cache(DURATION.labels)
-
-WAITING_LINES = 10_000
-SECONDS_BETWEEN_WRITES = 0.1
+MAX_WAITING_LINES = 10_000
+WRITE_INTERVAL_SECONDS = 0.1
 
 Log = Callable[[str], None]
-"""Takes lines, without waiting."""
+"""Takes a line of the log, and returns before it is written."""
 
 
 def log_writer(settings: Settings) -> Log | None:
-    """A function that shows a line without waiting; None if only errors are to be shown.
+    """Start a thread that writes the log to the terminal; None where `--log-level` is `error`.
 
-    A thread writes the lines of a moment together.
-    A terminal that has stopped stops no request: lines wait for it, and the oldest are lost when too many do.
+    Every 0.1 seconds it writes the lines that have come. A terminal that takes none blocks no request: up to 10,000
+    lines wait for it, and each further one replaces the oldest.
     """
     if settings.log_level == "error":
         return None
-    waiting: deque[str] = deque(maxlen=WAITING_LINES)
+    waiting: deque[str] = deque(maxlen=MAX_WAITING_LINES)
     has_ended = threading.Event()
 
     def write() -> None:
-        while not has_ended.wait(SECONDS_BETWEEN_WRITES) or waiting:
+        while not has_ended.wait(WRITE_INTERVAL_SECONDS) or waiting:
             if lines := [waiting.popleft() for _ in range(len(waiting))]:
-                # Of a full disk, say: these lines are lost, and the next may not be.
+                # The disk may be full: these lines are lost, but the next ones may not be.
                 with suppress(OSError):
-                    print_to_stderr("\n".join(lines))
+                    print_stderr("\n".join(lines))
 
     def end() -> None:
         has_ended.set()
@@ -86,86 +67,103 @@ def log_writer(settings: Settings) -> Log | None:
 
 
 class AccessLog:
-    """Takes or makes the id of each request, and notes how it ended; without a `log`, in the numbers alone."""
+    """Gives each request its id and its record, and counts and logs it when its reply has ended.
 
-    def __init__(self, app: ASGIApp, log: Log | None, log_format: str) -> None:
+    The id is the client's `X-Request-Id` or a new one, and is in the reply's headers. `log_format` is `text` or `json`;
+    without a `log`, requests are counted only.
+    """
+
+    def __init__(self, app: ASGIApp, log: Log | None, log_format: str, metrics: Metrics) -> None:
         self.app = app
         self._log = log
         self._is_json = log_format == "json"
+        self._metrics = metrics
+        # What `labels` looks up anew at each call.
+        self._requests = cache(metrics.requests.labels)
+        self._duration = cache(metrics.duration.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        serial = shortuuid.uuid()
-        request_id = given if REQUEST_ID.fullmatch(given) else serial
-        began, status = time.monotonic(), CLIENT_LEFT
-        record = RequestRecord(request_id, serial)
-        scope.setdefault("state", {})[KEY] = record
+        began = time.monotonic()
+        status = CLIENT_CLOSED_REQUEST
+        record = _new_record(scope)
+        scope.setdefault("state", {})[STATE_KEY] = record
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
             await send(message)
 
-        with IN_FLIGHT.track_inprogress():
+        with self._metrics.in_flight.track_inprogress():
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
-                self._note(scope["method"], record, status, began)
+                self._count(scope["method"], record, status, began)
+                if self._log is not None:
+                    self._log(self._to_line(_to_fields(scope["method"], record, status, began)))
 
-    def _note(self, method: str, record: RequestRecord, status: int, began: float) -> None:
-        seconds = time.monotonic() - began
-        _requests(method, record.path, status).inc()
-        _duration(record.path).observe(seconds)
-        line: dict[str, Any] = {
-            "id": record.id,
-            "method": method,
-            "path": record.path,
-            "status": status,
-        }
+    def _count(self, method: str, record: RequestRecord, status: int, began: float) -> None:
+        self._requests(method, record.path, status).inc()
+        self._duration(record.path).observe(time.monotonic() - began)
         generation = record.generation
         if generation is not None:
-            PROMPT_TOKENS.inc(generation.prompt_tokens)
-            GENERATED_TOKENS.inc(generation.tokens)
-            line |= {
-                "prompt_tokens": generation.prompt_tokens,
-                "generated_tokens": generation.tokens,
-            }
+            self._metrics.prompt_tokens.inc(generation.prompt_tokens)
+            self._metrics.generated_tokens.inc(generation.tokens)
             if generation.began is not None:
-                FIRST_TOKEN.observe(generation.began - began)
-                line["first_token_s"] = round(generation.began - began, 3)
-            line["finish_reason"] = ",".join(dict.fromkeys(generation.finish_reasons)) or None
-            line |= record.texts
-        line["total_s"] = round(seconds, 3)
-        if self._log is not None:
-            self._log(self._spell(line))
+                self._metrics.first_token.observe(generation.began - began)
 
-    def _spell(self, line: dict[str, Any]) -> str:
+    def _to_line(self, fields: dict[str, Any]) -> str:
         if self._is_json:
-            return to_json({"time": round(time.time(), 3), **line}).decode()
-        # What `repr` makes of a text is one line, and moves no cursor.
-        fields = " ".join(f"{name}={value}" for name, value in line.items())
-        return f"{datetime.now().isoformat(' ', 'milliseconds')} {fields}"
+            return to_json({"time": round(time.time(), 3), **fields}).decode()
+        # Lists of texts are written by `repr`: on one line, and without a terminal's control characters.
+        spelt = " ".join(f"{name}={value}" for name, value in fields.items())
+        return f"{datetime.now().isoformat(' ', 'milliseconds')} {spelt}"
+
+
+def _new_record(scope: Scope) -> RequestRecord:
+    sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    serial = shortuuid.uuid()
+    return RequestRecord(sent if REQUEST_ID.fullmatch(sent) else serial, serial)
+
+
+def _to_fields(method: str, record: RequestRecord, status: int, began: float) -> dict[str, Any]:
+    """What a line of the log says, in its order; times are in seconds."""
+    fields: dict[str, Any] = {"id": record.id, "method": method}
+    fields |= {"path": record.path, "status": status}
+    generation = record.generation
+    if generation is not None:
+        fields["prompt_tokens"] = generation.prompt_tokens
+        fields["generated_tokens"] = generation.tokens
+        if generation.began is not None:
+            fields["first_token_s"] = round(generation.began - began, 3)
+        fields["finish_reason"] = ",".join(dict.fromkeys(generation.finish_reasons)) or None
+        fields |= record.texts
+    fields["total_s"] = round(time.monotonic() - began, 3)
+    return fields
 
 
 def keep_texts(
-    source: Source,
+    source: Source[Delta],
     prompts: Sequence[Prompt],
     n: int,
     spell: Callable[[Sequence[int]], Sequence[bytes]],
-) -> tuple[Source, dict[str, list[str]]]:
-    """The same source, and what the model reads and, as it comes, answers: the first texts, and their beginnings."""
-    replies = [""] * min(len(prompts) * n, SHOWN_TEXTS)
+) -> tuple[Source[Delta], dict[str, list[str]]]:
+    """The same deltas, and the beginnings of prompts and replies for the log; the replies grow as their deltas come.
+
+    Of each prompt there are `n` replies. `spell` gives the bytes that each token id stands for.
+    """
+    replies = [""] * min(len(prompts) * n, MAX_LOGGED_TEXTS)
 
     def keep(delta: Delta) -> Delta:
         if delta.index < len(replies):
-            replies[delta.index] = (replies[delta.index] + delta.text)[:SHOWN_CHARACTERS]
+            replies[delta.index] = (replies[delta.index] + delta.text)[:MAX_LOGGED_CHARACTERS]
         return delta
 
-    first = [prompt.ids[:SHOWN_CHARACTERS] for prompt in prompts[:SHOWN_TEXTS]]
-    shown = [b"".join(spell(ids)).decode(errors="replace")[:SHOWN_CHARACTERS] for ids in first]
+    # More ids than characters would not be shown: nearly every token stands for one character or more.
+    first = [prompt.ids[:MAX_LOGGED_CHARACTERS] for prompt in prompts[:MAX_LOGGED_TEXTS]]
+    shown = [b"".join(spell(ids)).decode(errors="replace")[:MAX_LOGGED_CHARACTERS] for ids in first]
     return changed(source, keep), {"prompts": shown, "replies": replies}

@@ -1,4 +1,7 @@
-"""One HTTP/1.1 connection: how fast a request has to arrive, how it is written to, and what is refused unread."""
+"""One HTTP/1.1 connection: deadlines for what has to arrive, heads that are refused, and how replies are written.
+
+The head of a request is its request line and its headers.
+"""
 
 import asyncio
 import re
@@ -13,49 +16,55 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from errors import APIError, bad_request
-from server.request_record import KEY
+from server.request_record import STATE_KEY
 
 H2C_UPGRADE = re.compile(rb"\r\n(?i:upgrade:[ \t]*h2c)[ \t]*(?=\r\n)")
 ARRIVAL_SECONDS = 30
-"""For a request's head, and for its body."""
+"""How long a request's head may take to arrive, and how long its body may take after that."""
 MAX_HEAD_BYTES = 64 * 1024
-OLD_VERSIONS = ("0.9", "1.0")
-"""Of HTTP: they know no chunks, no Transfer-Encoding and no `100 Continue`, and need no Host."""
+VERSIONS_BEFORE_1_1 = ("0.9", "1.0")
+"""Without chunked transfer coding, `100 Continue` and a `Host` that is required."""
 HOST = re.compile(rb"[\w.~!$&'()*+,;=:%\[\]-]*")
-BLANKS = b" \t"
-HEAD_TOO_LARGE = APIError(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
+"""The characters of a host and a port (RFC 3986, section 3.2)."""
+OWS = b" \t"
+"""The optional whitespace around a header's value (RFC 9110, section 5.6.3)."""
 
 
 class Http1Connection(HttpToolsProtocol):
-    """uvicorn's, with limits on a request's head, on the time that it may take to arrive, and one shape of errors.
+    """uvicorn's connection with deadlines, a limit on heads, stricter checks of them, and errors as JSON.
 
-    It answers HTTP/1.0 without chunks, and refuses a head that others could read in another way.
-
-    It ignores upgrades to HTTP/2 (h2c), which `curl --http2` and Java's own client offer: the parser would take what
-    follows for another protocol, not for the body. Streams may write by `write_now`, which passes no middleware:
-    none looks at a body.
+    - A head or body that does not arrive in time is answered with 408, and an idle connection is closed.
+    - HTTP/1.0 gets replies without chunked transfer coding.
+    - An upgrade to HTTP/2 (h2c), which `curl --http2` and Java's HttpClient offer, is ignored (RFC 9110, section 7.8,
+      allows that): httptools would take the body that follows for the other protocol.
+    - The ASGI scope has `write_now(body: bytes) -> bool`, which writes a part of a body without middleware and
+      coroutines: it raises ClientDisconnect if the client has left, and returns False if the client reads too slowly,
+      which is waited for by ASGI's `send`.
     """
 
-    _is_head = False
+    _is_reading_head = False
     _head_bytes = 0
-    _deadline: asyncio.TimerHandle | None = None
-    _answered: RequestResponseCycle | None = None
-    _fault = bad_request("The request is not valid HTTP.")
+    _timer: asyncio.TimerHandle | None = None
+    _running: RequestResponseCycle | None = None
+    """The request that is being answered; uvicorn's `cycle` is the one that arrived last, which may wait for it."""
+    _refusal: APIError | None = None
+    """Why this request's head is refused; None: the parser refuses it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait(self.timeout_keep_alive or ARRIVAL_SECONDS)
+        self._set_timer(self.timeout_keep_alive or ARRIVAL_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._wait(None)
-        if self._answered is not None:  # uvicorn tells only the last of pipelined requests
-            self._answered.disconnected = not self._answered.response_complete
-            self._answered.message_event.set()
+        self._set_timer(None)
+        # Of pipelined requests, uvicorn tells only the last that the client has left.
+        if self._running is not None:
+            self._running.disconnected = not self._running.response_complete
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cycle
-        is_old = cycle.scope["http_version"] in OLD_VERSIONS
+        self._running = cycle
+        is_old = cycle.scope["http_version"] in VERSIONS_BEFORE_1_1
         if is_old or not self.timeout_keep_alive:
             cycle.keep_alive = False
         if is_old:
@@ -63,67 +72,70 @@ class Http1Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        was_head = self._is_head
+        was_reading_head = self._is_reading_head
         super().data_received(H2C_UPGRADE.sub(b"\r\nIgnored: h2c", data, count=1))
-        if was_head and self._is_head:
+        if was_reading_head and self._is_reading_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(HEAD_TOO_LARGE)
+                self._refuse(head_too_large())
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        # No bound method, which would keep a closed connection until garbage is looked for.
+        # A method bound to this object would be a cycle of references: closed connections would wait for the collector.
         self.scope["write_now"] = partial(write_now, self.transport, self.flow)  # type: ignore[typeddict-unknown-key]
-        self._is_head, self._head_bytes = True, 0
-        self._wait(ARRIVAL_SECONDS)
+        self._is_reading_head = True
+        self._head_bytes = 0
+        self._set_timer(ARRIVAL_SECONDS)
 
     def on_headers_complete(self) -> None:
-        self._is_head = False
-        self._wait(ARRIVAL_SECONDS)
+        self._is_reading_head = False
+        self._set_timer(ARRIVAL_SECONDS)
         version = self.parser.get_http_version()
-        if (
-            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            > MAX_HEAD_BYTES
-        ):
-            self._fault = HEAD_TOO_LARGE
-            raise self._fault  # to the parser, which ends in `send_400_response`
-        if fault := head_fault(version, self.headers):
-            self._fault = fault
-            raise fault
-        if version in OLD_VERSIONS:
+        try:
+            check_head(version, self.url, self.headers)
+        except APIError as refusal:
+            self._refusal = refusal
+            raise  # the parser stops, and uvicorn calls `send_400_response`
+        if version in VERSIONS_BEFORE_1_1:
             write = partial(write_now_without_chunks, self.transport, self.flow)
             self.scope["write_now"] = write  # type: ignore[typeddict-unknown-key]
             self.expect_100_continue = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._wait(None)
+        self._set_timer(None)
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's, which is plain text
-        self._refuse(self._fault)
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own is plain text
+        refusal = self._refusal or bad_request("The request is not valid HTTP.")
+        self._refusal = None  # its traceback refers to this connection
+        self._refuse(refusal)
 
-    def _wait(self, seconds: float | None) -> None:
-        """Close the connection after so many seconds, unless something else is waited for until then."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._give_up)
+    def _set_timer(self, seconds: float | None) -> None:
+        """Call `_on_timeout` in so many seconds, or not at all, instead of when it was to be called."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if seconds is not None:
+            self._timer = self.loop.call_later(seconds, self._on_timeout)
 
-    def _give_up(self) -> None:
-        if self._is_head:
+    def _on_timeout(self) -> None:
+        if self._is_reading_head:
             self._refuse(APIError(408, "The head of the request did not arrive in time."))
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
-        elif self.flow.read_paused:  # by us, while a request before it is answered
-            self._wait(ARRIVAL_SECONDS)
+        elif self.flow.read_paused:
+            # uvicorn does not read the body while an earlier request is being answered.
+            self._set_timer(ARRIVAL_SECONDS)
         else:
-            if (record := self.scope["state"].get(KEY)) is not None:
+            # `BodyLimits`, which waits for the body, answers with 408.
+            if (record := self.scope["state"].get(STATE_KEY)) is not None:
                 record.is_body_late = True
             self.cycle.message_event.set()
 
     def _refuse(self, failure: APIError) -> None:
-        """Answer what never becomes a whole request, unless that would end in the middle of a reply; close."""
-        running = self._answered
+        """Close the connection, after an answer unless that would be in the middle of another request's reply."""
+        running = self._running
         if running is None or running.response_complete or not running.response_started:
             body = failure.to_json()
             head = f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\n"
@@ -131,47 +143,60 @@ class Http1Connection(HttpToolsProtocol):
             head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
         if running is not None:
-            running.disconnected = True  # it writes nothing more
+            running.disconnected = True  # so that it writes nothing more
         self.transport.close()
 
 
-def head_fault(version: str, headers: Sequence[tuple[bytes, bytes]]) -> APIError | None:
-    """What a request's head lacks or says twice, where the parser is content (RFC 9112, sections 3.2 and 6.1)."""
+def head_too_large() -> APIError:
+    return APIError(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
+
+
+def check_head(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise APIError for a head that is too large (431), or that servers could read differently (400).
+
+    httptools accepts more than RFC 9112 does: requests with no `Host` or several (section 3.2), and other transfer
+    codings than a single `chunked` (section 6.1).
+    """
+    # Four more bytes for each header: a colon, a space and a line end.
+    size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+    if size > MAX_HEAD_BYTES:
+        raise head_too_large()
     hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1 or (not hosts and version not in OLD_VERSIONS):
-        return bad_request(f"The request has {len(hosts) or 'no'} 'Host' fields: it must have one.")
-    if hosts and not HOST.fullmatch(hosts[0].strip(BLANKS)):
-        return bad_request("The request's 'Host' is no name or address.")
-    codings = [
-        value.strip(BLANKS).lower() for name, value in headers if name == b"transfer-encoding"
-    ]
-    if codings and (codings != [b"chunked"] or version in OLD_VERSIONS):
-        return bad_request("The request's 'Transfer-Encoding' must be 'chunked', and of HTTP/1.1.")
-    return None
+    if len(hosts) > 1 or (not hosts and version not in VERSIONS_BEFORE_1_1):
+        raise bad_request(f"The request has {len(hosts) or 'no'} 'Host' fields: it must have one.")
+    if hosts and not HOST.fullmatch(hosts[0].strip(OWS)):
+        raise bad_request("The request's 'Host' is no name or address.")
+    codings = [value.strip(OWS).lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings and (codings != [b"chunked"] or version in VERSIONS_BEFORE_1_1):
+        raise bad_request("The request's 'Transfer-Encoding' must be 'chunked', and of HTTP/1.1.")
 
 
 async def without_chunks(
     cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Answer HTTP/1.0: where a reply's length is not known, it ends with its connection."""
-    is_open_ended = False
+    """Call `app` for a client of HTTP/1.0: a reply without `Content-Length` ends where the connection does."""
+    has_length = True
 
-    async def send_plain(message: Message) -> None:
-        nonlocal is_open_ended
+    async def send_without_chunks(message: Message) -> None:
+        nonlocal has_length
         if message["type"] == "http.response.start":
-            is_open_ended = b"content-length" not in dict(message["headers"])
-            if is_open_ended:
+            has_length = b"content-length" in dict(message["headers"])
+            if not has_length:
                 cycle.chunked_encoding = False
-        elif is_open_ended:
-            # uvicorn counts what is left.
+        elif not has_length:
+            # uvicorn refuses to send more bytes than it expects.
             cycle.expected_content_length = len(message.get("body", b""))
         await send(message)
 
-    await app(scope, receive, send_plain)
+    await app(scope, receive, send_without_chunks)
 
 
 def write_now(transport: asyncio.Transport, flow: FlowControl, body: bytes) -> bool:
-    """Write a chunk, which may not be empty, of a reply whose head is sent; False if the client reads more slowly."""
+    """Write a part of a body as a chunk (RFC 9112, section 7.1), once the reply's status and headers are written.
+
+    The part may not be empty: that would end the body. Returns False if the client reads more slowly than is written;
+    raises ClientDisconnect.
+    """
     if transport.is_closing():
         raise ClientDisconnect
     transport.write(b"%x\r\n%b\r\n" % (len(body), body))
@@ -179,7 +204,7 @@ def write_now(transport: asyncio.Transport, flow: FlowControl, body: bytes) -> b
 
 
 def write_now_without_chunks(transport: asyncio.Transport, flow: FlowControl, body: bytes) -> bool:
-    """The same for a reply that has no chunks."""
+    """As `write_now`, for a body that ends where the connection does."""
     if transport.is_closing():
         raise ClientDisconnect
     transport.write(body)

@@ -1,4 +1,4 @@
-"""What the terminal shows while the server starts, and the banner when it answers."""
+"""What the terminal shows of a start: a line for each step that takes long, and a banner once requests are answered."""
 
 import shlex
 import sys
@@ -10,33 +10,43 @@ from typing import Any
 from protocol import CompletionRequest
 from settings import Settings
 
-SHOWN_DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
-SECONDS_BETWEEN_LINES = 10
+SHOWN_FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
+"""Sampling fields whose defaults the banner shows."""
+LINE_INTERVAL_SECONDS = 10
 
 
 class Progress:
-    """A step under way: a running clock on a terminal, a line now and then elsewhere, until `end`."""
+    """Shows, from its creation to `end`, how many seconds a step of the start has taken so far.
+
+    A terminal has one line that changes each second; elsewhere, as in a file, there is a new line each 10 seconds.
+    """
 
     def __init__(self, step: str) -> None:
         self._step = step
-        self._began, self._ended = time.monotonic(), threading.Event()
+        self._began = time.monotonic()
+        self._has_ended = threading.Event()
         self._on_terminal = sys.stderr.isatty()
-        self._clock = threading.Thread(target=self._tick, daemon=True)
+        self._clock = threading.Thread(target=self._show_seconds, daemon=True)
         self._show("…")
         self._clock.start()
 
-    def _tick(self) -> None:
-        while not self._ended.wait(1 if self._on_terminal else SECONDS_BETWEEN_LINES):
-            self._show(f"… {time.monotonic() - self._began:.0f} s")
+    def end(self) -> None:
+        """Show how long the step has taken in all."""
+        self._has_ended.set()
+        self._clock.join()
+        self._show(f"took {self._seconds():.0f} s", end="\n")
+
+    def _show_seconds(self) -> None:
+        while not self._has_ended.wait(1 if self._on_terminal else LINE_INTERVAL_SECONDS):
+            self._show(f"… {self._seconds():.0f} s")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def _show(self, state: str, end: str = "") -> None:
-        before, after = ("\r", end) if self._on_terminal else ("", "\n")
-        print(f"{before}{self._step} {state}", end=after, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        self._ended.set()
-        self._clock.join()
-        self._show(f"took {time.monotonic() - self._began:.0f} s", end="\n")
+        start = "\r" if self._on_terminal else ""
+        end = end if self._on_terminal else "\n"
+        print(f"{start}{self._step} {state}", end=end, file=sys.stderr, flush=True)
 
 
 def banner(
@@ -46,29 +56,31 @@ def banner(
     max_model_len: int,
     defaults: Mapping[str, Any],
 ) -> str:
-    """What is served, where, and a line to try it with; `defaults` are the server's own of sampling fields."""
+    """What is served and where, in some lines, and a request to try it with.
+
+    `encoder` is in words what encodes the prompts; `defaults` are those of `--override-generation-config`, by field.
+    """
     fields = CompletionRequest.model_fields
-    shown = {name: fields[name].default for name in SHOWN_DEFAULTS} | dict(defaults)
+    shown = {name: fields[name].default for name in SHOWN_FIELDS} | dict(defaults)
     name = settings.model_names[0]
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
-    curl, where = "curl", settings.url
+    curl = "curl"
+    where = settings.url
     if settings.uds is not None:
-        curl, where = (
-            f"curl --unix-socket {shlex.quote(settings.uds)}",
-            f"{settings.url} on {settings.uds}",
-        )
+        curl = f"curl --unix-socket {shlex.quote(settings.uds)}"
+        where = f"{settings.url} on {settings.uds}"
     template = "none: chat needs --prompt-template" if template_name == "none" else template_name
-    warning = (
-        "  warning    no --api-key is set: whoever reaches this address may ask\n"
-        if settings.is_open
-        else ""
-    )
+    warning = ""
+    if settings.is_open:
+        warning = "  warning    no --api-key is set: whoever reaches this address may ask\n"
+    origin = " (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"
+    sampling = ", ".join(f"{field} {value}" for field, value in shown.items())
     return f"""
   Ready at   {where}  (docs: {settings.url}/docs)
-  model      {name}{" (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"}
+  model      {name}{origin}
   template   {template}, context {max_model_len} tokens
   encoder    {encoder}
-  sampling   {", ".join(f"{field} {value}" for field, value in shown.items())}
+  sampling   {sampling}
   try        {curl} {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'
 {warning}"""

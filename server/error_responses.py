@@ -1,4 +1,4 @@
-"""Failures as HTTP responses: every exception as an APIError, and that as a JSON body with its status."""
+"""Exceptions as HTTP responses: each becomes an APIError, and that a JSON body with its status."""
 
 import logging
 
@@ -12,12 +12,16 @@ logger = logging.getLogger(__name__)
 
 
 def to_response(failure: APIError) -> Response:
-    """The failure as a whole response."""
+    """The response for a failure whose request has not been answered yet."""
     return Response(failure.to_json(), failure.status, failure.headers, "application/json")
 
 
 def to_api_error(failure: BaseException, request_id: str = "unknown") -> APIError:
-    """Any exception as the client may see it; the unexpected is logged with the request's id, and says nothing."""
+    """The APIError that a client gets for any exception.
+
+    An exception that nobody foresaw is logged with its traceback and the request's id; its client gets a 500 that does
+    not repeat what it says.
+    """
     match failure:
         case APIError():
             return failure
@@ -32,5 +36,5 @@ def to_api_error(failure: BaseException, request_id: str = "unknown") -> APIErro
 
 
 async def answer_failure(_: Request, failure: Exception) -> Response:
-    """Answer a failure outside the routes: an unknown path, a wrong method."""
+    """Starlette's exception handler for requests that no route answers: unknown paths (404), wrong methods (405)."""
     return to_response(to_api_error(failure))

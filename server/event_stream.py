@@ -1,13 +1,12 @@
-"""The open connection: server-sent events out, and what happens when the client leaves.
+"""Replies of a client that is still there: work that ends when it disconnects, and streams of server-sent events.
 
-Knows nothing about what is sent. A client that leaves is seen at once, by waiting for its disconnect message beside
-the work: a framework's response object alone would find out at the next write, and a plain reply never.
+Bytes are carried here, whatever they say. That a client has left is noticed at once, because its `http.disconnect` (a
+message of ASGI) is waited for beside the work: a stream alone would notice it at its next write, a plain reply never.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,97 +15,96 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from errors import APIError
-from generation import Drain, end
+from generation import Drain, Source, end
 from server.error_responses import to_api_error, to_response
 from server.request_record import request_record
 
 Result = TypeVar("Result")
-Events = Callable[[Callable[[bytes], Drain | None]], Awaitable[None]]
-"""Writes them all, by a function that returns what to await if the client is slow."""
 
 COMMENT = b": keep-alive\n\n"
-"""A line that every reader of events passes over (HTML living standard, 9.2.6)."""
+"""A line that clients ignore: it begins with a colon (HTML Living Standard, 9.2.6)."""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Proxies are to pass each event on at once; nginx reads the second."""
 
 
 async def while_connected(receive: Receive, work: Awaitable[Result], seconds: float) -> Result:
-    """The result of `work`; raises ClientDisconnect if the client leaves, APIError (504) if it takes too long.
+    """Await `work` for at most so many seconds, 0 for any time, as long as the client stays connected.
 
-    Either cancels the calling task, which is there for `work` alone. With 0 `seconds` it may take any time.
+    Cancels `work`, and then raises, when the client disconnects (Starlette's ClientDisconnect) or the time is over
+    (APIError, 504). A cancellation of the calling task by others, such as the server's at its end, is passed on.
     """
-    worker = asyncio.current_task()
-    assert worker is not None
-    late = APIError(504, f"The request took more than {seconds:g} seconds.", code="request_timeout")
-    reasons: list[Exception] = []
-
-    def end(reason: Exception) -> None:
-        if not reasons and worker.cancel():
-            reasons.append(reason)
 
     async def listen() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        end(ClientDisconnect())
+        if not limit.expired():
+            limit.reschedule(asyncio.get_running_loop().time())
 
+    limit = asyncio.timeout(seconds or None)
     listener = asyncio.ensure_future(listen())
-    timer = asyncio.get_running_loop().call_later(seconds, end, late) if seconds else None
     try:
-        return await work
-    except asyncio.CancelledError:
-        if not reasons or worker.uncancel():  # the server itself ends the request
+        async with limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():  # it is a failure of the work itself
             raise
-        raise reasons[0] from None
+        if listener.done():
+            raise ClientDisconnect from None
+        message = f"The request took more than {seconds:g} seconds."
+        raise APIError(504, message, code="request_timeout") from None
     finally:
-        if timer is not None:
-            timer.cancel()
         listener.cancel()
 
 
 @dataclass(frozen=True, slots=True)
-class EventSpelling:
-    """How an API spells what a stream has besides its events."""
+class StreamFormat:
+    """What an API sends in a stream besides its events."""
 
-    failure: Callable[[APIError], bytes]
-    """The event of a failure after the first byte."""
-    end: bytes
-    """What ends every stream."""
+    to_failure_event: Callable[[APIError], bytes]
+    """The event for a failure that comes when the status has been sent."""
+    last_event: bytes
+    """The event that ends every stream."""
 
 
 class EventStream(Response):
-    """A `text/event-stream` of events that come as bytes; a failure after the first byte is an event too.
+    """A reply of `text/event-stream`, whose events come as bytes from a source.
 
-    Events are written at once where the server can write so: it says so by a `write_now` in the scope. A write costs
-    more than all that goes before it.
+    Its status and headers are sent with the first event. A failure before that is answered with a status of its own;
+    later, it is an event.
 
-    A stream that is silent for `keep_alive` seconds sends a comment, which clients pass over, before a proxy on the
-    way takes it for dead. With the first comment its head is sent: a failure is an event from then on.
+    Whenever nothing has been sent for `keep_alive` seconds (0: never) a comment is sent, so that proxies do not take
+    the connection for dead. A first comment is preceded by status and headers, as a first event is.
+
+    Events pass by ASGI's `send` and its coroutines where the scope offers a faster `write_now` (`Http1Connection`).
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        events: Events,
-        spelling: EventSpelling,
+        events: Source[bytes],
+        stream_format: StreamFormat,
         headers: Mapping[str, str],
         seconds: float,
         keep_alive: float,
     ) -> None:
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
-        self._events, self._spelling = events, spelling
+        self._events, self._format = events, stream_format
         self._seconds, self._keep_alive = seconds, keep_alive
-        self._written_at = time.monotonic()
+        self._sent_at = time.monotonic()
         self._has_begun = False
         self._waiting = b""
-        self._in_turn = asyncio.Lock()
+        """Events that have not been sent; `_flush` sends them."""
+        self._sending = asyncio.Lock()
+        self._comment_timer: asyncio.TimerHandle | None = None
+        self._comment: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
         self._write_now: Callable[[bytes], bool] | None = scope.get("write_now")
         try:
-            async with self._kept_alive():
-                await while_connected(receive, self._events(self._write), self._seconds)
+            await self._send_events(receive)
         except ClientDisconnect:
             return
         except Exception as failure:  # noqa: BLE001 - answered by its status, or if that is sent as an event
@@ -114,44 +112,50 @@ class EventStream(Response):
             if not self._has_begun:
                 await to_response(error)(scope, receive, send)
                 return
-            self._waiting += self._spelling.failure(error)
-        await self._flush(self._spelling.end)
+            self._waiting += self._format.to_failure_event(error)
+        await self._flush(self._format.last_event)
 
-    def _write(self, events: bytes) -> Drain | None:
-        """Send events; returns what to await before the next ones, if they wait for the client."""
-        if self._write_now is None or self._waiting or not self._has_begun:
-            self._waiting += events
-            return self._flush
-        self._written_at = time.monotonic()
-        return None if self._write_now(events) else self._flush
-
-    @asynccontextmanager
-    async def _kept_alive(self) -> AsyncIterator[None]:
-        if not self._keep_alive:
-            yield
-            return
-        comments = asyncio.create_task(self._comment())
+    async def _send_events(self, receive: Receive) -> None:
+        """Send all events, and comments while none come."""
+        if self._keep_alive:
+            self._send_comment_later(self._keep_alive)
         try:
-            yield
+            await while_connected(receive, self._events(self._write), self._seconds)
         finally:
-            await end([comments])
+            if self._comment_timer is not None:
+                self._comment_timer.cancel()
+            if self._comment is not None:
+                await end([self._comment])
 
-    async def _comment(self) -> None:
-        """Send a comment whenever nothing has been sent for so long, unless something waits for a slow client."""
-        while True:
-            silence = time.monotonic() - self._written_at
-            if silence < self._keep_alive:
-                await asyncio.sleep(self._keep_alive - silence)
-                continue
-            if self._waiting or self._in_turn.locked():
-                self._written_at = time.monotonic()  # as good as: it comes when the client has read
-            else:
+    def _write(self, events: Sequence[bytes]) -> Drain | None:
+        """Send events, or let them wait if earlier ones do; a sink."""
+        together = b"".join(events)
+        if self._write_now is None or self._waiting or not self._has_begun:
+            self._waiting += together
+            return self._flush
+        self._sent_at = time.monotonic()
+        return None if self._write_now(together) else self._flush
+
+    def _send_comment_later(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._comment_timer = loop.call_later(seconds, self._send_comment_if_silent)
+
+    def _send_comment_if_silent(self) -> None:
+        """Send a comment if nothing has been sent for so long.
+
+        While events wait for a slow client no comment joins them: they will themselves show that the stream lives.
+        """
+        now = time.monotonic()
+        if now - self._sent_at >= self._keep_alive:
+            if not self._waiting and not self._sending.locked():
                 self._waiting = COMMENT
-                await self._flush()
+                self._comment = asyncio.create_task(self._flush())
+            self._sent_at = now
+        self._send_comment_later(self._sent_at + self._keep_alive - now)
 
-    async def _flush(self, end: bytes = b"") -> None:
-        """Send what waits, when the client has read enough; with `end` it is the end."""
-        async with self._in_turn:
+    async def _flush(self, last: bytes = b"") -> None:
+        """Send what waits once the client has read enough, with status and headers before; `last` ends the reply."""
+        async with self._sending:
             if not self._has_begun:
                 await self._send(
                     {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -159,7 +163,7 @@ class EventStream(Response):
                 self._has_begun = True
             events = self._waiting
             await self._send(
-                {"type": "http.response.body", "body": events + end, "more_body": not end}
+                {"type": "http.response.body", "body": events + last, "more_body": not last}
             )
             self._waiting = self._waiting[len(events) :]
-            self._written_at = time.monotonic()
+            self._sent_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Around the app: who may ask, how much may arrive, requests made canonical, what pages of other origins may do."""
+"""ASGI middleware: API keys, limits on request bodies, canonical paths, CORS."""
 
 import hashlib
 import re
@@ -17,12 +17,14 @@ from server.request_record import request_record
 
 CLOSE = {"Connection": "close"}
 NOT_IN_REFUSALS = ("content-", "access-control-allow-private-network")
+"""What the headers begin with that a refused preflight request does not get."""
 
 
 class CanonicalPaths:
-    """Collapses repeated slashes, and takes a path with the prefix of `--root-path` as the one without.
+    """Collapses repeated slashes, removes trailing ones, and accepts paths with and without the `--root-path`.
 
-    uvicorn puts the prefix before every path, whether the proxy has taken it away or not.
+    A proxy may strip the prefix of `--root-path` from a path, or not. uvicorn puts it before every path (ASGI: the
+    scope's `path` includes `root_path`), so where the proxy leaves it in place it is there twice.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -30,18 +32,21 @@ class CanonicalPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path, root = re.sub("/{2,}", "/", scope["path"]).rstrip("/"), scope.get("root_path", "")
+            root = scope.get("root_path", "")
+            path = re.sub("/{2,}", "/", scope["path"]).rstrip("/")
             if root:
                 path = _without_prefix(path, root)
-                inner = _without_prefix(path, root)
-                # Not where the prefix is the beginning of a route itself, such as /v1.
-                path = root + (inner if inner != path and _has_route(scope, inner or "/") else path)
+                stripped = _without_prefix(path, root)
+                # With `--root-path /v1`, the `/v1` of `/v1/models` belongs to the route.
+                if stripped != path and _has_route(scope, stripped or "/"):
+                    path = stripped
+                path = root + path
             scope = {**scope, "path": path if path != root else f"{root}/"}
         await self.app(scope, receive, send)
 
 
-def _without_prefix(path: str, root: str) -> str:
-    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
+def _without_prefix(path: str, prefix: str) -> str:
+    return path.removeprefix(prefix) if f"{path}/".startswith(f"{prefix}/") else path
 
 
 def _has_route(scope: Scope, path: str) -> bool:
@@ -49,19 +54,21 @@ def _has_route(scope: Scope, path: str) -> bool:
     return any(route.matches(asked)[0] is not Match.NONE for route in scope["app"].routes)
 
 
-class Keys:
-    """Requires one of the keys, if there are any, as `Authorization: Bearer KEY`, on every path but `/health`."""
+class APIKeys:
+    """Requires one of the keys as `Authorization: Bearer KEY` (RFC 6750), if there are any; else answers with 401.
+
+    `/health` needs no key, nor do preflight requests, which cannot carry one.
+    """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self.app = app
-        self._keys = [_digest(key.encode()) for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and not self._may_pass(scope):
+        if scope["type"] == "http" and self._digests and not self._may_pass(scope):
             message = "This server wants a key that it knows, as 'Authorization: Bearer KEY'."
-            refusal = APIError(
-                401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
-            )
+            challenge = {"WWW-Authenticate": "Bearer"}
+            refusal = APIError(401, message, code="invalid_api_key", headers=challenge)
             await to_response(refusal)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -69,17 +76,23 @@ class Keys:
     def _may_pass(self, scope: Scope) -> bool:
         if scope["method"] == "OPTIONS" or scope["path"] == f"{scope.get('root_path', '')}/health":
             return True
-        scheme, _, sent = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        digest = _digest(sent.strip())
+        scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        sent = _digest(key.strip())
         return scheme.lower() == b"bearer" and any(
-            secrets.compare_digest(digest, key) for key in self._keys
+            secrets.compare_digest(sent, digest) for digest in self._digests
         )
 
 
-class BodyLimits:
-    """Lets bodies through that are small enough, and there in time; one that is announced too large is refused unread.
+def _digest(key: bytes) -> bytes:
+    """Digests have one length, so that the time of a comparison does not tell that of a key."""
+    return hashlib.sha256(key).digest()
 
-    The time is kept by the connection: a timer in each request would cost more.
+
+class BodyLimits:
+    """Raises APIError to whoever reads a body that is larger than `max_bytes` (413) or does not arrive in time (408).
+
+    One whose Content-Length is too large is answered with 413 at once. The connection has the timer, and marks the
+    request's record when the time is over: a timer of its own for each request would cost more.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -90,48 +103,48 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._max_bytes:
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._max_bytes:
             await to_response(self._too_large())(scope, receive, send)
             return
-        arrived, is_whole = 0, False
+        received_bytes = 0
+        is_whole = False
 
         async def receive_in_time() -> Message:
-            nonlocal arrived, is_whole
-            if is_whole:
-                return await receive()
+            nonlocal received_bytes, is_whole
             message = await receive()
+            if is_whole:  # it is the client's disconnect
+                return message
             if request_record(scope).is_body_late:
                 raise APIError(408, "The request body did not arrive in time.", headers=CLOSE)
-            arrived += len(message.get("body", b""))
+            received_bytes += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
-            if arrived > self._max_bytes:
+            if received_bytes > self._max_bytes:
                 raise self._too_large()
             return message
 
         await self.app(scope, receive_in_time, send)
 
     def _too_large(self) -> APIError:
-        return APIError(
-            413, f"The request body is larger than {self._max_bytes} bytes.", headers=CLOSE
-        )
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+        message = f"The request body is larger than {self._max_bytes} bytes."
+        return APIError(413, message, headers=CLOSE)
 
 
 class CrossOrigin(CORSMiddleware):
-    """Starlette's, with its refusals in the one shape of errors, and without the grant of a private network."""
+    """Starlette's CORS middleware, with a refused preflight request answered as every other error is.
+
+    Starlette grants access to a private network (`Access-Control-Allow-Private-Network`) also where it refuses; here
+    the refusal is without it.
+    """
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        allowed = super().preflight_response(request_headers)
-        if allowed.status_code < 400:
-            return allowed
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
         kept = {
             name: value
-            for name, value in allowed.headers.items()
+            for name, value in response.headers.items()
             if not name.startswith(NOT_IN_REFUSALS)
         }
         refusal = "This origin, method or header is not allowed."
-        return to_response(APIError(allowed.status_code, refusal, headers=kept))
+        return to_response(APIError(response.status_code, refusal, headers=kept))

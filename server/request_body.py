@@ -1,6 +1,9 @@
-"""A request's body, from its bytes to what it asks for: in a thread where that takes long, a piece at a time.
+"""Request bodies: JSON that is decompressed, validated, and handed to an endpoint as a pydantic model.
 
-Python runs one thread at a time: with more of them, the event loop would wait for each in turn.
+Whatever takes long is done in a thread, so that the event loop stays free for the other requests. Each app has two such
+threads (`PausingThread`), in its `state`: `body_thread` for bodies and their prompts, and `token_thread` for those of
+requests that only ask about tokens. More would not be faster: Python runs one thread at a time, and the event loop
+would have to wait for each in turn.
 """
 
 import asyncio
@@ -21,68 +24,74 @@ from server.content_coding import decompress, to_coding
 from server.error_responses import to_api_error, to_response
 from server.request_record import request_record
 
-LONG = 8 * 1024
-"""Bytes of a request from which it is read beside the loop: below, that costs less than the hop."""
-
+THREAD_MIN_BYTES = 8 * 1024
+"""A shorter body is read in the event loop: that takes less time than handing it to a thread."""
 MAX_VALUES = 2**18
 """Commas, colons and opening brackets of a body: many small values take far longer to read than a long text."""
-MAX_TOKENIZED_BYTES = 2**20
+MAX_TOKEN_BYTES = 2**20
+"""Of the body of a request that only asks about tokens."""
 
 Result = TypeVar("Result")
 
 
 class PausingThread:
-    """One thread, that pauses before each piece of work for as long as the last one took.
+    """A thread for work that holds Python's interpreter lock, with as long a pause after each call as it took.
 
-    pydantic reads a body in one go, in which nothing else of Python runs. Without the pauses each of the loop's
-    callbacks, one for each 64 KiB that any client sends, would wait for such a go of its own.
+    pydantic reads a whole body without releasing the lock: meanwhile the event loop stands still. Without the pauses it
+    would run little more than one callback between two bodies, and an arriving body alone is one for each 64 KiB.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._free_at = 0.0
+        self._executor = ThreadPoolExecutor(1)
+        self._rested_at = 0.0
 
     async def run(self, work: Callable[[], Result]) -> Result:
+        """Call `work` in the thread, after earlier calls; returns its result or raises its exception."""
         return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._run_rested, work
+            self._executor, self._run_rested, work
         )
 
     def _run_rested(self, work: Callable[[], Result]) -> Result:
-        time.sleep(max(0.0, self._free_at - time.monotonic()))
-        begun = time.monotonic()
+        time.sleep(max(0.0, self._rested_at - time.monotonic()))
+        began = time.monotonic()
         try:
             return work()
         finally:
-            self._free_at = 2 * time.monotonic() - begun
+            ended = time.monotonic()
+            self._rested_at = ended + (ended - began)
 
 
-READING, TOKENIZING = PausingThread(), PausingThread()
-
-
-async def offload(size: int, work: Callable[[], Result], thread: PausingThread = READING) -> Result:
-    """`work()`, in the thread if `size` is long."""
-    return work() if size < LONG else await thread.run(work)
+async def offload(request: Request, work: Callable[[], Result]) -> Result:
+    """Call `work`, in the app's thread for bodies if the request's body is long."""
+    if request_record(request.scope).body_bytes < THREAD_MIN_BYTES:
+        return work()
+    thread: PausingThread = request.app.state.body_thread
+    return await thread.run(work)
 
 
 async def offload_tokenizing(request: Request, work: Callable[[], Result]) -> Result:
-    """`work()`, about tokens alone, in a thread of its own if the body is long; raises APIError (413) if too long.
+    """Call `work` for a request that only asks about tokens; raises APIError (413) if its body is over 1 MiB.
 
-    It may take long, and delays nothing that is to be generated.
+    For a long body there is a thread of its own: what is to be generated does not wait for it.
     """
     size = request_record(request.scope).body_bytes
-    if size > MAX_TOKENIZED_BYTES:
-        raise APIError(
-            413,
-            f"The body of a question about tokens may have at most {MAX_TOKENIZED_BYTES} bytes.",
-        )
-    return await offload(size, work, TOKENIZING)
+    if size > MAX_TOKEN_BYTES:
+        message = f"The body of a question about tokens may have at most {MAX_TOKEN_BYTES} bytes."
+        raise APIError(413, message)
+    if size < THREAD_MIN_BYTES:
+        return work()
+    thread: PausingThread = request.app.state.token_thread
+    return await thread.run(work)
 
 
-class AnsweredRoute(APIRoute):
-    """A route whose failures are answered inside the CORS middleware, where a browser can read even a 500.
+class JSONRoute(APIRoute):
+    """A FastAPI route whose endpoint, if it has a body, is called with its model and the request.
 
-    A body goes from its bytes straight to pydantic, whatever its Content-Type says (curl's -d says a form), and with
-    the request to the endpoint: FastAPI's own way there costs more than the validation.
+    The body is read as JSON whatever its Content-Type: `curl -d` says that it is a form. FastAPI would parse it to a
+    dict, and solve the endpoint's dependencies, which takes longer than pydantic's validation of the bytes.
+
+    Exceptions are answered here, within the CORS middleware: without its headers no browser would let a page of another
+    origin read even a 500.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -99,54 +108,60 @@ class AnsweredRoute(APIRoute):
         return answer
 
     async def _handle_body(self, request: Request) -> Response:
-        coding = to_coding(
-            [value for name, value in request.scope["headers"] if name == b"content-encoding"]
-        )
-        sent = await request.body()
-        if coding is not None:  # however short, it may say much
-            sent = await READING.run(
-                partial(decompress, sent, coding, request.app.state.max_body_bytes)
-            )
-        sent = sent.removeprefix(codecs.BOM_UTF8)
-        size = request_record(request.scope).body_bytes = len(sent)
+        body = await _read(request)
+        request_record(request.scope).body_bytes = len(body)
         body_field: Any = self.body_field
-        body = await offload(size, partial(_read, body_field.field_info.annotation, sent))
-        reply: Response = await self.endpoint(body, request)
+        model = body_field.field_info.annotation
+        validated = await offload(request, partial(_validate, model, body))
+        reply: Response = await self.endpoint(validated, request)
         return reply
 
 
-def _read(model: type[BaseModel], sent: bytes) -> BaseModel:
-    if len(sent) > MAX_VALUES and sum(map(sent.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
-        raise APIError(
-            413, f"The request body has more than {MAX_VALUES} commas, colons and opening brackets."
-        )
+async def _read(request: Request) -> bytes:
+    """A request's body, decompressed, without a byte order mark; raises APIError."""
+    fields = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
+    coding = to_coding(fields)
+    body = await request.body()
+    if coding is not None:
+        # Always in the thread: a short body may become a long one.
+        state = request.app.state
+        body = await state.body_thread.run(partial(decompress, body, coding, state.max_body_bytes))
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
+def _validate(model: type[BaseModel], body: bytes) -> BaseModel:
+    # Nearly all bodies are so short that they need not be searched.
+    if len(body) > MAX_VALUES and sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+        reason = f"The request body has more than {MAX_VALUES} commas, colons and opening brackets."
+        raise APIError(413, reason)
     try:
-        return model.model_validate_json(sent)
+        return model.model_validate_json(body)
     except ValidationError as failure:
         raise _to_bad_request(
             failure.errors(include_url=False, include_input=False)[0]
         ) from failure
 
 
-def _to_bad_request(fault: ErrorDetails) -> APIError:
-    """A fault that pydantic found, as a 400 that names the field with its path."""
-    step = fault.get("ctx", {}).get("step")  # of what a validator of ours found inside a value
-    param = _path(fault["loc"] if step is None else (*fault["loc"], step))
-    if fault["type"] == "json_invalid":
-        return bad_request(f"The request body is not valid JSON: {fault['ctx']['error']}.")
-    if not param and fault["type"] != "value_error":
+def _to_bad_request(error: ErrorDetails) -> APIError:
+    """An error of pydantic's as a 400 that names the field by its path, such as `messages[0].role`."""
+    # Our validators of a field put into the context where the error is within its value.
+    step = error.get("ctx", {}).get("step")
+    param = _to_path(error["loc"] if step is None else (*error["loc"], step))
+    if error["type"] == "json_invalid":
+        return bad_request(f"The request body is not valid JSON: {error['ctx']['error']}.")
+    if not param and error["type"] != "value_error":
         return bad_request("The request body must be a JSON object.")
-    if fault["type"] == "missing":
+    if error["type"] == "missing":
         return bad_request(f"The field '{param}' is required.", param)
-    reason = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
+    reason = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
     subject = f"Invalid value for '{param}'" if param else "Invalid request body"
     return bad_request(f"{subject}: {reason[:1].lower()}{reason[1:]}.", param)
 
 
-def _path(location: Sequence[int | str]) -> str:
+def _to_path(location: Sequence[int | str]) -> str:
     path = ""
     for step in location:
-        if path == "logit_bias":  # what follows is the client's own text
-            break
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    return path
+        if path == ".logit_bias":
+            break  # its keys are the client's own text, which no error repeats
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return path.removeprefix(".")

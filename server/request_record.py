@@ -1,4 +1,4 @@
-"""What is known of a request while it runs, for those that it passes through and for its line in the log."""
+"""What is known of a request while it runs: for those that handle it, and for its line in the log."""
 
 from dataclasses import dataclass, field
 
@@ -6,8 +6,8 @@ from starlette.types import Scope
 
 from generation import Generation
 
-KEY = "record"
-"""In the scope's state."""
+STATE_KEY = "record"
+"""Where the record is in the `state` of the request's ASGI scope."""
 
 
 @dataclass(slots=True)
@@ -15,20 +15,22 @@ class RequestRecord:
     """One HTTP request."""
 
     id: str
-    """As it was sent in `X-Request-Id`, or `serial`."""
+    """The client's `X-Request-Id` if that is usable, else `serial`."""
     serial: str
-    """Unique, and part of a reply's id."""
+    """A unique id of the server's, also part of the id of a completion."""
     path: str = "other"
-    """That of its route, once one is found."""
+    """The path of its route as declared, such as `/v1/models/{model_id:path}`; `other` where there is no route."""
     body_bytes: int = 0
+    """The length of its body, decompressed."""
     is_body_late: bool = False
-    """Nothing more of its body is waited for."""
+    """The time for its body to arrive is over."""
     generation: Generation | None = None
+    """What is generated for it, once it has been accepted."""
     texts: dict[str, list[str]] = field(default_factory=dict)
-    """What `--log-requests` shows of prompts and replies."""
+    """With `--log-requests`: `prompts` and `replies`, cut short."""
 
 
 def request_record(scope: Scope) -> RequestRecord:
-    """The record of the request of this scope."""
-    record: RequestRecord = scope["state"][KEY]
+    """The record of the request with this ASGI scope."""
+    record: RequestRecord = scope["state"][STATE_KEY]
     return record

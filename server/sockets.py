@@ -1,4 +1,4 @@
-"""The sockets that the server listens on: bound to every address of a host, or to a path."""
+"""The sockets that the server listens on: for every address of a host, or at a path (a unix socket)."""
 
 import atexit
 import errno
@@ -11,12 +11,13 @@ from pathlib import Path
 from settings import Settings, StartError
 
 MAX_PATH_BYTES = 107
-"""Linux has 108, the last of which is a zero."""
+"""Linux has 108 bytes for the path of a unix socket (man 7 unix), the last of which is a zero."""
 UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors of an address that the host's name stands for and this machine does not have, such as one of IPv6."""
 
 
 def to_sockets(settings: Settings) -> list[socket.socket]:
-    """Bound sockets for `--host` and `--port`, or for `--uds`; raises StartError."""
+    """Listening sockets for `--uds`, or else for `--host` and `--port`; raises StartError."""
     if settings.uds is not None:
         return [UnixSocket(settings.uds)]
     return bind_sockets(settings)
@@ -28,7 +29,10 @@ def to_port(bound: socket.socket) -> int:
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:
-    """Bound sockets for every address of `--host`; raises StartError if the port is taken."""
+    """Listening sockets for every address of `--host`, all on one port; with `--port 0`, on one that is free.
+
+    Raises StartError if the host has no address on this machine, or the port is taken.
+    """
     try:
         found = socket.getaddrinfo(
             settings.host or None, settings.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
@@ -40,7 +44,7 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
         port = sockets[0].getsockname()[1] if sockets else settings.port
         try:
             bound = socket.create_server((address[0], port, *address[2:]), family=family)
-            # For its connections: events go out at once.
+            # Connections inherit it: small events are sent at once, not collected (Nagle's algorithm).
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sockets.append(bound)
         except OSError as failure:
@@ -53,23 +57,25 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
 
 
 class UnixSocket(socket.socket):
-    """A listening socket at a path, open to every user of the machine who reaches its directory."""
+    """A listening unix socket; every user of the machine who may enter its directory can connect to it.
+
+    Its file is removed when it is closed and when the process exits, unless another process has replaced it.
+    """
 
     def __init__(self, path: str) -> None:
-        """Bind it; raises StartError if something else is there."""
+        """Bind and listen; raises StartError if there is a file other than a socket to which nobody listens."""
         super().__init__(socket.AF_UNIX)
-        self._path, self._process = Path(path), os.getpid()
+        self._path = Path(path)
+        self._process = os.getpid()
         self._identity: tuple[int, ...] = ()
         try:
             self._bind()
         except StartError:
             super().close()
             raise
-        except (OSError, ValueError) as failure:  # ValueError: a zero in the path
+        except (OSError, ValueError) as failure:  # ValueError: the path has a zero byte
             super().close()
-            reason = (
-                os.strerror(failure.errno or 0) if isinstance(failure, OSError) else str(failure)
-            )
+            reason = getattr(failure, "strerror", None) or failure
             raise StartError(f"--uds {path} cannot be used: {reason}.") from failure
         atexit.register(self.remove)
 
@@ -83,14 +89,18 @@ class UnixSocket(socket.socket):
             self._remove_stale()
         self.bind(path)
         self._identity = _identity(self._path)
-        self._path.chmod(0o666)  # as uvicorn's; who may enter its directory is the user's to say
-        self.listen()  # at once: a socket that nobody listens to is taken for stale
+        # As uvicorn does; the directory's permissions say who may connect.
+        self._path.chmod(0o666)
+        # At once: another server that starts removes a socket to which nobody listens.
+        self.listen()
 
     def _remove_stale(self) -> None:
+        """Remove a socket to which nobody listens, as a killed server leaves it; raises StartError for other files."""
         if not stat.S_ISSOCK(self._path.lstat().st_mode):
             raise StartError(f"--uds {self._path} is there, and is no socket.")
         with socket.socket(socket.AF_UNIX) as other:
-            other.setblocking(False)  # with a full queue, it would wait
+            # Else it would wait where the other's queue of connections is full.
+            other.setblocking(False)
             try:
                 other.connect(os.fspath(self._path))
             except ConnectionRefusedError:
@@ -105,12 +115,13 @@ class UnixSocket(socket.socket):
         super().close()
 
     def remove(self) -> None:
-        """Take it away, unless another process has put its own there meanwhile."""
-        with suppress(OSError):  # it is gone, or its directory is
+        """Remove the socket's file, unless another process has replaced it or this is a forked child."""
+        with suppress(OSError):  # the file or its directory no longer exists
             if os.getpid() == self._process and _identity(self._path) == self._identity:
                 self._path.unlink()
 
 
 def _identity(path: Path) -> tuple[int, ...]:
+    """What tells a file from one that replaces it: an inode's number may be used again, so its time is needed too."""
     found = path.lstat()
     return found.st_dev, found.st_ino, found.st_mtime_ns

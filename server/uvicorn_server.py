@@ -1,4 +1,4 @@
-"""The life of the server: signals, running requests that are waited for, an engine that dies."""
+"""uvicorn as it is run here: signals, requests that may end before the process does, an engine that dies."""
 
 import os
 import re
@@ -15,24 +15,30 @@ from starlette.types import ASGIApp
 from generation import Engine
 from server.connection import Http1Connection
 from server.sockets import UnixSocket
-from settings import Settings, print_to_stderr
+from settings import Settings, print_stderr
 
-SAME_IN_UVICORN = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
+UVICORN_FLAGS = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
+"""Flags that are uvicorn's, with the same names and meanings."""
+GRACEFUL_SECONDS = 3
+"""How long uvicorn waits for the last replies, such as the 503 of ended requests, before it cancels their tasks."""
 
 
 def end_on_signals(sockets: Sequence[socket.socket]) -> None:
-    """Let a signal end the process while it is starting, until uvicorn has its own say.
+    """Let SIGINT and SIGTERM end the process at once while it starts, until uvicorn handles them.
 
-    An exception, which Python makes of Ctrl-C, would be swallowed by whichever module is being imported. SIGTERM's
-    default is right but where a unix socket would be left behind.
+    Python's default for SIGINT, KeyboardInterrupt, may be caught by a module that is being imported. The default for
+    SIGTERM is changed only where it would leave the file of a unix socket behind.
     """
-    has_path = any(isinstance(bound, UnixSocket) for bound in sockets)
-    for number in (signal.SIGINT, signal.SIGTERM) if has_path else (signal.SIGINT,):
+    has_file = any(isinstance(bound, UnixSocket) for bound in sockets)
+    for number in (signal.SIGINT, signal.SIGTERM) if has_file else (signal.SIGINT,):
         signal.signal(number, lambda number, _: end_at_once(sockets, number))
 
 
 def end_at_once(sockets: Sequence[socket.socket], number: int) -> NoReturn:
-    """End the process as a signal would, and the engine's processes with it; a unix socket is removed."""
+    """End the process with the status of a signal's number, 128 and more; the file of a unix socket is removed.
+
+    Nothing else is cleaned up. The engine's processes look for their parent, and end soon after it.
+    """
     for bound in sockets:
         if isinstance(bound, UnixSocket):
             bound.remove()
@@ -40,12 +46,18 @@ def end_at_once(sockets: Sequence[socket.socket], number: int) -> NoReturn:
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's, which on a signal lets running requests end before it does; it ends by itself when the engine dies."""
+    """uvicorn's server, which on SIGINT or SIGTERM takes no more requests and waits until the running ones end.
+
+    After `drain_seconds` those that still run get a 503, and a second signal ends the process at once. If the engine
+    dies, the server stops by itself.
+    """
 
     def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
         super().__init__(config)
-        self._engine, self._drain_seconds = engine, drain_seconds
+        self._engine = engine
+        self._drain_seconds = drain_seconds
         self._deadline: float | None = None
+        """When the time of running requests is over, by `time.monotonic`; None before a signal."""
         self.engine_died = False
         self._sockets: Sequence[socket.socket] = ()
 
@@ -53,17 +65,16 @@ class DrainingServer(uvicorn.Server):
         self._sockets = sockets or ()
         super().run(sockets)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as the signal handler it is
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler gets it
         if self._deadline is not None:
             end_at_once(self._sockets, sig)
         self._deadline = time.monotonic() + self._drain_seconds
         self._engine.drain()
         if running := len(self.server_state.tasks):
-            print_to_stderr(
-                f"Stopping after {running} running requests; one more signal ends them."
-            )
+            print_stderr(f"Stopping after {running} running requests; one more signal ends them.")
 
     async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
         if self._deadline is not None and not self.should_exit:
             is_late = time.monotonic() > self._deadline
             if is_late:
@@ -75,9 +86,8 @@ class DrainingServer(uvicorn.Server):
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    """uvicorn's settings: our connection, no log of its own, and those of our flags that it shares."""
-    same = {name: getattr(settings, name) for name in SAME_IN_UVICORN}
-    # Who is told that the server stops gets so many seconds to hear it.
-    same["timeout_graceful_shutdown"] = 3
+    """uvicorn's settings: `Http1Connection` for connections, none of its access log, and the flags that it shares."""
+    flags = {name: getattr(settings, name) for name in UVICORN_FLAGS}
+    flags["timeout_graceful_shutdown"] = GRACEFUL_SECONDS
     root_path = re.sub("/{2,}", "/", f"/{settings.root_path}").rstrip("/")
-    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=root_path, **same)
+    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=root_path, **flags)

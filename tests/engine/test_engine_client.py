@@ -1,14 +1,8 @@
-"""The lighter parts of vLLM's engine client do what its own do, in all that a reply is made of."""
+"""The lighter outputs of vLLM's engine client have what its own have, in all that a reply is made of."""
 
-import asyncio
-import time
-from contextlib import suppress
 from typing import Any
 
 import pytest
-import uvloop
-import zmq
-import zmq.asyncio
 
 from settings import DEMO_MODEL
 
@@ -112,37 +106,3 @@ def test_light_outputs_say_what_vllms_say(
     assert told[1] == told[0] != []
     if is_streamed and not fields:
         assert "".join(text for _, text, *_ in told[1]).strip() == TEXT
-
-
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_messages_are_read_at_once_and_in_order(run):
-    from engine.light_client import read_at_once
-
-    async def talk() -> None:
-        context = zmq.asyncio.Context()
-        with context.socket(zmq.PUSH) as sender, context.socket(zmq.PULL) as receiver:
-            sender.connect(f"tcp://127.0.0.1:{receiver.bind_to_random_port('tcp://127.0.0.1')}")
-            read_at_once(receiver)
-
-            async def send() -> None:
-                for number in range(300):
-                    await sender.send_multipart([b"%d" % number, b"part"])
-                    await asyncio.sleep(0.002 * (number % 7 == 0))
-
-            sending = asyncio.create_task(send())
-            heard = [await receiver.recv_multipart(copy=False) for _ in range(300)]
-            assert [frames[0].bytes for frames in heard] == [
-                b"%d" % number for number in range(300)
-            ]
-            await sending
-            # Whoever waited has gone; what comes then keeps nobody busy, and waits for the next one.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(receiver.recv_multipart(copy=False), 0.05)
-            await sender.send_multipart([b"late"])
-            began = time.process_time()
-            await asyncio.sleep(0.3)
-            assert time.process_time() - began < 0.1
-            assert [frame.bytes for frame in await receiver.recv_multipart(copy=False)] == [b"late"]
-        context.term()
-
-    run(talk())

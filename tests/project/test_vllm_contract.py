@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -127,9 +126,9 @@ def test_the_installed_vllm_has_all_that_is_needed():
     from engine import vllm_contract as contract
 
     contract.check_vllm(vllm.__version__)
-    assert contract.misfit_of_dispatch() is None
-    assert contract.misfit_of_outputs() is None
-    assert contract.misfit_of_statistics() is None
+    assert contract.missing_for_dispatch() is None
+    assert contract.missing_for_outputs() is None
+    assert contract.missing_for_statistics() is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_the_installed_vllm_has_all_that_is_needed():
 def test_what_nothing_works_without_ends_the_start_in_words(monkeypatch, version, fault):
     from engine import vllm_contract as contract
 
-    monkeypatch.setattr(contract, "ARGUMENTS", (*contract.ARGUMENTS, "no_such_flag"))
+    monkeypatch.setattr(contract, "ENGINE_ARGUMENTS", (*contract.ENGINE_ARGUMENTS, "no_such_flag"))
     sentence = f"vLLM {version} {fault}: AsyncEngineArgs has no no_such_flag (this server knows 0.31 to 0.33)."
     with pytest.raises(StartError, match=re.escape(sentence)):
         contract.check_vllm(version)
@@ -153,8 +152,8 @@ def test_what_nothing_works_without_ends_the_start_in_words(monkeypatch, version
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("PARAMETERS", ("flat",), "SamplingParams has no flat"),
-        ("REQUEST_BEGINS", ("id",), "EngineCoreRequest does not begin with id"),
+        ("SAMPLING_PARAMETERS", ("flat",), "SamplingParams has no flat"),
+        ("REQUEST_FIELDS", ("id",), "EngineCoreRequest does not begin with id"),
     ],
 )
 def test_what_has_moved_is_said_in_words(monkeypatch, name, value, sentence):
@@ -165,16 +164,11 @@ def test_what_has_moved_is_said_in_words(monkeypatch, name, value, sentence):
         contract.check_vllm("0.33.0")
 
 
-def test_a_part_that_does_not_fit_says_why(monkeypatch):
+def test_a_lighter_part_says_what_it_lacks_of_vllm(monkeypatch):
     from engine import vllm_contract as contract
 
-    monkeypatch.setattr(contract, "MADE_OUTPUT", ("tokens",))
-    assert contract.misfit_of_outputs() == "make_request_output does not begin with tokens"
-    llm = SimpleNamespace(engine_core=SimpleNamespace())
-    assert (
-        contract.misfit_of_messages(llm)
-        == "the engine's client has no output_socket of zmq.asyncio"
-    )
+    monkeypatch.setattr(contract, "MAKE_OUTPUT_PARAMETERS", ("tokens",))
+    assert contract.missing_for_outputs() == "make_request_output does not begin with tokens"
 
 
 def test_statistics_are_summed_over_engines_and_take_all_that_vllm_calls():

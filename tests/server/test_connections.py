@@ -147,8 +147,13 @@ def test_a_closed_connection_leaves_nothing_to_collect(demo_encoder, monkeypatch
             for ask in (ASKS["stream"], ASKS["plain"], ASKS["stream"]):
                 assert httpx.post(f"{url}/v1/completions", json=ask).status_code == 200
                 assert httpx.get(f"{url}/health").status_code == 200
+            port = httpx.URL(url).port
+            for head in (b"Host: x\r\nA: %b" % (b"a" * 70_000), b"A: no host", b"no header"):
+                with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                    connection.sendall(b"GET / HTTP/1.1\r\n%b\r\n\r\n" % head)
+                    assert connection.recv(100).startswith(b"HTTP/1.1 4")
             assert wait_for(lambda: not any(connection() for connection in made), 2)
-        assert len(made) == 6
+        assert len(made) == 9
     finally:
         gc.enable()
 

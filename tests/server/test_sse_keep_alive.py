@@ -17,7 +17,7 @@ from api.events import SPELLING, to_event
 from errors import APIError
 from generation import Delta
 from server.event_stream import COMMENT, EventStream
-from server.request_record import KEY, RequestRecord
+from server.request_record import STATE_KEY, RequestRecord
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import CHAT, COMPLETIONS
 from tests.support.fake_engine import FakeEngine
@@ -46,7 +46,7 @@ def as_events(payloads):
     """What writes JSON payloads, some at a time, as what writes events."""
 
     async def events(write):
-        await payloads(lambda pieces: write(b"".join(map(to_event, pieces))))
+        await payloads(lambda pieces: write([*map(to_event, pieces)]))
 
     return events
 
@@ -217,7 +217,7 @@ class Peer:
     """An ASGI server that sends nothing while there is no room."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope = {"type": "http", "state": {KEY: RequestRecord("id", "serial")}}
+        self.scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
         if is_direct:
             self.scope["write_now"] = self.write_now
         self.sent: list[bytes] = []
@@ -261,6 +261,7 @@ def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_strea
         await EventStream(as_events(payloads), SPELLING, {}, 600, 0.02)(
             peer.scope, peer.receive, peer.send
         )
+        await asyncio.sleep(0)  # in which cancelled tasks end
         assert asyncio.all_tasks() == {asyncio.current_task()}
         said = b"".join(peer.sent)
         assert said.count(COMMENT) == silent, "one, which was on its way"

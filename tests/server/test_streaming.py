@@ -9,14 +9,14 @@ from api.events import SPELLING, to_event
 from errors import APIError
 from generation import Delta, merge
 from server.event_stream import EventStream, while_connected
-from server.request_record import KEY, RequestRecord
+from server.request_record import STATE_KEY, RequestRecord
 
 
 def as_events(payloads):
     """What writes JSON payloads, some at a time, as what writes events."""
 
     async def events(write):
-        await payloads(lambda pieces: write(b"".join(map(to_event, pieces))))
+        await payloads(lambda pieces: write([*map(to_event, pieces)]))
 
     return events
 
@@ -25,7 +25,7 @@ class Server:
     """What an ASGI server gives an app; `write_now` is there if `is_direct`, and says no when `is_slow`."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope = {"type": "http", "state": {KEY: RequestRecord("id", "serial")}}
+        self.scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
         if is_direct:
             self.scope["write_now"] = self.write_now
         self.sent: list[str | int] = []

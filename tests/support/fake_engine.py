@@ -87,7 +87,7 @@ class FakeEngine:
             for at, token_id in enumerate(prompt.ids)
         ]
 
-    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source:
+    def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         return partial(pour, self._speak(prompt, decoding))
 
     async def _speak(self, prompt: Prompt, decoding: Decoding) -> Deltas:

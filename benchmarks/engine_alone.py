@@ -1,7 +1,7 @@
-"""The engine without HTTP: the same load inside the process of AsyncLLMEngine, its deltas thrown away.
+"""vLLM's engine without HTTP: the same loads, generated in the process of AsyncLLMEngine, whose outputs are discarded.
 
-Reads loads from stdin, one JSON object a line, and answers each with one: what no server around this engine can be
-below. `compare.py` starts it.
+It shows what a server around this engine costs at least. `compare.py` starts it, and writes to its stdin a JSON list of
+prompts (token ids) and then loads, one JSON object a line; for each it prints the timings as a line of JSON.
 """
 
 import asyncio
