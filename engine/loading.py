@@ -16,7 +16,7 @@ from engine.dispatch import Dispatcher
 from engine.light_client import replace_request_state, replace_stat_loggers
 from engine.process import cause, causes_file
 from engine.vllm_contract import missing_for_dispatch, missing_for_outputs, missing_for_statistics
-from settings import StartError, show
+from settings import StartError, print_stderr
 
 LIGHT_PARTS = ("dispatch", "outputs", "statistics")
 """Parts of vLLM's client that are replaced by lighter ones, if vLLM has what these need."""
@@ -67,7 +67,7 @@ def _replace_parts(
 
     def fits(part: str, missing: str | None) -> bool:
         if missing is not None and part in light_parts:
-            show(f"vLLM's own, slower part stands in for the server's ({part}): {missing}.")
+            print_stderr(f"vLLM's own, slower part stands in for the server's ({part}): {missing}.")
         return missing is None and part in light_parts
 
     is_quiet = llm.log_stats and args.log_level == "ERROR"

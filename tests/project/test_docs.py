@@ -106,6 +106,17 @@ def spans(text: str) -> list[str]:
     ]
 
 
+def our_flags() -> set[str]:
+    """The server's own flags, those that are on or off in both forms."""
+    found = {"--config"}
+    for setting in fields(Settings):
+        name = setting.name.replace("_", "-")
+        found.add(f"--{name}")
+        if isinstance(getattr(Settings(), setting.name), bool):
+            found.add(f"--no-{name}")
+    return found
+
+
 def vllm_flags() -> set[str]:
     """The flags of vLLM's engine, read in its source: to import it takes seconds."""
     [package] = importlib.util.find_spec("vllm").submodule_search_locations
@@ -173,7 +184,7 @@ def test_every_request_field_stands_in_one_table_with_its_default(model):
 
 
 def test_no_table_tells_of_a_flag_or_field_that_does_not_exist():
-    flags = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
+    flags = our_flags()
     assert set(named("flag")) == flags
     assert set(named("field")) == {
         *CompletionRequest.model_fields,
@@ -183,7 +194,7 @@ def test_no_table_tells_of_a_flag_or_field_that_does_not_exist():
 
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_every_flag_that_a_page_names_exists(page):
-    ours = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
+    ours = our_flags()
     words = {word.split("=")[0] for word in spans(ALL_PAGES[page]) if re.match(r"--[a-z]", word)}
     assert words <= ours | vllm_flags() | OTHER_PROGRAMS_FLAGS
 
