@@ -28,13 +28,19 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
 
 
 def _unused(body: Request, decoding: Decoding) -> Sequence[str]:
+    """Fields that this way of decoding has no use for, whether they were sent or not."""
     if decoding.is_beam_search:
-        sampling = ["do_sample"] if body.do_sample else []
-        return [*UNUSED_WITH_BEAMS, *sampling, *(["best_of"] if body.num_beams > 1 else [])]
+        names = [*UNUSED_WITH_BEAMS]
+        if body.do_sample:
+            names.append("do_sample")
+        if body.num_beams > 1:
+            names.append("best_of")
+        return names
     if not decoding.is_greedy:
         return UNUSED_WITHOUT_BEAMS
-    is_top_p = body.top_p == 0 and "top_p" in body.model_fields_set
-    return UNUSED_WITHOUT_BEAMS + (UNUSED_IF_TOP_P_IS_0 if is_top_p else UNUSED_IF_GREEDY)
+    if body.top_p == 0 and "top_p" in body.model_fields_set:
+        return UNUSED_WITHOUT_BEAMS + UNUSED_IF_TOP_P_IS_0
+    return UNUSED_WITHOUT_BEAMS + UNUSED_IF_GREEDY
 
 
 def ignored_header(fields: Sequence[str]) -> dict[str, str]:
