@@ -1,7 +1,7 @@
-"""Every failure a client can see: one exception, one JSON shape.
+"""The one exception for everything that fails a request, and its JSON body in OpenAI's shape.
 
-The shape is OpenAI's `{"error": {"message", "type", "param", "code"}}`, at most 1 KB, and says nothing that the
-client did not need to know: no stack, no path, no echo of its input.
+The shape is `{"error": {"message", "type", "param", "code"}}`, at most 1 KB. A message has no traceback, no file path
+of the server and no prompt.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,10 @@ MAX_PARAM_CHARACTERS = 60
 
 @dataclass(eq=False)
 class APIError(Exception):
-    """A failure with its HTTP status; raised anywhere, answered in one place."""
+    """A failed request: its HTTP status, and what the client is told.
+
+    `param` is the request field at fault, `code` a word for programs, `headers` are added to the response.
+    """
 
     status: int
     message: str
@@ -28,7 +31,7 @@ class APIError(Exception):
         return self.message
 
     def to_json(self) -> bytes:
-        """The error body, also the payload of a stream's error event."""
+        """Return the error body; in a stream that has begun, it is the data of an event."""
         error = {
             "message": _shortened(self.message, MAX_MESSAGE_CHARACTERS),
             "type": "invalid_request_error" if self.status < 500 else "server_error",
@@ -39,14 +42,15 @@ class APIError(Exception):
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> APIError:
-    """A 400 that names the field at fault."""
+    """Make the error of an invalid request (400); `param` is the field at fault."""
     return APIError(400, message, param=param, code=code)
 
 
 def unavailable(message: str, code: str) -> APIError:
-    """A 503: the same request may succeed a second later."""
+    """Make the error of a server that cannot take the request now (503); clients are told to retry after a second."""
     return APIError(503, message, code=code, headers={"Retry-After": "1"})
 
 
 def _shortened(text: str, limit: int) -> str:
+    """Cut a text to `limit` characters, the last of which is an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -220,6 +220,28 @@ class Generation:
             self.finish_reasons.append(delta.finish_reason)
 
 
+async def empty_choices(n: int) -> Deltas:
+    """What `max_tokens: 0` gives: choices that end before their first token."""
+    for index in range(n):
+        yield Delta(index, "", (), "length")
+
+
+async def score_prompts(
+    engine: Engine, prompts: Sequence[Prompt], decoding: Decoding, request_id: str
+) -> list[list[TokenLogprob]]:
+    """The log-probabilities of the prompts' tokens, by prompt; cancelled, it ends the engine's work on them."""
+    alternatives = decoding.alternatives or 0
+    scores = [
+        engine.score(prompt, alternatives, f"{request_id}-{number}-prompt")
+        for number, prompt in enumerate(prompts)
+    ]
+    tasks = [asyncio.create_task(score) for score in scores]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await end(tasks)
+
+
 async def pour(deltas: Deltas, sink: Sink[Delta]) -> None:
     """Each delta into the sink, as fast as its reader reads."""
     async with aclosing(deltas):

@@ -1,6 +1,6 @@
-"""What a model's files say, and whether they are whole: known before vLLM is imported.
+"""Reads a model's config and checks that its files are complete, before vLLM is imported.
 
-Reads JSON and the heads of weights, never whole weights. Knows nothing about tokens, vLLM or the web.
+Weight files are checked by their size and their header, without reading the weights.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 from settings import Settings, StartError
 
 MODEL_FILES = ("config.json", "params.json")
+"""A directory with one of these is a model: Hugging Face's format, or Mistral's."""
 TOKENIZER_FILES = (
     "tokenizer.model",
     "tokenizer.json",
@@ -20,50 +21,56 @@ TOKENIZER_FILES = (
     "vocab.json",
     "tekken.json",
 )
+"""A directory with one of these has a tokenizer."""
 JSON_FILES = ("config.json", "generation_config.json", "params.json", "tokenizer_config.json", "tokenizer.json",
               "special_tokens_map.json", "added_tokens.json")  # fmt: skip
-INDEXES = "*.index.json"
-WEIGHTS = (
+INDEX_PATTERN = "*.index.json"
+WEIGHT_PATTERNS = (
     ("consolidated*.safetensors", "consolidated.safetensors.index.json"),
     ("*.safetensors", "model.safetensors.index.json"),
     ("*.bin", "pytorch_model.bin.index.json"),
     ("*.pt", "pytorch_model.pt.index.json"),
     ("*.gguf", "model.gguf.index.json"),
 )
-"""The files that vLLM looks for, in this order, and the file that names their shards."""
-NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt",
+"""The weight files that vLLM looks for, in its order, each with the index file that lists their shards."""
+IGNORED_FILES = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt",
               "adapter_model.safetensors", "adapter_model.bin")  # fmt: skip
-SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(\..*)")
-POINTER = b"version https://git-lfs"
-ZIP = b"PK"
+"""Files that the patterns match too, but that are no weights of the model: a trainer's state, an adapter."""
+SHARD_NAME = re.compile(r"(.*-)\d{5}-of-(\d{5})(\..*)")
+GIT_LFS_POINTER = b"version https://git-lfs"
+ZIP_MAGIC = b"PK"
 MAX_HEADER_BYTES = 100_000_000
-"""As safetensors itself has it."""
-LIKE_LLAMA = ("llama", "mistral", "mixtral")
-"""Models whose embedding is known by its name here, and has to have as many rows as their config says."""
-BASE_LENGTHS = (2048, 4096, 8192)
-"""Tokens that models were trained with before their positions were scaled: LLaMA's, LLaMA-2's, LLaMA-3's."""
+"""The limit of the safetensors library."""
+LLAMA_TYPES = ("llama", "mistral", "mixtral")
+"""The `model_type`s whose embedding is named `model.embed_tokens` and has to have `vocab_size` rows."""
+UNSCALED_LENGTHS = (2048, 4096, 8192)
+"""The `max_position_embeddings` of LLaMA, LLaMA-2 and LLaMA-3, without RoPE scaling."""
 
 
 def check_model_files(settings: Settings, *, has_weights: bool = True) -> None:
-    """Raise StartError for files that no start can work with, in directories; what a hub has is left to vLLM.
+    """Raise StartError for a model or tokenizer whose files are missing, incomplete or do not fit together.
 
-    Without `has_weights`, they are elsewhere, or of a kind that is not known here.
+    Looks at local directories; a model on Hugging Face is left to vLLM. `has_weights=False` skips the weights, for a
+    load format that has them elsewhere or in other files.
     """
     model, tokenizer = Path(settings.model), Path(settings.tokenizer_path)
     _check_directory(settings.model, MODEL_FILES)
     if model.is_dir():
-        _check_objects(model)
+        _check_json_files(model)
         if has_weights:
             _check_weights(model, read_config(settings))
     _check_directory(settings.tokenizer_path, TOKENIZER_FILES)
     if tokenizer.is_dir():
-        _check_objects(tokenizer)
+        _check_json_files(tokenizer)
         if (tokenizer / "tokenizer.model").is_file():
-            _read_head(tokenizer / "tokenizer.model")
+            _read_start(tokenizer / "tokenizer.model")
 
 
 def find_file(name: str, file: str, revision: str | None) -> Path | None:
-    """A file of the directory `name`, or of the hub's model of that name; None if it has none."""
+    """Return the path of a file of the model `name`, a directory or one on Hugging Face; None if it has no such file.
+
+    A file on Hugging Face is downloaded unless it is in the cache; raises StartError if there is no such model.
+    """
     if Path(name).is_dir():
         path = Path(name, file)
         return path if path.is_file() else None
@@ -80,11 +87,11 @@ def find_file(name: str, file: str, revision: str | None) -> Path | None:
     return Path(found) if found else None
 
 
-def read_object(file: Path | None) -> dict[str, Any]:
-    """The JSON object of a file, empty if there is no file; raises StartError."""
+def read_json_object(file: Path | None) -> dict[str, Any]:
+    """Read a file that is one JSON object, an empty one for None; raises StartError for anything else."""
     if file is None:
         return {}
-    _read_head(file)
+    _read_start(file)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as failure:
@@ -96,58 +103,52 @@ def read_object(file: Path | None) -> dict[str, Any]:
 
 
 def read_config(settings: Settings) -> dict[str, Any]:
-    """The model's config.json; empty for a model that has none."""
-    is_file = Path(settings.model).is_file()  # a whole model in one file
-    return (
-        {} if is_file else read_object(find_file(settings.model, "config.json", settings.revision))
-    )
+    """Read the model's config.json; an empty object for a model that has none, such as a single .gguf file."""
+    if Path(settings.model).is_file():
+        return {}
+    return read_json_object(find_file(settings.model, "config.json", settings.revision))
 
 
 def vocabulary_rows(config: Mapping[str, Any]) -> int | None:
-    """The ids that a model has an embedding for; None if its config does not say."""
+    """Return the rows of the model's embedding (`vocab_size`); None if its config does not say."""
     text_config = config.get("text_config")
-    rows = (
-        {**config, **text_config}.get("vocab_size")
-        if isinstance(text_config, dict)
-        else config.get("vocab_size")
-    )
+    merged = {**config, **text_config} if isinstance(text_config, dict) else config
+    rows = merged.get("vocab_size")
     return rows if isinstance(rows, int) else None
 
 
 def trained_length(config: Mapping[str, Any]) -> int | None:
-    """The tokens that a model was trained for, where vLLM would count a linear scaling twice; None elsewhere.
+    """Return the context length in tokens where vLLM would apply a linear RoPE scaling twice; None elsewhere.
 
-    vLLM multiplies `max_position_embeddings` by the factor, as is right where it is the length before scaling
-    (vicuna-16k: 4096, factor 4). In others it is scaled already (Chinese-Alpaca-2-16K: 16384, factor 4): divided by the
-    factor, it is a length that models begin with. `original_max_position_embeddings` says so outright.
+    vLLM multiplies `max_position_embeddings` by the factor. That is right where the config has the length before
+    scaling (vicuna-16k: 4096, factor 4), and wrong where it has the scaled length (Chinese-Alpaca-2-16K: 16384, factor
+    4). It is taken as scaled if `original_max_position_embeddings` says so, or if dividing it by the factor gives the
+    length of an unscaled model.
     """
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     length, factor = config.get("max_position_embeddings"), scaling.get("factor")
-    if (
-        scaling.get("rope_type", scaling.get("type")) != "linear"
-        or not length
-        or not factor
-        or factor <= 1
-    ):
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind != "linear" or not length or not factor or factor <= 1:
         return None
     original = scaling.get("original_max_position_embeddings")
-    if original is None and length / factor in BASE_LENGTHS:
+    if original is None and length / factor in UNSCALED_LENGTHS:
         original = length / factor
     return int(original * factor) if original and original < length else None
 
 
 def _check_directory(name: str, needed: Sequence[str]) -> None:
+    """Raise StartError for a directory without any of the files needed, and for a path to nothing."""
     path = Path(name).expanduser()
     if path.is_dir():
         if not any((path / file).is_file() for file in needed):
-            _check_kind(path)
+            _check_format(path)
             raise StartError(f"{name} has none of {', '.join(needed)}.")
     elif not path.is_file() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
         raise StartError(f"There is no directory {name}.")
 
 
-def _check_kind(directory: Path) -> None:
-    """Raise StartError for what can be made into a model."""
+def _check_format(directory: Path) -> None:
+    """Raise StartError for an adapter, and for weights in LLaMA's own format: they have to be merged or converted."""
     if (directory / "adapter_config.json").is_file():
         raise StartError(
             f"{directory} is an adapter (LoRA), not a model: merge it into its base model, and serve that."
@@ -159,93 +160,98 @@ def _check_kind(directory: Path) -> None:
         )
 
 
-def _check_objects(directory: Path) -> None:
-    for file in (*map(directory.joinpath, JSON_FILES), *directory.glob(INDEXES)):
+def _check_json_files(directory: Path) -> None:
+    """Raise StartError for a JSON file of a model or tokenizer that is not one object."""
+    for file in (*map(directory.joinpath, JSON_FILES), *directory.glob(INDEX_PATTERN)):
         if file.is_file():
-            read_object(file)
+            read_json_object(file)
 
 
-def _read_head(file: Path) -> bytes:
-    """How a file begins; raises StartError if it is empty, or only says where git-lfs has the content."""
+def _read_start(file: Path) -> bytes:
+    """Read the first bytes of a file; raises StartError if it is empty or a git-lfs pointer."""
     try:
         with file.open("rb") as opened:
-            head = opened.read(len(POINTER))
+            start = opened.read(len(GIT_LFS_POINTER))
     except OSError as failure:
         raise StartError(f"{file} cannot be read.") from failure
-    if not head:
+    if not start:
         raise StartError(f"{file} is empty.")
-    if head == POINTER:
+    if start == GIT_LFS_POINTER:
         raise StartError(
             f"{file} is a git-lfs pointer in place of the file: fetch it with git lfs pull."
         )
-    return head
+    return start
 
 
 def _check_weights(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raise StartError for weight files that are missing or cut off, or whose embedding does not fit the config."""
     shapes: dict[str, Any] = {}
     for file in _weight_files(directory):
-        head = _read_head(file)
+        start = _read_start(file)
         if file.suffix == ".safetensors":
             shapes |= _read_shapes(file)
-        # A zip's directory stands at its end.
-        elif head.startswith(ZIP) and not zipfile.is_zipfile(file):
+        # A file of PyTorch is a zip archive, whose directory is at its end.
+        elif start.startswith(ZIP_MAGIC) and not zipfile.is_zipfile(file):
             raise StartError(f"{file} is cut off.")
     rows = vocabulary_rows(config)
-    if rows is not None and config.get("model_type") in LIKE_LLAMA:
+    if rows is not None and config.get("model_type") in LLAMA_TYPES:
         _check_rows(shapes, rows, is_tied=bool(config.get("tie_word_embeddings")))
 
 
 def _check_rows(shapes: Mapping[str, Any], rows: int, *, is_tied: bool) -> None:
-    for name in (
-        ("model.embed_tokens.weight",)
-        if is_tied
-        else ("model.embed_tokens.weight", "lm_head.weight")
-    ):
+    """Raise StartError for an embedding or output layer that has not `rows` rows; tied, they are one matrix."""
+    names = ["model.embed_tokens.weight"]
+    if not is_tied:
+        names.append("lm_head.weight")
+    for name in names:
         if name in shapes and shapes[name][:1] != [rows]:
             counts = f"{shapes[name][0]:,} rows, and config.json says {rows:,} (vocab_size)"
             raise StartError(f"{name} of the weights has {counts}: they are not of one model.")
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files that vLLM would load; raises StartError if there are none, or if shards are missing."""
-    for pattern, index in WEIGHTS:
-        found = [file for file in sorted(directory.glob(pattern)) if file.name not in NO_WEIGHTS]
+    """Find the weight files that vLLM would load; raises StartError if there are none, or if shards are missing."""
+    for pattern, index in WEIGHT_PATTERNS:
+        found = [file for file in sorted(directory.glob(pattern)) if file.name not in IGNORED_FILES]
         if found:
-            return _shards(found, directory / index)
-    for index_file in directory.glob(INDEXES):
-        _shards([], index_file)
-    _check_kind(directory)
+            return _check_shards(found, directory / index)
+    for index_file in directory.glob(INDEX_PATTERN):
+        _check_shards([], index_file)
+    _check_format(directory)
     raise StartError(f"{directory} has no weights (*.safetensors or *.bin).")
 
 
-def _shards(found: list[Path], index: Path) -> list[Path]:
-    """Those of the files that belong together, as the index says if there is one, or else their numbers."""
+def _check_shards(found: list[Path], index: Path) -> list[Path]:
+    """Return the weight files: those that the index lists if there is one, else those found.
+
+    Raises StartError for a shard that is missing, by the index, or by the numbers in the names of the others.
+    """
     if not index.is_file():
-        needed, told = _numbered(file.name for file in found), "of that number"
+        needed, named_by = _all_shards(file.name for file in found), "of that number"
     else:
-        names = read_object(index).get("weight_map")
+        names = read_json_object(index).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise StartError(f"{index} has no weight_map of weights and their files.")
-        needed, told = {*names.values()}, f"that {index.name} names"
+        needed, named_by = {*names.values()}, f"that {index.name} names"
         found = [index.parent / name for name in needed]
     if missing := sorted(name for name in needed if not (index.parent / name).is_file()):
         raise StartError(
-            f"{index.parent} lacks {missing[0]}, one of {len(needed)} files {told}: fetch it."
+            f"{index.parent} lacks {missing[0]}, one of {len(needed)} files {named_by}: fetch it."
         )
     return found
 
 
-def _numbered(names: Iterable[str]) -> set[str]:
-    """All the shards of which there is one."""
+def _all_shards(names: Iterable[str]) -> set[str]:
+    """Return the names of all shards of which one is given: `x-00002-of-00002.bin` stands for two."""
     needed = set()
-    for part in filter(None, map(SHARD.fullmatch, names)):
-        head, last, tail = part.groups()
-        needed |= {f"{head}{number:05}-of-{last}{tail}" for number in range(1, int(last) + 1)}
+    for match in filter(None, map(SHARD_NAME.fullmatch, names)):
+        prefix, count, suffix = match.groups()
+        needed |= {f"{prefix}{number:05}-of-{count}{suffix}" for number in range(1, int(count) + 1)}
     return needed
 
 
 def _read_shapes(file: Path) -> dict[str, Any]:
-    """The shape of each weight in a file of safetensors, by its head; raises StartError if the file is not whole."""
+    """Read the shapes of a safetensors file's weights from its header; raises StartError for an incomplete file."""
     size = file.stat().st_size
     try:
         with file.open("rb") as opened:
@@ -254,9 +260,8 @@ def _read_shapes(file: Path) -> dict[str, Any]:
                 raise ValueError
             weights = json.loads(opened.read(length))
         weights.pop("__metadata__", None)
-        end = (
-            8 + length + max((weight["data_offsets"][1] for weight in weights.values()), default=0)
-        )
+        data_bytes = max((weight["data_offsets"][1] for weight in weights.values()), default=0)
+        end = 8 + length + data_bytes
         shapes = {name: weight["shape"] for name, weight in weights.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as failure:
         raise StartError(f"{file} is cut off, or not a file of safetensors.") from failure

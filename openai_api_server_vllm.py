@@ -1,6 +1,6 @@
-"""The command: reads flags and environment, prepares the engine, and serves the app until a signal.
+"""The command: reads flags and the environment, starts vLLM's engine and serves the HTTP app until a signal.
 
-The way of a request begins in `api/app.py`; `docs/architecture.md` tells it.
+Requests enter in `api/app.py`; `docs/architecture.md` follows one from there.
 """
 
 import asyncio
@@ -26,20 +26,20 @@ from settings import (
     Settings,
     StartError,
     check_settings,
-    explained,
     parse_settings,
+    print_stderr,
+    raising_start_error,
     read_keys,
-    show,
 )
 
 
-def check_start(settings: Settings, others: Sequence[str]) -> Settings:
-    """Check what can be known to fail before anything is loaded; raises StartError.
+def check_start(settings: Settings, vllm_arguments: Sequence[str]) -> Settings:
+    """Check flags and model files, which takes no vLLM; raises StartError.
 
-    Returns the settings with the defaults of sampling fields under the fields' own names.
+    Returns the settings with `override_generation_config` checked, and its aliases replaced by the names of the fields.
     """
     check_settings(settings)
-    has_weights = not any(argument.startswith("--load-format") for argument in others)
+    has_weights = not any(argument.startswith("--load-format") for argument in vllm_arguments)
     check_model_files(settings, has_weights=has_weights)
     try:
         defaults = to_defaults(settings.override_generation_config)
@@ -48,47 +48,48 @@ def check_start(settings: Settings, others: Sequence[str]) -> Settings:
     return replace(settings, override_generation_config=defaults)
 
 
-def load_engine(settings: Settings, others: Sequence[str]) -> Engine:
-    """vLLM's engine, imported but not yet started; raises StartError."""
+def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
+    """Import vLLM and make its engine, which the app starts later; raises StartError."""
     importing = console.Progress("Importing vLLM")
-    with explained("vLLM cannot be imported"):
-        # Here, because it takes seconds, which a start that cannot work should not.
+    with raising_start_error("vLLM cannot be imported"):
+        # Not at the top: it takes seconds, and a wrong flag should be reported at once.
         from engine.arguments import to_engine_args  # noqa: PLC0415
         from engine.vllm_engine import VLLMEngine  # noqa: PLC0415
 
     importing.end()
-    with explained("vLLM cannot be told what to serve"):
-        return VLLMEngine(to_engine_args(settings, others))
+    with raising_start_error("vLLM cannot be told what to serve"):
+        return VLLMEngine(to_engine_args(settings, vllm_arguments))
 
 
-def serve(settings: Settings, others: Sequence[str]) -> None:
-    """Load vLLM with `others`, its own arguments, and answer until a signal; raises StartError."""
+def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
+    """Start vLLM, with its own `vllm_arguments`, and serve until a signal; raises StartError if either fails."""
     process.prepare_process(settings)
-    with explained("The server cannot start"):
-        settings = check_start(settings, others)
+    with raising_start_error("The server cannot start"):
+        settings = check_start(settings, vllm_arguments)
         template = load_prompt_template(settings)
         sockets = to_sockets(settings)
     settings = replace(settings, port=to_port(sockets[0]))
     end_on_signals(sockets)
-    engine = load_engine(settings, others)
+    engine = load_engine(settings, vllm_arguments)
     loading = console.Progress(f"Loading {settings.model}")
     failures: list[BaseException] = []
 
     def started(task: asyncio.Task[None]) -> None:
+        """Show the banner once the engine has started, or end the server if it could not."""
         loading.end()
         if not task.cancelled() and (failure := task.exception()):
             failures.append(failure)
             server.should_exit = True
         elif not task.cancelled():
-            gc.freeze()  # what is loaded stays: no search for garbage looks through it again
+            gc.freeze()  # what is loaded stays: the garbage collector need not look through it
             layout, encoder = template.layout.name, template.encoder.description
             defaults = settings.override_generation_config
-            show(console.banner(settings, layout, encoder, engine.max_model_len, defaults))
+            print_stderr(console.banner(settings, layout, encoder, engine.max_model_len, defaults))
 
     app = build_app(engine, template, settings, log_writer(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
     server.run(sockets)
-    gc.unfreeze()  # else a library whose objects cannot be freed at the end complains about each
+    gc.unfreeze()  # else a library warns at exit of each of its objects that was not freed
     if server.engine_died:
         raise StartError("The engine has died.")
     if failures:
@@ -96,16 +97,16 @@ def serve(settings: Settings, others: Sequence[str]) -> None:
 
 
 def main() -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return its exit status: 0, 1 for a StartError, or 130 for Ctrl-C."""
     settings = None
     try:
-        settings, others = parse_settings(sys.argv[1:])
+        settings, vllm_arguments = parse_settings(sys.argv[1:])
         keys = read_keys(settings.api_key, os.environ.get("VLLM_API_KEY"))
-        serve(replace(settings, api_key=keys), others)
+        serve(replace(settings, api_key=keys), vllm_arguments)
     except StartError as failure:
         if settings is not None and settings.shows_log:
             traceback.print_exception(failure)
-        show(f"error: {failure}")
+        print_stderr(f"error: {failure}")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

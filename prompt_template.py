@@ -23,7 +23,7 @@ from prompts.layouts import (
     fastchat_layout,
     to_conversation,
 )
-from settings import Settings, StartError, explained
+from settings import Settings, StartError, raising_start_error
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
@@ -77,7 +77,7 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
     system_prompt = settings.system_prompt
     if system_prompt and system_prompt.startswith("@"):
         system_prompt = _read(system_prompt[1:], "--system-prompt")
-    with explained("The prompt template cannot render a message"):
+    with raising_start_error("The prompt template cannot render a message"):
         layout = _choose_layout(settings, encoder)
         _check_rows(layout, encoder, vocabulary_rows(read_config(settings)))
     return PromptTemplate(layout, encoder, system_prompt)

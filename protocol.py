@@ -5,6 +5,7 @@ fields. What the fields mean together is resolved in `api/decoding.py` and check
 """
 
 import json
+import re
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, FailFast, Field, model_validator
@@ -19,32 +20,8 @@ MAX_BAD_WORDS, MAX_TOKENS_ALLOWED = 64, 65_536
 MAX_FIELDS, MAX_TOOLS = 1024, 128
 MAX_SCHEMA, MAX_EXPRESSION = 65_536, 16_384
 TEXT_PARTS = ("text", "refusal")
-OTHER_PARTS = (
-    *(
-        "image_url",
-        "image",
-        "input_image",
-        "image_file",
-        "image_pil",
-        "image_embeds",
-        "input_audio",
-        "audio",
-        "audio_url",
-    ),
-    *(
-        "video",
-        "video_url",
-        "file",
-        "input_file",
-        "document",
-        "thinking",
-        "tool_use",
-        "tool_result",
-        "tool_call",
-    ),
-    *("input_text", "output_text", "reasoning"),
-)
-"""Types of message parts that other servers know, and that an error may name; any other is the client's own text."""
+PART_TYPE = re.compile("[a-z_]{1,20}")
+"""Names that other servers have for parts of messages, such as `image_url`; an error repeats no other text."""
 EMPTY: Any = ()
 """Default of a list that is absent: pydantic would copy a `[]` for each request."""
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
@@ -142,12 +119,9 @@ def _to_part_text(part: Any, at: int) -> str:
         raise _wrong_part(at, "it must be a text part or a string")
     kind = part.get("type")
     if kind not in TEXT_PARTS:
-        is_known = kind in OTHER_PARTS
-        found = (
-            f"this one is of the type {kind}"
-            if is_known
-            else "the type of this one is missing or unknown"
-        )
+        found = "the type of this one is missing or unknown"
+        if isinstance(kind, str) and PART_TYPE.fullmatch(kind):
+            found = f"this one is of the type {kind}"
         raise _wrong_part(at, f"only text parts are supported, and {found}")
     if not isinstance(part.get(kind), str):
         raise _wrong_part(at, f"a part of the type {kind} needs '{kind}', a string")

@@ -1,15 +1,15 @@
-"""Our flags as one frozen dataclass; every other flag is left for vLLM's engine.
+"""The server's own flags, from the command line and a YAML file; all other flags are left for vLLM.
 
-Knows nothing about vLLM and imports quickly, so that a start that cannot work ends before vLLM is even imported.
+Imports neither vLLM nor the web framework: a wrong flag is reported in a fraction of a second.
 """
 
-import argparse
 import json
 import re
 import ssl
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -22,120 +22,129 @@ from pydantic import TypeAdapter, ValidationError
 DEMO_MODEL = Path(__file__).resolve().parent / "demo_model"
 DEMO_MODEL_NAME = "chinese-llama-alpaca-2"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-SECONDS = {
+SECONDS_FLAGS = {
     "request_timeout": " (off)",
     "drain_timeout": "",
     "timeout_keep_alive": " (off)",
     "sse_keep_alive": " (off)",
 }
-"""Flags that take seconds, and what 0 means where it is no number of them."""
+"""The flags whose value is in seconds, each with the meaning of 0 where that is not "no seconds"."""
 MAX_SECONDS = 10_000_000
-
-AN_OBJECT = TypeAdapter(dict[str, Any]).validate_json
-STRINGS = TypeAdapter(tuple[str, ...]).validate_json
-"""For argparse: JSON that is an object, or a list of strings, and nothing else."""
-
-
-class StartError(Exception):
-    """A start that cannot work, in one sentence for the person who typed the command."""
-
-
-MAX_REASON_CHARACTERS = 600
+MAX_DESCRIPTION_CHARACTERS = 600
 KEY_SEPARATOR = re.compile(r"[,\r\n]")
 
 
+class StartError(Exception):
+    """The server cannot start; the message is one sentence for the person who typed the command."""
+
+
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Makes a StartError of whatever fails inside: `what`, and the reason."""
+def raising_start_error(what_failed: str) -> Iterator[None]:
+    """Turn every exception of the block into a StartError: `what_failed`, a colon and its description."""
     try:
         yield
     except StartError:
         raise
     except Exception as failure:
-        raise StartError(f"{what}: {reason(failure)}.") from failure
+        raise StartError(f"{what_failed}: {describe_exception(failure)}.") from failure
 
 
-def reason(failure: BaseException) -> str:
-    """What an exception says, on one line, and for one that is not meant for people, where it was raised."""
-    # pydantic's message begins with a count; what is wrong stands in its errors.
-    said = failure.errors()[0]["msg"] if isinstance(failure, ValidationError) else str(failure)
-    text = " ".join(said.removeprefix("Value error, ").split()).rstrip(".")
-    if len(text) > MAX_REASON_CHARACTERS:
-        text = f"{text[:MAX_REASON_CHARACTERS]}…"
+def describe_exception(failure: BaseException) -> str:
+    """Describe an exception on one line.
+
+    That is its message. Types whose messages are not written for users (a KeyError's is the key) are described by the
+    type, the message and the line of code that raised it.
+    """
+    # The text of pydantic's exception begins with the number of its errors.
+    message = failure.errors()[0]["msg"] if isinstance(failure, ValidationError) else str(failure)
+    text = " ".join(message.removeprefix("Value error, ").split()).rstrip(".")
+    if len(text) > MAX_DESCRIPTION_CHARACTERS:
+        text = f"{text[:MAX_DESCRIPTION_CHARACTERS]}…"
     if text and isinstance(failure, ValueError | RuntimeError | OSError):
         return text
-    frames = traceback.extract_tb(failure.__traceback__)
-    where = (
-        f" at {frames[-1].line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-        if frames
-        else ""
-    )
-    return (
-        f"{type(failure).__name__}: {text}{where}" if text else f"{type(failure).__name__}{where}"
-    )
+    name = type(failure).__name__
+    description = f"{name}: {text}" if text else name
+    if not (frames := traceback.extract_tb(failure.__traceback__)):
+        return description
+    last = frames[-1]
+    return f"{description} at {last.line} ({Path(last.filename).name}, line {last.lineno})"
 
 
-def show(line: str) -> None:
-    """Write a line on the terminal."""
+def print_stderr(line: str) -> None:
+    """Print a line on standard error, without buffering."""
     print(line, file=sys.stderr, flush=True)
 
 
-def flag(default: Any, meaning: str, *, is_secret: bool = False, **argument: Any) -> Any:
-    """A field that is a flag; `argument` goes to argparse as it is."""
-    return field(
-        default_factory=lambda: default, repr=not is_secret, metadata={"help": meaning, **argument}
-    )
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a flag's value as a JSON object; argparse puts this function's name into its error."""
+    return TypeAdapter(dict[str, Any]).validate_json(text)
+
+
+def json_list(text: str) -> tuple[str, ...]:
+    """Parse a flag's value as a JSON list of strings; argparse puts this function's name into its error."""
+    return TypeAdapter(tuple[str, ...]).validate_json(text)
+
+
+def flag(default: Any, help_text: str, *, is_secret: bool = False, **options: Any) -> Any:
+    """Declare a dataclass field that is also a flag, with argparse's `options`; a boolean has a `--no-` form too."""
+    if isinstance(default, bool):
+        options["action"] = BooleanOptionalAction
+    metadata = {"help": help_text, **options}
+    return field(default_factory=lambda: default, repr=not is_secret, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `python openai_api_server_vllm.py` was asked for."""
+    """The values of the server's own flags."""
 
     model: str = flag(
         str(DEMO_MODEL),
-        "directory or hub name of a merged model (default: the embedded demo model)",
+        "directory or Hugging Face name of a merged model (default: the demo model)",
     )
-    tokenizer: str = flag("", "directory or hub name of the tokenizer (default: the model's)")
+    tokenizer: str = flag("", "directory or Hugging Face name (default: the model's)")
     tokenizer_mode: str = flag(
-        "auto", "slow: SentencePiece on tokenizer.model; auto: so for LLaMA; or one of vLLM's"
+        "auto",
+        "slow: encode prompts by SentencePiece with tokenizer.model; auto: so for LLaMA models; or a mode of vLLM's",
     )
-    revision: str | None = flag(None, "revision of a hub model")
-    trust_remote_code: bool = flag(
-        False, "run the code that comes with the model", action="store_true"
-    )
+    revision: str | None = flag(None, "branch, tag or commit of a model on Hugging Face")
+    trust_remote_code: bool = flag(False, "run Python code that comes with the model")
     served_model_name: Sequence[str] = flag(
-        (), "one or more names for the model; the first is in replies", nargs="+"
+        (), "names that requests may use for the model; replies have the first", nargs="+"
     )
     host: str = flag("localhost", "address to listen on")
-    port: int = flag(8000, "port to listen on", type=int)
+    port: int = flag(8000, "port to listen on; 0: any free one", type=int)
     uds: str | None = flag(None, "path of a unix socket to listen on, instead of host and port")
     prompt_template: str = flag(
-        "auto", "alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file"
+        "auto", "auto, alpaca-2, alpaca, model (the tokenizer's), one of fastchat's, a .jinja file"
     )
     system_prompt: str | None = flag(
-        None, "default system text, or @FILE (default: the template's)"
+        None, "default system message, or @FILE (default: the prompt template's)"
     )
     raw_completions: bool = flag(
-        False, "use the prompts of /v1/completions as they are", action="store_true"
+        False, "send prompts of /v1/completions to the model without the prompt template"
     )
     override_generation_config: dict[str, Any] = flag(
-        {}, "JSON: other defaults for sampling fields", type=AN_OBJECT
+        {}, "JSON object: values for sampling fields that a request leaves out", type=json_object
     )
     api_key: Sequence[str] = flag(
         [],
-        "keys, one of which requests must carry; also VLLM_API_KEY",
+        "keys, one of which each request must carry; keys in VLLM_API_KEY are added",
         is_secret=True,
         action="extend",
         nargs="+",
     )
-    allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
-    allowed_methods: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
-    allowed_headers: tuple[str, ...] = flag(("*",), "CORS: JSON list", type=STRINGS)
-    allow_credentials: bool = flag(False, "CORS: allow credentials", action="store_true")
-    max_num_queued_reqs: int = flag(
-        512, "requests admitted and unfinished; more are refused; 0: no limit", type=int
+    allowed_origins: tuple[str, ...] = flag(("*",), "CORS: JSON list of origins", type=json_list)
+    allowed_methods: tuple[str, ...] = flag(
+        ("*",), "CORS: JSON list of HTTP methods", type=json_list
     )
-    max_body_bytes: int = flag(8 * 2**20, "larger request bodies are refused", type=int)
+    allowed_headers: tuple[str, ...] = flag(
+        ("*",), "CORS: JSON list of request headers", type=json_list
+    )
+    allow_credentials: bool = flag(False, "CORS: allow credentials")
+    max_num_queued_reqs: int = flag(
+        512, "requests accepted and unfinished; further ones get a 503; 0: no limit", type=int
+    )
+    max_body_bytes: int = flag(8 * 2**20, "larger request bodies get a 413", type=int)
     request_timeout: float = flag(600, "seconds that one request may take; 0: no limit", type=float)
     drain_timeout: float = flag(
         30, "seconds that running requests get after SIGTERM; 0: none", type=float
@@ -144,57 +153,55 @@ class Settings:
         75, "seconds until an idle connection is closed; 0: after each reply", type=int
     )
     sse_keep_alive: float = flag(
-        15, "seconds until a silent stream gets a comment, and again; 0: never", type=float
+        15, "seconds without an event after which a stream sends a comment; 0: never", type=float
     )
-    ssl_keyfile: str | None = flag(None, "as in uvicorn")
-    ssl_certfile: str | None = flag(None, "as in uvicorn")
-    root_path: str = flag("", "prefix of all paths before a proxy, which may take it away or not")
+    ssl_keyfile: str | None = flag(None, "TLS private key file, as in uvicorn")
+    ssl_certfile: str | None = flag(None, "TLS certificate file, as in uvicorn")
+    root_path: str = flag("", "prefix of all paths behind a proxy; each works with and without it")
     log_format: str = flag(
-        "text", "of the line that each request has in the log", choices=("text", "json")
+        "text", "format of each request's line in the log", choices=("text", "json")
     )
-    log_requests: bool = flag(
-        False, "prompts and replies in the log, cut short", action="store_true"
+    log_requests: bool = flag(False, "log prompts and replies, cut short")
+    log_level: str = flag(
+        "warning", "debug, info: vLLM's log too; error: no lines of requests", choices=LOG_LEVELS
     )
-    log_level: str = flag("warning", "debug and info bring vLLM's own log back", choices=LOG_LEVELS)
 
     @property
     def is_demo(self) -> bool:
+        """Whether the model is the demo model of this repository."""
         return Path(self.model).resolve() == DEMO_MODEL
 
     @property
     def tokenizer_path(self) -> str:
+        """Directory or Hugging Face name of the tokenizer."""
         return self.tokenizer or self.model
 
     @cached_property
     def model_names(self) -> tuple[str, ...]:
-        """The names that requests may use; the first stands for a request that names none."""
+        """The names that requests may use for the model; one without a name gets the first."""
         return tuple(self.served_model_name) or (
             (DEMO_MODEL_NAME,) if self.is_demo else (self.model,)
         )
 
     @property
     def vllm_log_level(self) -> str:
-        """vLLM is quiet, but for errors, unless the user wants to see more."""
+        """The level of vLLM's own log: errors alone, unless `--log-level` is debug or info."""
         return self.log_level.upper() if self.log_level in ("debug", "info") else "ERROR"
 
     @property
     def shows_log(self) -> bool:
-        """vLLM's own log is wanted, and tracebacks with it."""
+        """Whether vLLM's own log is shown, and the tracebacks of a start that fails."""
         return self.vllm_log_level != "ERROR"
 
     @property
     def is_open(self) -> bool:
-        """Whoever reaches it can use it, from other machines too."""
-        if self.uds is not None:
-            return False
-        return (
-            not self.api_key
-            and self.host not in ("localhost", "::1")
-            and not self.host.startswith("127.")
-        )
+        """Whether clients on other machines are served without a key."""
+        is_local = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return self.uds is None and not self.api_key and not is_local
 
     @property
     def url(self) -> str:
+        """The base URL for a client on this machine."""
         scheme = "https" if self.ssl_certfile else "http"
         if self.uds is not None:
             return f"{scheme}://localhost"
@@ -204,45 +211,48 @@ class Settings:
 
 
 def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
-    """Our settings, and the arguments that are left for vLLM; argparse ends the process on a wrong one."""
-    parser = argparse.ArgumentParser(
+    """Parse the command line and the file that its `--config` names.
+
+    Returns the settings, and the arguments that are left for vLLM, those of the file first. A flag of the command line
+    replaces the file's value. Raises StartError for a file that has no flags; a wrong value ends the process with
+    argparse's message and status 2.
+    """
+    # Without defaults, a namespace has what was given and nothing else.
+    parser = ArgumentParser(
         description="An OpenAI-compatible server for Chinese-LLaMA-Alpaca-2 on vLLM.",
         epilog="Every other flag goes to vLLM's AsyncEngineArgs, for instance --tensor-parallel-size 2.",
         allow_abbrev=False,
+        argument_default=SUPPRESS,
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file of flags; the command line wins"
+        "--config", metavar="FILE", help="YAML file of flags, also of vLLM's; the command line wins"
     )
-    defaults = Settings()
     for setting in fields(Settings):
-        name = _with_dashes(f"--{setting.name}")
-        parser.add_argument(name, default=getattr(defaults, setting.name), **setting.metadata)
-    spelt = [_with_dashes(argument) for argument in arguments]
-    if config_file := parser.parse_known_args(spelt)[0].config:
-        spelt = [*_config_arguments(Path(config_file)), *spelt]
-    values, others = parser.parse_known_args(spelt)
-    del values.config
-    return Settings(**vars(values)), others
+        parser.add_argument(_with_dashes(f"--{setting.name}"), **setting.metadata)
+    given, vllm_arguments = parser.parse_known_args(map(_with_dashes, arguments))
+    values = vars(given)
+    if "config" in values:
+        in_file, vllm_arguments_in_file = parser.parse_known_args(_read_config(Path(given.config)))
+        values = {**vars(in_file), **values}
+        vllm_arguments = [*vllm_arguments_in_file, *vllm_arguments]
+        del values["config"]
+    return Settings(**values), vllm_arguments
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise StartError for what can be known to fail before anything is loaded."""
+    """Raise StartError for values that cannot work, as far as the flags alone tell."""
     _check_numbers(settings)
     _check_paths(settings)
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                settings.ssl_certfile, settings.ssl_keyfile
-            )
-        except OSError as failure:  # ssl.SSLError is one
-            raise StartError(
-                f"--ssl-certfile and --ssl-keyfile cannot be used: {failure}."
-            ) from failure
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with raising_start_error("--ssl-certfile and --ssl-keyfile cannot be used"):
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
 
 
 def _check_paths(settings: Settings) -> None:
+    """Raise StartError for a unix socket without a path, and for a prefix that no request's path could begin with."""
     if settings.uds == "":
         raise StartError("--uds needs the path of a socket.")
     if not re.fullmatch(r"[\w.~/-]*", settings.root_path, re.ASCII):
@@ -250,14 +260,15 @@ def _check_paths(settings: Settings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
+    """Raise StartError for a number out of its range."""
     if not 0 <= settings.port <= 65535:
         raise StartError(f"--port {settings.port} is not a port: it must be from 0 to 65535.")
-    for name, zero in SECONDS.items():
+    for name, zero_meaning in SECONDS_FLAGS.items():
         seconds = getattr(settings, name)
-        if not 0 <= seconds <= MAX_SECONDS:  # nor for nan
+        if not 0 <= seconds <= MAX_SECONDS:  # false for nan too
             flag_and_value = f"{_with_dashes(f'--{name}')} {seconds}".removesuffix(".0")
             raise StartError(
-                f"{flag_and_value} must be 0{zero} or more seconds, at most {MAX_SECONDS}."
+                f"{flag_and_value} must be 0{zero_meaning} or more seconds, at most {MAX_SECONDS}."
             )
     if settings.max_num_queued_reqs < 0:
         raise StartError(
@@ -267,16 +278,17 @@ def _check_numbers(settings: Settings) -> None:
         raise StartError(f"--max-body-bytes {settings.max_body_bytes} must be 1 or more.")
 
 
-def read_keys(given: Sequence[str], variable: str | None) -> list[str]:
-    """The keys of `--api-key` and those of VLLM_API_KEY, if it is set; raises StartError for one that is none.
+def read_keys(from_flag: Sequence[str], from_environment: str | None) -> list[str]:
+    """Return the keys of `--api-key` and those in the value of VLLM_API_KEY, None where that is not set.
 
-    What stands around a key in a file, such as the line break at its end, is no part of it: no client could send that.
+    Whitespace and a byte order mark around a key are dropped: a key that was read from a file has them, and no client
+    can send them. Raises StartError for an empty key, or one with characters that cannot be in a header.
     """
-    keys = [_trimmed(key) for key in given]
+    keys = [_strip(key) for key in from_flag]
     if not all(keys):
         raise StartError("--api-key is empty: leave it out to serve without a key.")
-    if variable is not None:
-        found = [key for part in KEY_SEPARATOR.split(variable) if (key := _trimmed(part))]
+    if from_environment is not None:
+        found = [key for part in KEY_SEPARATOR.split(from_environment) if (key := _strip(part))]
         if not found:
             raise StartError(
                 "VLLM_API_KEY is set, but holds no key: unset it to serve without one."
@@ -287,20 +299,25 @@ def read_keys(given: Sequence[str], variable: str | None) -> list[str]:
     return keys
 
 
-def _trimmed(key: str) -> str:
+def _strip(key: str) -> str:
+    """Drop whitespace around a key, and a byte order mark before it."""
     return key.strip().removeprefix("\ufeff").strip()
 
 
 def _with_dashes(argument: str) -> str:
-    """`--served_model_name` as `--served-model-name`; like vLLM's own parser, not behind a dot or equals sign."""
+    """Spell `--served_model_name` as `--served-model-name`.
+
+    Like vLLM's own parser, this leaves what follows a dot or an equals sign alone.
+    """
     return re.sub(r"(?<=^--)[^.=]*", lambda name: name[0].replace("_", "-"), argument)
 
 
-def _config_arguments(file: Path) -> list[str]:
-    """The flags of a YAML file as arguments: true is the bare flag, false its `--no-` form, null leaves it out."""
+def _read_config(file: Path) -> list[str]:
+    """Read a YAML file of flags as arguments of a command line; raises StartError."""
     try:
         flags = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as failure:
+        # Without the parser's message, which quotes the file: there may be keys in it.
         raise StartError(f"--config {file} cannot be read as YAML.") from failure
     if not isinstance(flags, dict):
         raise StartError(f"--config {file} must map flags to values.")
@@ -308,14 +325,24 @@ def _config_arguments(file: Path) -> list[str]:
     arguments: list[str] = []
     for key, value in flags.items():
         name = _with_dashes(f"--{key}")
-        if isinstance(value, bool):
-            arguments += (
-                [name] if value else [] if name in ours else [name.replace("--", "--no-", 1)]
+        options = ours.get(name, {"action": BooleanOptionalAction})
+        if isinstance(value, bool) and options.get("action") is not BooleanOptionalAction:
+            raise StartError(
+                f"--config {file}: {key} needs a value (YAML reads on, off, yes and no as true or false)."
             )
-        elif isinstance(value, list) and "type" not in ours.get(name, {}):
-            arguments += [name, *map(str, value)] if value else []
-        elif value is not None:
-            arguments.append(
-                f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"
-            )
+        arguments += _to_arguments(name, value, options)
     return arguments
+
+
+def _to_arguments(name: str, value: Any, options: Mapping[str, Any]) -> list[str]:
+    """Spell a value of a YAML file as arguments: true as the flag, false as its `--no-` form, null as no argument."""
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [name if value else name.replace("--", "--no-", 1)]
+    if isinstance(value, list) and options.get("action") == "extend":
+        # One by one, since argparse would take a key that begins with a dash for a flag.
+        return [f"{name}={item}" for item in value]
+    if isinstance(value, list) and "type" not in options:
+        return [name, *map(str, value)] if value else []
+    return [f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"]

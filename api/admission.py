@@ -5,7 +5,6 @@ prompts, how many tokens may be generated, and the deltas that will come. All of
 reply.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,15 +20,14 @@ from errors import APIError, bad_request
 from generation import (
     Decoding,
     Delta,
-    Deltas,
     Engine,
     Generation,
     Prompt,
     Source,
-    TokenLogprob,
-    end,
+    empty_choices,
     merge,
     pour,
+    score_prompts,
 )
 from prompt_template import PromptTemplate
 from prompts.encoder import encode_word
@@ -80,7 +78,7 @@ class Admission:
             source = read_calls(source, functions)
         if self.settings.log_requests:
             source, record.texts = keep_texts(source, prompts, decoding.n, self.encoder.spell)
-        scores = partial(self._score, prompts, decoding, request_id)
+        scores = partial(score_prompts, self.engine, prompts, decoding, request_id)
         ignored = ignored_fields(body, decoding)
         record.generation = Generation(
             request_id, model, prompts, decoding, source, scores, ignored
@@ -157,23 +155,8 @@ class Admission:
             if budget:
                 sources.append(self.engine.generate(prompt, own, f"{request_id}-{number}"))
             else:
-                sources.append(partial(pour, _empty_choices(decoding.n)))
+                sources.append(partial(pour, empty_choices(decoding.n)))
         return merge(sources, decoding.n)
-
-    async def _score(
-        self, prompts: Sequence[Prompt], decoding: Decoding, request_id: str
-    ) -> list[list[TokenLogprob]]:
-        """The log-probabilities of the prompts' tokens, by prompt; cancelled, it ends the engine's work on them."""
-        alternatives = decoding.alternatives or 0
-        scores = [
-            self.engine.score(prompt, alternatives, f"{request_id}-{number}-prompt")
-            for number, prompt in enumerate(prompts)
-        ]
-        tasks = [asyncio.create_task(score) for score in scores]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            await end(tasks)
 
 
 def _texts_of(messages: Sequence[ChatMessage]) -> list[Message]:
@@ -187,12 +170,6 @@ def _prompts_of(body: Request) -> int:
 def _id_prefix(body: Request) -> str:
     """What the id of a reply begins with, as OpenAI's do."""
     return "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"
-
-
-async def _empty_choices(n: int) -> Deltas:
-    """What `max_tokens: 0` gives: choices that end before their first token."""
-    for index in range(n):
-        yield Delta(index, "", (), "length")
 
 
 def _truncated(ids: list[int], body: Request, limit: int) -> list[int]:

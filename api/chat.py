@@ -4,21 +4,12 @@ from collections.abc import Sequence
 
 import shortuuid
 
+import protocol
 from api.logprobs import Token, to_chat_logprobs
 from api.replies import Choice, ChunkFormat, envelope, fold, logprob_aligners, stream
 from generation import Delta, Generation, Source
 from prompts.encoder import Encoder
-from protocol import (
-    AssistantMessage,
-    CalledFunction,
-    ChatChoice,
-    ChatChunk,
-    ChatChunkChoice,
-    ChatCompletion,
-    ChatCompletionRequest,
-    ChatDelta,
-    ToolCall,
-)
+from protocol import ChatChunk, ChatCompletion, ChatCompletionRequest, ChatDelta, ToolCall
 
 
 async def chat_completion(
@@ -28,7 +19,7 @@ async def chat_completion(
     choices = [Choice() for _ in range(generation.choices)]
     usage = await fold(generation, logprob_aligners(generation, encoder), choices)
     whole = [
-        ChatChoice(
+        protocol.ChatChoice(
             index=index,
             message=_to_message(choice),
             logprobs=to_chat_logprobs(choice.tokens) if request.logprobs else None,
@@ -50,7 +41,7 @@ def chat_chunks(
     is_call = generation.decoding.is_call
 
     def to_chunk(delta: Delta, added: ChatDelta, tokens: Sequence[Token] = ()) -> ChatChunk:
-        choice = ChatChunkChoice(
+        choice = protocol.ChatChunkChoice(
             index=delta.index,
             delta=added,
             logprobs=to_chat_logprobs(tokens) if tokens else None,
@@ -77,15 +68,15 @@ def chat_chunks(
     return stream(generation, request, aligners, ChunkFormat(first, chunk))
 
 
-def _to_message(choice: Choice) -> AssistantMessage:
+def _to_message(choice: Choice) -> protocol.AssistantMessage:
     if choice.call is None:
-        return AssistantMessage(content=choice.text)
-    return AssistantMessage(content=None, tool_calls=[_to_call(choice.call, choice.text)])
+        return protocol.AssistantMessage(content=choice.text)
+    return protocol.AssistantMessage(content=None, tool_calls=[_to_call(choice.call, choice.text)])
 
 
 def _to_call(name: str | None, arguments: str, index: int | None = None) -> ToolCall:
     """The call of a function, or with no name a piece of its arguments."""
-    function = CalledFunction(name=name, arguments=arguments)
+    function = protocol.CalledFunction(name=name, arguments=arguments)
     if name is None:
         return ToolCall(index=index, function=function)
     return ToolCall(index=index, id=f"call_{shortuuid.uuid()}", type="function", function=function)

@@ -11,7 +11,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from engine.vllm_contract import check_vllm
 from model_files import read_config, trained_length
-from settings import Settings, StartError, show
+from settings import Settings, StartError, print_stderr
 
 GIB = 2**30
 DEMO_CPU_KV_CACHE = GIB // 4
@@ -55,8 +55,9 @@ def _trained_length(args: AsyncEngineArgs, settings: Settings) -> int | None:
     overrides = args.hf_overrides if isinstance(args.hf_overrides, dict) else {}
     length = trained_length({**read_config(settings), **overrides})
     if length is not None:
-        show(f"Context of {length} tokens: the linear scaling of {settings.model} is in its max_position_embeddings "
-             "already, and vLLM would count it twice (--max-model-len changes it)")  # fmt: skip
+        scaled = f"the linear scaling of {settings.model} is in its max_position_embeddings already"
+        twice = "vLLM would count it twice (--max-model-len changes it)"
+        print_stderr(f"Context of {length} tokens: {scaled}, and {twice}")
     return length
 
 

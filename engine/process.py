@@ -14,7 +14,7 @@ import time
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
-from settings import Settings, reason
+from settings import Settings, describe_exception
 
 ENVIRONMENT = {
     # A fork would copy the event loop and the locks that threads hold; `vllm serve` spawns too.
@@ -79,7 +79,7 @@ def cause(failure: BaseException) -> str:
     """Why the engine has not started: the first line of the file of causes, or else the exception that vLLM raised."""
     file = causes_file()
     causes = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    told = causes[0] if causes else reason(failure)
+    told = causes[0] if causes else describe_exception(failure)
     if "root cause" in told:
         # vLLM refers to a cause that no process has written down: it was killed.
         told = "one of its processes has ended without a word, as happens where memory runs out"
@@ -98,7 +98,7 @@ def keep_cause(record: logging.LogRecord) -> bool:
         return True
     if record.exc_info and (failure := record.exc_info[1]):
         with causes.open("a", encoding="utf-8") as file:
-            file.write(f"{reason(failure)}\n")
+            file.write(f"{describe_exception(failure)}\n")
     if logging.getLogger("vllm").isEnabledFor(logging.INFO):
         return True
     if record.msg in FINAL_MESSAGES:

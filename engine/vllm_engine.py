@@ -6,16 +6,13 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 import asyncio
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import aclosing, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
-from threading import Thread
 from typing import cast
 
-from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.exceptions import VLLMClientError, VLLMServerError
@@ -23,20 +20,16 @@ from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from engine.answers import Answer, WatchedAnswer, is_watched, joined, to_logprobs
 from engine.beam_runs import BeamTexts, read_run, search
 from engine.dispatch import Dispatcher, OutputCallback
 from engine.grammar import GrammarChecker, Vocabulary
-from engine.light_client import replace_request_state, replace_stat_loggers
-from engine.process import cause, causes_file
+from engine.loading import LIGHT_PARTS, load
 from engine.sampling import to_rules, to_run_params, to_sampling_params, to_score_params
-from engine.vllm_contract import missing_for_dispatch, missing_for_outputs, missing_for_statistics
 from errors import APIError, bad_request, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
-from settings import StartError, show
 
 
 class _AnswersAreComplete(Exception):  # noqa: N818 - no error
@@ -58,8 +51,7 @@ class VLLMEngine:
 
     max_model_len = 0
     vocabulary_size = 0
-    light_parts: Collection[str] = ("dispatch", "outputs", "statistics")
-    """Parts of vLLM's client that are replaced by lighter ones, if vLLM has what these need."""
+    light_parts: Collection[str] = LIGHT_PARTS
 
     def __init__(self, args: AsyncEngineArgs) -> None:
         # vLLM would count each request of a beam search; here a search is admitted once and as a whole.
@@ -74,61 +66,11 @@ class VLLMEngine:
         self._llm: AsyncLLMEngine | None = None
 
     async def start(self) -> None:
-        """Load the model in a thread, so that the app answers meanwhile; raises StartError."""
-        causes = causes_file()
-        causes.touch()
-        try:
-            await self._warm_up(await self._load())
-        except Exception as failure:
-            raise StartError(f"vLLM cannot start the model: {cause(failure)}.") from failure
-        finally:
-            causes.unlink(missing_ok=True)
-
-    async def _load(self) -> AsyncLLMEngine:
-        loaded: Future[AsyncLLMEngine] = Future()
-
-        def load() -> None:
-            if not loaded.set_running_or_notify_cancel():
-                return
-            try:
-                # The batch sizes that vLLM leaves open are then those of `vllm serve`.
-                context = UsageContext.OPENAI_API_SERVER
-                loaded.set_result(
-                    AsyncLLMEngine.from_engine_args(self._args, usage_context=context)
-                )
-            except Exception as failure:  # noqa: BLE001 - raised again where it is awaited
-                loaded.set_exception(failure)
-
-        # Not an executor's thread: those are waited for at exit, and Ctrl-C should not have to wait.
-        Thread(target=load, daemon=True).start()
-        return await asyncio.wrap_future(loaded)
-
-    async def _warm_up(self, llm: AsyncLLMEngine) -> None:
+        """Load the model, while the app answers; raises StartError."""
+        llm, self._dispatcher = await load(self._args, self.light_parts)
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
-        self._replace_parts(llm)
-        # The first request for log-probabilities can compile for seconds; no client should wait for that.
-        async for _ in llm.generate(
-            tokens_input([0]), SamplingParams(max_tokens=1, logprobs=1), "warm-up"
-        ):
-            pass
-        envs.enable_envs_cache()  # else vLLM asks the environment several times for each request
         self._llm = llm
-
-    def _replace_parts(self, llm: AsyncLLMEngine) -> None:
-        """Replace parts of vLLM's client by the lighter ones, where these are wanted and vLLM has what they need."""
-        keeps_few = llm.log_stats and self._args.log_level == "ERROR"
-        if keeps_few and self._fits("statistics", missing_for_statistics()):
-            replace_stat_loggers(llm)
-        if self._fits("outputs", missing_for_outputs()):
-            replace_request_state()
-        if self._fits("dispatch", missing_for_dispatch()):
-            self._dispatcher = Dispatcher()
-
-    def _fits(self, part: str, missing: str | None) -> bool:
-        if missing is not None and part in self.light_parts:
-            show(f"vLLM's own, slower part stands in for the server's ({part}): {missing}.")
-        return missing is None and part in self.light_parts
 
     def stop(self) -> None:
         if self._llm is not None:

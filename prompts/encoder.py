@@ -15,8 +15,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-from model_files import find_file, read_config, read_object
-from settings import Settings, StartError, explained
+from model_files import find_file, read_config, read_json_object
+from settings import Settings, StartError, raising_start_error
 
 EncodeText = Callable[[str], list[int]]
 Run = str | int | None
@@ -238,7 +238,7 @@ def load_encoder(settings: Settings) -> Encoder:
         raise StartError(
             f"--tokenizer-mode slow needs a SentencePiece tokenizer.model, and {name} has none."
         )
-    config = read_object(find_file(name, "tokenizer_config.json", settings.revision))
+    config = read_json_object(find_file(name, "tokenizer_config.json", settings.revision))
     if model_file is None or mode not in ("slow", "auto"):
         return TokenizerEncoder(load_tokenizer(settings))
     if mode == "auto" and not _fits_llama(settings, config, model_file):
@@ -292,7 +292,7 @@ def load_tokenizer(settings: Settings) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     name, remote_code = settings.tokenizer_path, settings.trust_remote_code
-    with explained(f"No tokenizer can be loaded from {name}"):
+    with raising_start_error(f"No tokenizer can be loaded from {name}"):
         return AutoTokenizer.from_pretrained(
             name, revision=settings.revision, trust_remote_code=remote_code
         )

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from generation import Delta, Prompt, Source, changed
 from server.metrics import Metrics
 from server.request_record import STATE_KEY, RequestRecord
-from settings import Settings, show
+from settings import Settings, print_stderr
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that disconnects before its reply; it is sent to nobody."""
@@ -54,7 +54,7 @@ def log_writer(settings: Settings) -> Log | None:
             if lines := [waiting.popleft() for _ in range(len(waiting))]:
                 # The disk may be full: these lines are lost, but the next ones may not be.
                 with suppress(OSError):
-                    show("\n".join(lines))
+                    print_stderr("\n".join(lines))
 
     def end() -> None:
         has_ended.set()

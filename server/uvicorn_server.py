@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from generation import Engine
 from server.connection import Http1Connection
 from server.sockets import UnixSocket
-from settings import Settings, show
+from settings import Settings, print_stderr
 
 UVICORN_FLAGS = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile")
 """Flags that are uvicorn's, with the same names and meanings."""
@@ -71,7 +71,7 @@ class DrainingServer(uvicorn.Server):
         self._deadline = time.monotonic() + self._drain_seconds
         self._engine.drain()
         if running := len(self.server_state.tasks):
-            show(f"Stopping after {running} running requests; one more signal ends them.")
+            print_stderr(f"Stopping after {running} running requests; one more signal ends them.")
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second."""

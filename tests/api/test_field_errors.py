@@ -349,9 +349,9 @@ def test_many_faults_are_found_as_fast_as_one(
     client: TestClient, path: str, body: dict[str, Any]
 ) -> None:
     content = json.dumps(body)
-    began = time.monotonic()
+    began = time.process_time()
     error(client.post(path, content=content), 400)
-    assert time.monotonic() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

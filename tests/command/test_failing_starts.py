@@ -14,7 +14,7 @@ import pytest
 import openai_api_server_vllm
 from engine.process import cause, causes_file, environment, keep_cause
 from prompts.encoder import load_encoder
-from settings import DEMO_MODEL, Settings, StartError, explained, reason
+from settings import DEMO_MODEL, Settings, StartError, describe_exception, raising_start_error
 from tests.support.paths import ROOT
 
 
@@ -54,7 +54,7 @@ def raised(failure: Exception) -> Exception:
     ],
 )
 def test_a_reason_is_one_line_that_begins_with_what_was_said(failure: Exception, said: str) -> None:
-    for told in (reason(failure), reason(raised(failure))):
+    for told in (describe_exception(failure), describe_exception(raised(failure))):
         assert told.startswith(said)
         assert "\n" not in told
         assert len(told) < 800
@@ -64,18 +64,18 @@ def test_a_failure_that_says_nothing_is_told_by_its_line() -> None:
     loaded, expected = 4600, 4700
     with pytest.raises(AssertionError) as caught:
         raise AssertionError if loaded != expected else ValueError
-    assert "AssertionError at raise AssertionError if loaded" in reason(caught.value)
-    assert "(test_failing_starts.py, line " in reason(caught.value)
+    assert "AssertionError at raise AssertionError if loaded" in describe_exception(caught.value)
+    assert "(test_failing_starts.py, line " in describe_exception(caught.value)
 
 
 def test_whatever_fails_while_it_is_explained_is_a_sentence() -> None:
     for failure in (KeyError("a"), TypeError(), RecursionError("deep"), ValueError("No.")):
         with (
             pytest.raises(StartError, match=r"^The model is odd: [^\n]+[^.]\.$"),
-            explained("The model is odd"),
+            raising_start_error("The model is odd"),
         ):
             raise failure
-    with pytest.raises(StartError, match=r"^No port\.$"), explained("The model is odd"):
+    with pytest.raises(StartError, match=r"^No port\.$"), raising_start_error("The model is odd"):
         raise StartError("No port.")
 
 
@@ -157,7 +157,7 @@ def test_a_traceback_is_shown_only_where_a_log_is_wanted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], level: str
 ) -> None:
     def serve(settings: Settings, others: list[str]) -> None:
-        with explained("vLLM cannot start the model"):
+        with raising_start_error("vLLM cannot start the model"):
             raise KeyError("x")
 
     monkeypatch.setattr(openai_api_server_vllm, "serve", serve)

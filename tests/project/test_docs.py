@@ -108,6 +108,17 @@ def spans(text: str) -> list[str]:
     ]
 
 
+def our_flags() -> set[str]:
+    """The server's own flags, those that are on or off in both forms."""
+    found = {"--config"}
+    for setting in fields(Settings):
+        name = setting.name.replace("_", "-")
+        found.add(f"--{name}")
+        if isinstance(getattr(Settings(), setting.name), bool):
+            found.add(f"--no-{name}")
+    return found
+
+
 def vllm_flags() -> set[str]:
     """The flags of vLLM's engine, read in its source: to import it takes seconds."""
     found = importlib.util.find_spec("vllm")
@@ -185,7 +196,7 @@ def test_every_request_field_stands_in_one_table_with_its_default(
 
 
 def test_no_table_tells_of_a_flag_or_field_that_does_not_exist() -> None:
-    flags = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
+    flags = our_flags()
     assert set(named("flag")) == flags
     assert set(named("field")) == {
         *CompletionRequest.model_fields,
@@ -195,7 +206,7 @@ def test_no_table_tells_of_a_flag_or_field_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_every_flag_that_a_page_names_exists(page: str) -> None:
-    ours = {"--" + setting.name.replace("_", "-") for setting in fields(Settings)} | {"--config"}
+    ours = our_flags()
     words = {word.split("=")[0] for word in spans(ALL_PAGES[page]) if re.match(r"--[a-z]", word)}
     assert words <= ours | vllm_flags() | OTHER_PROGRAMS_FLAGS
 

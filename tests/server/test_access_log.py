@@ -157,7 +157,7 @@ def test_a_terminal_that_fails_once_shows_the_next_lines(monkeypatch):
         if line == "first":
             raise OSError("no space left")
 
-    monkeypatch.setattr(access_log, "show", show)
+    monkeypatch.setattr(access_log, "print_stderr", show)
     log = access_log.log_writer(Settings())
     for line in ("first", "second"):
         log(line)
