@@ -1,25 +1,29 @@
 """`POST /v1/chat/completions` over HTTP, on a fake engine."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from starlette.types import Message, Receive, Scope, Send
 
 from api.app import build_app
 from generation import Delta
 from prompt_template import PromptTemplate
+from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 from settings import Settings
-from tests.support.fake_engine import SCRIPTS
+from tests.support.fake_engine import SCRIPTS, FakeEngine
 from tests.support.replies import events
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "你好"}]
 
 
-def test_a_conversation_is_answered(client):
+def test_a_conversation_is_answered(client: TestClient) -> None:
     reply = client.post(PATH, json={"model": "chinese-llama-alpaca-2", "messages": HELLO})
     body = ChatCompletion.model_validate(reply.json())
     assert re.fullmatch(r"chatcmpl-\w{22}", body.id)
@@ -33,7 +37,9 @@ def test_a_conversation_is_answered(client):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_joined_stream_equals_the_plain_reply(client, engine, name):
+def test_a_joined_stream_equals_the_plain_reply(
+    client: TestClient, engine: FakeEngine, name: str
+) -> None:
     engine.script = SCRIPTS[name]
     fields = {"messages": HELLO, "n": 1 + (name == "two choices")}
     plain = client.post(PATH, json=fields).json()
@@ -68,7 +74,7 @@ def test_a_joined_stream_equals_the_plain_reply(client, engine, name):
     )
 
 
-def test_each_frame_is_the_json_of_the_model(client, engine):
+def test_each_frame_is_the_json_of_the_model(client: TestClient, engine: FakeEngine) -> None:
     from protocol import ChatChunk
 
     engine.script = SCRIPTS["emoji and quotes"]
@@ -79,7 +85,7 @@ def test_each_frame_is_the_json_of_the_model(client, engine):
         ChatCompletionChunk.model_validate_json(payload)
 
 
-def test_a_stream_is_not_buffered_or_cached(client):
+def test_a_stream_is_not_buffered_or_cached(client: TestClient) -> None:
     headers = client.post(PATH, json={"messages": HELLO, "stream": True}).headers
     assert headers["content-type"] == "text/event-stream; charset=utf-8"
     assert headers["cache-control"] == "no-cache"
@@ -96,12 +102,19 @@ def test_a_stream_is_not_buffered_or_cached(client):
         [{"role": "user", "content": ["你好"]}],
     ],
 )
-def test_messages_as_they_come(client, engine, demo_encoder, messages):
+def test_messages_as_they_come(
+    client: TestClient,
+    engine: FakeEngine,
+    demo_encoder: SentencePieceEncoder,
+    messages: list[dict[str, Any]] | str,
+) -> None:
     assert client.post(PATH, json={"messages": messages}).status_code == 200
     assert demo_encoder.decode(engine.asked[0][0].ids).endswith("<</SYS>>\n\n你好 [/INST]")
 
 
-def test_all_roles_are_read(client, engine, demo_encoder):
+def test_all_roles_are_read(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "天气", "arguments": "{}"}}
     messages = [
         {"role": "developer", "content": "简短。"},
@@ -121,7 +134,9 @@ def test_all_roles_are_read(client, engine, demo_encoder):
     assert text.endswith("</s><s>[INST] 晴 [/INST] </s><s>[INST]  [/INST]")
 
 
-def test_nothing_of_a_message_is_dropped_silently(client, engine, demo_encoder):
+def test_nothing_of_a_message_is_dropped_silently(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     messages = [
         {"role": "user", "content": "甲", "name": "张三"},
         {"role": "assistant", "content": None, "function_call": {"name": "天气"}, "audio": None},
@@ -137,19 +152,23 @@ def test_nothing_of_a_message_is_dropped_silently(client, engine, demo_encoder):
     )
 
 
-def test_an_empty_answer_at_the_end_is_none(client, engine, demo_encoder):
+def test_an_empty_answer_at_the_end_is_none(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     client.post(PATH, json={"messages": [*HELLO, {"role": "assistant", "content": ""}]})
     client.post(PATH, json={"messages": HELLO})
     assert engine.asked[0][0].ids == engine.asked[1][0].ids
 
 
-def test_what_comes_at_once_is_sent_at_once(serve, engine):
+def test_what_comes_at_once_is_sent_at_once(
+    serve: Callable[..., TestClient], engine: FakeEngine
+) -> None:
     """One write for the role and the first text, one for each text, one for the end and the usage, and [DONE]."""
     app = serve().app
     written = []
 
-    async def counted(scope, receive, send):
-        async def count(message):
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def count(message: Message) -> None:
             written.append(message)
             await send(message)
 
@@ -163,7 +182,9 @@ def test_what_comes_at_once_is_sent_at_once(serve, engine):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"n": 2}], ids=str)
-def test_token_ids_are_returned_beside_the_answer(client, engine, stream, fields):
+def test_token_ids_are_returned_beside_the_answer(
+    client: TestClient, engine: FakeEngine, stream: bool, fields: dict[str, Any]
+) -> None:
     script = [
         Delta(0, "", (9,)),
         Delta(0, "北京", (5, 6)),
@@ -190,7 +211,9 @@ def test_token_ids_are_returned_beside_the_answer(client, engine, stream, fields
         ] * fields.get("n", 1)
 
 
-def test_fields_for_a_jinja_template_are_refused_where_there_is_one(engine, demo_encoder):
+def test_fields_for_a_jinja_template_are_refused_where_there_is_one(
+    engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     fields = {"messages": HELLO, "chat_template_kwargs": {"enable_thinking": False}}
     for is_jinja, status in ((True, 400), (False, 200)):
         template = PromptTemplate(replace(ALPACA_2, is_jinja=is_jinja), demo_encoder)

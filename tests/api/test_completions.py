@@ -1,19 +1,23 @@
 """`POST /v1/completions` over HTTP, on a fake engine."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from openai.types import Completion
 
 from generation import Delta
-from protocol import ChatCompletionRequest, CompletionRequest
+from prompts.encoder import SentencePieceEncoder
+from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields
 from tests.support.fake_engine import SCRIPTS, FakeEngine
 from tests.support.replies import events
 
 PATH = "/v1/completions"
 
 
-def test_a_prompt_is_answered(client):
+def test_a_prompt_is_answered(client: TestClient) -> None:
     reply = client.post(
         PATH, json={"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
     )
@@ -29,7 +33,9 @@ def test_a_prompt_is_answered(client):
     assert "北京" in reply.text
 
 
-def test_the_prompt_is_put_into_the_template(client, engine, demo_encoder):
+def test_the_prompt_is_put_into_the_template(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     client.post(PATH, json={"prompt": "你好"})
     system = "You are a helpful assistant. 你是一个乐于助人的助手。"
     text = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n你好 [/INST]"
@@ -39,18 +45,24 @@ def test_the_prompt_is_put_into_the_template(client, engine, demo_encoder):
 @pytest.mark.parametrize(
     ("settings", "fields"), [({}, {"raw": True}), ({"raw_completions": True}, {})]
 )
-def test_a_raw_prompt_is_used_as_it_is(serve, engine, demo_encoder, settings, fields):
+def test_a_raw_prompt_is_used_as_it_is(
+    serve: Callable[..., TestClient],
+    engine: FakeEngine,
+    demo_encoder: SentencePieceEncoder,
+    settings: dict[str, Any],
+    fields: dict[str, Any],
+) -> None:
     body = serve(**settings).post(PATH, json={"prompt": "从前</s>", **fields}).json()
     assert engine.asked[0][0].ids == demo_encoder.encode([1, "从前</s>"])
     assert body["choices"][0]["text"] == "北京。"
 
 
-def test_raw_false_wins_over_the_flag(serve, engine):
+def test_raw_false_wins_over_the_flag(serve: Callable[..., TestClient], engine: FakeEngine) -> None:
     serve(raw_completions=True).post(PATH, json={"prompt": "从前", "raw": False})
     assert len(engine.asked[0][0].ids) > 10
 
 
-def test_token_ids_are_used_as_they_are(client, engine):
+def test_token_ids_are_used_as_they_are(client: TestClient, engine: FakeEngine) -> None:
     client.post(PATH, json={"prompt": [1, 500, 2, 501]})
     assert engine.asked[0][0].ids == [1, 500, 2, 501]
 
@@ -58,7 +70,9 @@ def test_token_ids_are_used_as_they_are(client, engine):
 @pytest.mark.parametrize(
     "prompts", [["甲", "乙", "丙"], [[1, 5], [1, 6, 7], [1]], ["甲", [1, 5], "乙"]]
 )
-def test_each_prompt_of_a_list_has_its_choices(client, engine, prompts):
+def test_each_prompt_of_a_list_has_its_choices(
+    client: TestClient, engine: FakeEngine, prompts: list[str | list[int]]
+) -> None:
     engine.script = SCRIPTS["two choices"]
     body = client.post(PATH, json={"prompt": prompts, "n": 2}).json()
     assert [choice["index"] for choice in body["choices"]] == list(range(6))
@@ -70,7 +84,9 @@ def test_each_prompt_of_a_list_has_its_choices(client, engine, prompts):
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("prompts", ["你好", ["一", "二"]])
-def test_a_joined_stream_equals_the_plain_reply(client, engine, name, echo, prompts):
+def test_a_joined_stream_equals_the_plain_reply(
+    client: TestClient, engine: FakeEngine, name: str, echo: bool, prompts: list[str] | str
+) -> None:
     engine.script = SCRIPTS[name]
     fields = {"prompt": prompts, "echo": echo, "n": 1 + (name == "two choices")}
     plain = client.post(PATH, json=fields).json()
@@ -105,7 +121,7 @@ def test_a_joined_stream_equals_the_plain_reply(client, engine, name, echo, prom
     )
 
 
-def test_each_frame_is_the_json_of_the_model(client, engine):
+def test_each_frame_is_the_json_of_the_model(client: TestClient, engine: FakeEngine) -> None:
     from protocol import Completion as OurCompletion
 
     engine.script = SCRIPTS["emoji and quotes"]
@@ -115,7 +131,7 @@ def test_each_frame_is_the_json_of_the_model(client, engine):
         assert payload == OurCompletion.model_validate_json(payload).model_dump_json()
 
 
-def test_usage_so_far_is_in_each_chunk_if_asked_for(client):
+def test_usage_so_far_is_in_each_chunk_if_asked_for(client: TestClient) -> None:
     options = {"continuous_usage_stats": True}
     chunks = events(
         client.post(PATH, json={"prompt": "a", "stream": True, "stream_options": options}).text
@@ -123,12 +139,12 @@ def test_usage_so_far_is_in_each_chunk_if_asked_for(client):
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [2, 3, 4]
 
 
-def test_echo_gives_the_clients_own_prompt_first(client):
+def test_echo_gives_the_clients_own_prompt_first(client: TestClient) -> None:
     body = client.post(PATH, json={"prompt": "首都是", "echo": True}).json()
     assert body["choices"][0]["text"] == "首都是北京。"
 
 
-def test_no_tokens_wanted_none_generated(client, engine):
+def test_no_tokens_wanted_none_generated(client: TestClient, engine: FakeEngine) -> None:
     body = client.post(
         PATH, json={"prompt": "首都是", "echo": True, "max_tokens": 0, "n": 2}
     ).json()
@@ -149,13 +165,17 @@ def test_no_tokens_wanted_none_generated(client, engine):
         ({"max_tokens": 10**9}, 2048),
     ],
 )
-def test_the_token_budget_is_the_smaller_wish_within_the_room(client, engine, fields, limit):
+def test_the_token_budget_is_the_smaller_wish_within_the_room(
+    client: TestClient, engine: FakeEngine, fields: dict[str, Any], limit: int
+) -> None:
     client.post(PATH, json={"prompt": "a", **fields})
     prompt, _, max_tokens = engine.asked[0]
     assert max_tokens == min(limit, 2048 - len(prompt.ids))
 
 
-def test_other_defaults_for_sampling_fields(serve, engine):
+def test_other_defaults_for_sampling_fields(
+    serve: Callable[..., TestClient], engine: FakeEngine
+) -> None:
     client = serve(
         override_generation_config={"temperature": 0.7, "top_k": 5, "max_new_tokens": 33}
     )
@@ -179,7 +199,13 @@ def test_other_defaults_for_sampling_fields(serve, engine):
         ),
     ],
 )
-def test_null_means_absent(client, engine, path, model, ask):
+def test_null_means_absent(
+    client: TestClient,
+    engine: FakeEngine,
+    path: str,
+    model: type[GenerationFields],
+    ask: dict[str, Any],
+) -> None:
     nulls = {name: None for name in model.model_fields if name not in ask}
     assert client.post(path, json=ask).status_code == 200
     reply = client.post(path, json={**nulls, **ask})
@@ -201,19 +227,21 @@ def test_null_means_absent(client, engine, path, model, ask):
         ({"logprobs": 2.0}, {"alternatives": 2}),
     ],
 )
-def test_values_are_read_as_clients_write_them(client, engine, sent, meant):
+def test_values_are_read_as_clients_write_them(
+    client: TestClient, engine: FakeEngine, sent: dict[str, Any], meant: dict[str, Any]
+) -> None:
     assert client.post(PATH, json={"prompt": "a", **sent}).status_code == 200
     assert {name: getattr(engine.asked[0][1], name) for name in meant} == meant
 
 
-def test_an_echo_may_be_asked_for_by_a_number(client):
+def test_an_echo_may_be_asked_for_by_a_number(client: TestClient) -> None:
     assert (
         client.post(PATH, json={"prompt": "你好", "echo": 1}).json()["choices"][0]["text"]
         == "你好北京。"
     )
 
 
-def test_a_stream_may_be_asked_for_in_words(client):
+def test_a_stream_may_be_asked_for_in_words(client: TestClient) -> None:
     reply = client.post(PATH, json={"prompt": "a", "stream": "true"})
     assert reply.headers["content-type"].startswith("text/event-stream")
 
@@ -234,7 +262,7 @@ NEWER_FIELDS = {
 }
 
 
-def test_a_kitchen_sink_of_openais_fields_is_accepted(client):
+def test_a_kitchen_sink_of_openais_fields_is_accepted(client: TestClient) -> None:
     """What has no meaning here is OpenAI's and expected, or so new that it is named."""
     assert (
         "X-Ignored-Parameters"
@@ -249,7 +277,7 @@ def test_a_kitchen_sink_of_openais_fields_is_accepted(client):
     )
 
 
-def test_fields_that_nobody_knows_are_named_in_a_header(client):
+def test_fields_that_nobody_knows_are_named_in_a_header(client: TestClient) -> None:
     reply = client.post(
         PATH, json={"prompt": "a", "temprature": 1, "温度": 2, "user": "x", "store": True}
     )
@@ -268,7 +296,7 @@ def test_fields_that_nobody_knows_are_named_in_a_header(client):
     )
 
 
-def test_all_fields_of_ours_reach_the_engine(client, engine: FakeEngine):
+def test_all_fields_of_ours_reach_the_engine(client: TestClient, engine: FakeEngine) -> None:
     fields = {
         "temperature": 1.5, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "presence_penalty": -1.0, "frequency_penalty": 1.0,
         "repetition_penalty": 1.3, "n": 2, "best_of": 3, "stop": ["。"], "stop_token_ids": [7], "ignore_eos": True,
@@ -286,7 +314,9 @@ def test_all_fields_of_ours_reach_the_engine(client, engine: FakeEngine):
 @pytest.mark.parametrize(
     ("best_of", "n", "width"), [(0, 1, 1), (1, 3, 3), (0, 2, 2), (5, 2, 5), (2, 2, 2)]
 )
-def test_best_of_is_unset_when_clients_send_its_old_default(client, engine, best_of, n, width):
+def test_best_of_is_unset_when_clients_send_its_old_default(
+    client: TestClient, engine: FakeEngine, best_of: int, n: int, width: int
+) -> None:
     engine.script = [Delta(index, "x", (1,), "stop") for index in range(n)]
     assert client.post(PATH, json={"prompt": "a", "n": n, "best_of": best_of}).status_code == 200
     assert engine.asked[0][1].width == width
@@ -309,7 +339,9 @@ def test_best_of_is_unset_when_clients_send_its_old_default(client, engine, best
         ({"num_beams": 1, "length_penalty": 2, "early_stopping": True}, 1, "length_penalty, early_stopping"),
     ],
 )  # fmt: skip
-def test_beams_have_a_width_and_no_use_for_sampling(client, engine, fields, width, ignored):
+def test_beams_have_a_width_and_no_use_for_sampling(
+    client: TestClient, engine: FakeEngine, fields: dict[str, Any], width: int, ignored: str | None
+) -> None:
     engine.script = [Delta(index, "x", (1,), "stop") for index in range(fields.get("n", 1))]
     reply = client.post(PATH, json={"prompt": "a", **fields})
     assert reply.status_code == 200
@@ -319,7 +351,9 @@ def test_beams_have_a_width_and_no_use_for_sampling(client, engine, fields, widt
     assert reply.headers.get("X-Ignored-Parameters") == ignored
 
 
-def test_sampling_defaults_are_not_for_beams(serve, engine):
+def test_sampling_defaults_are_not_for_beams(
+    serve: Callable[..., TestClient], engine: FakeEngine
+) -> None:
     defaults = {"repetition_penalty": 1.3, "presence_penalty": 1.0}
     client = serve(override_generation_config=defaults)
     assert client.post(PATH, json={"prompt": "a", "num_beams": 2}).status_code == 200
@@ -336,7 +370,7 @@ def test_sampling_defaults_are_not_for_beams(serve, engine):
 @pytest.mark.parametrize(
     "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None]
 )
-def test_a_body_is_json_whatever_it_is_called(client, content_type):
+def test_a_body_is_json_whatever_it_is_called(client: TestClient, content_type: str | None) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
     assert (
         client.post(PATH, content='{"prompt": "你好"}'.encode(), headers=headers).status_code == 200
@@ -353,7 +387,9 @@ def test_a_body_is_json_whatever_it_is_called(client, content_type):
         (-1, "right", slice(19)),
     ],
 )
-def test_a_prompt_is_cut_to_so_many_tokens(serve, engine, size, side, kept):
+def test_a_prompt_is_cut_to_so_many_tokens(
+    serve: Callable[..., TestClient], engine: FakeEngine, size: int, side: str | None, kept: slice
+) -> None:
     engine.max_model_len = 20
     ids = [*range(300, 340)]
     fields = {"truncate_prompt_tokens": size, **({} if side is None else {"truncation_side": side})}
@@ -363,7 +399,9 @@ def test_a_prompt_is_cut_to_so_many_tokens(serve, engine, size, side, kept):
     assert reply.json()["usage"]["prompt_tokens"] == len(ids[kept]) + 2
 
 
-def test_a_long_text_is_cut_where_it_would_be_refused(client, engine, demo_encoder):
+def test_a_long_text_is_cut_where_it_would_be_refused(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     long = "杭州" * 100_000
     assert client.post(PATH, json={"prompt": long}).status_code == 400
     assert (
@@ -382,7 +420,9 @@ def test_a_long_text_is_cut_where_it_would_be_refused(client, engine, demo_encod
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_token_ids_are_returned_beside_the_text(client, engine, name, stream):
+def test_token_ids_are_returned_beside_the_text(
+    client: TestClient, engine: FakeEngine, name: str, stream: bool
+) -> None:
     """Those of the prompt once for each choice; those of the reply whole, also where they come without text."""
     engine.script = [*SCRIPTS[name]]
     n = 2 if name == "two choices" else 1
@@ -397,7 +437,7 @@ def test_token_ids_are_returned_beside_the_text(client, engine, name, stream):
         wanted = [
             token_id
             for delta in SCRIPTS[name]
-            if delta.index == index % n
+            if isinstance(delta, Delta) and delta.index == index % n
             for token_id in delta.token_ids
         ]
         assert [token_id for choice in own for token_id in choice["token_ids"]] == wanted
@@ -407,14 +447,14 @@ def test_token_ids_are_returned_beside_the_text(client, engine, name, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_no_token_ids_are_told_unasked(client, stream):
+def test_no_token_ids_are_told_unasked(client: TestClient, stream: bool) -> None:
     text = client.post(PATH, json={"prompt": "a", "stream": stream}).text
     assert "token_ids" not in text
     text = client.post("/v1/chat/completions", json={"messages": "a", "stream": stream}).text
     assert "token_ids" not in text
 
 
-def test_top_p_0_takes_the_likeliest_token(client, engine):
+def test_top_p_0_takes_the_likeliest_token(client: TestClient, engine: FakeEngine) -> None:
     reply = client.post(
         PATH, json={"prompt": "a", "top_p": 0, "temperature": 1.5, "seed": 5, "top_k": 3}
     )
@@ -424,7 +464,9 @@ def test_top_p_0_takes_the_likeliest_token(client, engine):
     assert "X-Ignored-Parameters" not in reply.headers
 
 
-def test_the_servers_own_top_p_may_be_0(serve, engine):
+def test_the_servers_own_top_p_may_be_0(
+    serve: Callable[..., TestClient], engine: FakeEngine
+) -> None:
     client = serve(override_generation_config={"top_p": 0})
     client.post(PATH, json={"prompt": "a"})
     client.post(PATH, json={"prompt": "a", "top_p": 0.5})

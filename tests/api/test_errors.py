@@ -1,6 +1,10 @@
 """What is not found or not allowed, and the engine's failures, in OpenAI's shape."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from fastapi.testclient import TestClient
 
 from errors import APIError
 from generation import Delta
@@ -22,14 +26,16 @@ from tests.support.replies import error
     ],
 )
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize", "/detokenize"])
-def test_an_unknown_model_is_named_and_so_is_what_is_served(serve, path, sent, shown):
+def test_an_unknown_model_is_named_and_so_is_what_is_served(
+    serve: Callable[..., TestClient], path: str, sent: str, shown: str
+) -> None:
     body = {"model": sent, **(TALK if path == CHAT else ASK), "tokens": [5]}
     fault = error(serve(served_model_name=["first", "第二"]).post(path, json=body), 404)
     assert fault.code == "model_not_found"
     assert fault.message == f"The model {shown} does not exist. Served here: 'first', '第二'."
 
 
-def test_an_unknown_models_page_names_it_too(serve):
+def test_an_unknown_models_page_names_it_too(serve: Callable[..., TestClient]) -> None:
     served = [f"/models/{number}/a-very-long-name" for number in range(20)]
     fault = error(serve(served_model_name=served).get("/v1/models/gpt-4"), 404)
     assert fault.message.startswith(
@@ -39,7 +45,7 @@ def test_an_unknown_models_page_names_it_too(serve):
 
 
 @pytest.mark.parametrize(("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), ("/tokenize", ASK)])
-def test_an_unknown_model_is_not_found(client, path, ask):
+def test_an_unknown_model_is_not_found(client: TestClient, path: str, ask: dict[str, Any]) -> None:
     fault = error(client.post(path, json={**ask, "model": "gpt-4"}), 404)
     assert (fault.param, fault.code) == ("model", "model_not_found")
 
@@ -55,20 +61,20 @@ def test_an_unknown_model_is_not_found(client, path, ask):
         ("GET", "/v1/files"),
     ],
 )
-def test_unknown_paths_are_not_found(client, method, path):
+def test_unknown_paths_are_not_found(client: TestClient, method: str, path: str) -> None:
     assert error(client.request(method, path), 404).code in ("not_found", "model_not_found")
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", COMPLETIONS), ("DELETE", CHAT), ("POST", "/v1/models")]
 )
-def test_wrong_methods_are_not_allowed(client, method, path):
+def test_wrong_methods_are_not_allowed(client: TestClient, method: str, path: str) -> None:
     reply = client.request(method, path)
     error(reply, 405)
     assert reply.headers["allow"]
 
 
-def test_a_full_server_says_when_to_come_back(client, engine):
+def test_a_full_server_says_when_to_come_back(client: TestClient, engine: FakeEngine) -> None:
     engine.room = 0
     reply = client.post(COMPLETIONS, json=ASK)
     assert error(reply, 503).code == "server_overloaded"
@@ -77,18 +83,22 @@ def test_a_full_server_says_when_to_come_back(client, engine):
 
 
 @pytest.mark.parametrize("ask", [{**ASK, "n": 2}, {"prompt": ["a", "b"]}])
-def test_all_choices_of_a_request_need_room(client, engine, ask):
+def test_all_choices_of_a_request_need_room(
+    client: TestClient, engine: FakeEngine, ask: dict[str, Any]
+) -> None:
     engine.room = 1
     assert error(client.post(COMPLETIONS, json=ask), 503).code == "server_overloaded"
 
 
-def test_an_unexpected_failure_is_a_500_that_says_nothing_and_is_logged(client, engine, caplog):
+def test_an_unexpected_failure_is_a_500_that_says_nothing_and_is_logged(
+    client: TestClient, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     engine.script = [RuntimeError("secret path /home/x")]
     assert "secret" not in error(client.post(COMPLETIONS, json=ASK), 500).message
     assert "secret path" in caplog.text
 
 
-def test_a_500_can_be_read_by_a_browser(client, engine):
+def test_a_500_can_be_read_by_a_browser(client: TestClient, engine: FakeEngine) -> None:
     engine.script = [RuntimeError("boom")]
     reply = client.post(COMPLETIONS, json=ASK, headers={"Origin": "http://demo.example"})
     error(reply, 500)
@@ -101,7 +111,9 @@ def test_a_500_can_be_read_by_a_browser(client, engine):
 @pytest.mark.parametrize(
     ("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})]
 )
-def test_failure_mid_stream_is_an_event(client, engine: FakeEngine, failure, path, ask):
+def test_failure_mid_stream_is_an_event(
+    client: TestClient, engine: FakeEngine, failure: Exception, path: str, ask: dict[str, Any]
+) -> None:
     engine.script = [*SCRIPTS["stop"][:2], failure]
     reply = client.post(path, json={**ask, "stream": True})
     assert reply.status_code == 200
@@ -117,7 +129,9 @@ def test_failure_mid_stream_is_an_event(client, engine: FakeEngine, failure, pat
 @pytest.mark.parametrize(
     ("path", "ask"), [(COMPLETIONS, ASK), (CHAT, TALK), (COMPLETIONS, {"prompt": ["a", "b"]})]
 )
-def test_failure_before_the_first_token_has_its_status_in_a_stream_too(client, engine, path, ask):
+def test_failure_before_the_first_token_has_its_status_in_a_stream_too(
+    client: TestClient, engine: FakeEngine, path: str, ask: dict[str, Any]
+) -> None:
     engine.script = [APIError(503, "Full.", code="server_overloaded", headers={"Retry-After": "1"})]
     reply = client.post(
         path, json={**ask, "stream": True}, headers={"Origin": "http://demo.example"}
@@ -127,13 +141,17 @@ def test_failure_before_the_first_token_has_its_status_in_a_stream_too(client, e
     assert reply.headers["access-control-allow-origin"] == "*"
 
 
-def test_the_engine_is_free_after_a_failure_in_a_batch(client, engine):
+def test_the_engine_is_free_after_a_failure_in_a_batch(
+    client: TestClient, engine: FakeEngine
+) -> None:
     engine.script = [Delta(0, "x", (1,)), RuntimeError("boom")]
     error(client.post(COMPLETIONS, json={"prompt": ["a", "b", "c"]}), 500)
     assert engine.running == 0
 
 
-def test_the_log_of_an_unexpected_failure_has_the_requests_id(client, engine, caplog):
+def test_the_log_of_an_unexpected_failure_has_the_requests_id(
+    client: TestClient, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     engine.script = [ValueError("unexpected")]
     for stream in (False, True):
         caplog.clear()

@@ -2,10 +2,13 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.support.bodies import ASK, CHAT, COMPLETIONS, TALK
+from tests.support.fake_engine import FakeEngine
 from tests.support.replies import error
 
 
@@ -163,7 +166,9 @@ from tests.support.replies import error
         (CHAT, {**TALK, "num_beams": 2, "presence_penalty": 1}, "presence_penalty"),
     ],
 )
-def test_a_wrong_field_is_named(client, engine, path, body, param):
+def test_a_wrong_field_is_named(
+    client: TestClient, engine: FakeEngine, path: str, body: dict[str, Any], param: str
+) -> None:
     assert error(client.post(path, json=body), 400).param == param
     assert engine.asked == []
 
@@ -191,7 +196,9 @@ def test_a_wrong_field_is_named(client, engine, path, body, param):
         (CHAT, {**TALK, "function_call": {"name": "f"}}, "tool_choice"),
     ],
 )
-def test_a_field_of_former_times_names_its_successor(client, path, fields, successor):
+def test_a_field_of_former_times_names_its_successor(
+    client: TestClient, path: str, fields: dict[str, Any], successor: str
+) -> None:
     fault = error(client.post(path, json=fields), 400)
     assert fault.param == list(fields)[-1]
     assert successor in fault.message
@@ -210,7 +217,9 @@ def test_a_field_of_former_times_names_its_successor(client, path, fields, succe
         (CHAT, {**TALK, "chat_template_kwargs": {"enable_thinking": False}}),
     ],
 )
-def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(client, path, fields):
+def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(
+    client: TestClient, path: str, fields: dict[str, Any]
+) -> None:
     reply = client.post(path, json=fields)
     assert (reply.status_code, reply.headers["X-Ignored-Parameters"]) == (200, list(fields)[-1])
 
@@ -235,7 +244,9 @@ def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(client, pat
     ids=str,
 )
 @pytest.mark.parametrize("role", ["user", "system", "tool", "assistant"])
-def test_a_wrong_part_is_named_by_its_place_with_what_is_wrong(client, role, content, step, reason):
+def test_a_wrong_part_is_named_by_its_place_with_what_is_wrong(
+    client: TestClient, role: str, content: list[object], step: int, reason: str
+) -> None:
     fault = error(
         client.post(
             CHAT, json={"messages": [*TALK["messages"], {"role": role, "content": content}]}
@@ -248,7 +259,7 @@ def test_a_wrong_part_is_named_by_its_place_with_what_is_wrong(client, role, con
 
 @pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "function"])
 @pytest.mark.parametrize("path", [CHAT, "/tokenize"])
-def test_a_message_without_content_is_a_400(client, role, path):
+def test_a_message_without_content_is_a_400(client: TestClient, role: str, path: str) -> None:
     """A misspelt name of the field would be answered as if nothing were said."""
     fault = error(
         client.post(path, json={"messages": [*TALK["messages"], {"role": role, "contents": "a"}]}),
@@ -258,7 +269,8 @@ def test_a_message_without_content_is_a_400(client, role, path):
         "messages[1].content",
         "The field 'messages[1].content' is required.",
     )
-    for empty in (None, "", []):
+    empty_contents: tuple[object, ...] = (None, "", [])
+    for empty in empty_contents:
         assert (
             client.post(path, json={"messages": [{"role": role, "content": empty}]}).status_code
             == 200
@@ -268,19 +280,23 @@ def test_a_message_without_content_is_a_400(client, role, path):
 @pytest.mark.parametrize(
     "message", [{}, {"content": None}, {"tool_calls": []}, {"refusal": "不行"}]
 )
-def test_an_assistant_need_not_say_anything(client, message):
+def test_an_assistant_need_not_say_anything(client: TestClient, message: dict[str, Any]) -> None:
     messages = [*TALK["messages"], {"role": "assistant", **message}, *TALK["messages"]]
     assert client.post(CHAT, json={"messages": messages}).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_mistakes_are_told_before_the_first_byte_of_a_stream(client, stream):
+def test_mistakes_are_told_before_the_first_byte_of_a_stream(
+    client: TestClient, stream: bool
+) -> None:
     reply = client.post(COMPLETIONS, json={**ASK, "stream": stream, "num_beams": 4, "n": 8})
     assert error(reply, 400).message == "'num_beams' must be at least 'n', which is 8."
 
 
 @pytest.mark.parametrize("limit", [{"max_tokens": 0}, {"max_completion_tokens": 0}])
-def test_a_prompt_too_long_to_go_on_can_be_asked_for_nothing(client, engine, limit):
+def test_a_prompt_too_long_to_go_on_can_be_asked_for_nothing(
+    client: TestClient, engine: FakeEngine, limit: dict[str, Any]
+) -> None:
     engine.max_model_len = 10
     reply = client.post(COMPLETIONS, json={"prompt": "很长的问题" * 20, **limit}).json()
     assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == ("", "length")
@@ -289,12 +305,12 @@ def test_a_prompt_too_long_to_go_on_can_be_asked_for_nothing(client, engine, lim
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("field", ["temperature", "max_tokens", "seed", "presence_penalty"])
-def test_numbers_that_are_none(client, field, number):
+def test_numbers_that_are_none(client: TestClient, field: str, number: str) -> None:
     content = f'{{"prompt": "a", "{field}": {number}}}'
     assert error(client.post(COMPLETIONS, content=content), 400).param == field
 
 
-def test_the_first_of_many_faults_is_told_shortly(client):
+def test_the_first_of_many_faults_is_told_shortly(client: TestClient) -> None:
     parts = [{"type": "image_url", "image_url": {"url": "x" * 100}}] * 10_000
     fault = error(client.post(CHAT, json={"messages": [{"role": "user", "content": parts}]}), 400)
     assert fault.param == "messages[0].content[0]"
@@ -313,7 +329,7 @@ def test_the_first_of_many_faults_is_told_shortly(client):
         (CHAT, {**TALK, "chat_template": "秘密"}),
     ],
 )
-def test_the_input_is_not_echoed(client, path, body):
+def test_the_input_is_not_echoed(client: TestClient, path: str, body: dict[str, Any]) -> None:
     reply = client.post(path, content=json.dumps(body))
     error(reply, reply.status_code)
     assert reply.status_code in (400, 404)
@@ -329,7 +345,9 @@ def test_the_input_is_not_echoed(client, path, body):
         ("/detokenize", {"tokens": ["a"] * 250_000}),
     ],
 )
-def test_many_faults_are_found_as_fast_as_one(client, path, body):
+def test_many_faults_are_found_as_fast_as_one(
+    client: TestClient, path: str, body: dict[str, Any]
+) -> None:
     content = json.dumps(body)
     began = time.process_time()
     error(client.post(path, content=content), 400)
@@ -339,7 +357,9 @@ def test_many_faults_are_found_as_fast_as_one(client, path, body):
 @pytest.mark.parametrize(
     ("path", "ask"), [(COMPLETIONS, {"prompt": [1] * 2048}), (CHAT, {"messages": "你" * 4000})]
 )
-def test_a_prompt_that_does_not_fit_is_told_with_both_lengths(client, path, ask):
+def test_a_prompt_that_does_not_fit_is_told_with_both_lengths(
+    client: TestClient, path: str, ask: dict[str, Any]
+) -> None:
     fault = error(client.post(path, json=ask), 400)
     assert fault.code == "context_length_exceeded"
     assert fault.message.startswith(

@@ -6,19 +6,21 @@ FUZZ_EXAMPLES=5000 asks more often than the default does.
 import json
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from api.tokens import TokenizeRequest
 from protocol import ChatCompletionRequest, CompletionRequest
 from tests.support.server_process import Server
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
-PATHS = {
+PATHS: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatCompletionRequest,
     "/tokenize": TokenizeRequest,
@@ -116,7 +118,7 @@ def asks(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def alive(server: Server):
+def alive(server: Server) -> Iterator[None]:
     """Asks for `/health` and answers a question beside what is tried; both have to be right, always."""
     wrong: list[str] = []
     done = threading.Event()
@@ -161,7 +163,9 @@ def check(http: httpx.Client, path: str, content: bytes) -> None:
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck], print_blob=True
 )
 @given(asked=asks())
-def test_every_field_over_its_range_and_beyond(alive, http, asked):
+def test_every_field_over_its_range_and_beyond(
+    alive: None, http: httpx.Client, asked: tuple[str, dict[str, Any]]
+) -> None:
     path, body = asked
     check(http, path, json.dumps(body).encode())
 
@@ -172,5 +176,7 @@ def test_every_field_over_its_range_and_beyond(alive, http, asked):
     path=st.sampled_from([*PATHS, "/detokenize"]),
     content=st.binary(max_size=60) | junk.map(lambda body: json.dumps(body).encode()),
 )
-def test_bodies_that_are_no_requests(alive, http, path, content):
+def test_bodies_that_are_no_requests(
+    alive: None, http: httpx.Client, path: str, content: bytes
+) -> None:
     check(http, path, content)

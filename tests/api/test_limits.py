@@ -3,14 +3,18 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from prompts.encoder import SentencePieceEncoder
 from server.request_body import PausingThread
 from tests.support.bodies import ASK, CHAT, COMPLETIONS, TALK
+from tests.support.fake_engine import FakeEngine
 from tests.support.replies import error
 
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -63,12 +67,21 @@ LIMITS = [
 @pytest.mark.parametrize(
     ("path", "body", "field", "most", "too_much"), LIMITS, ids=lambda value: str(value)[:20]
 )
-def test_one_above_a_limit_is_a_400(serve, engine, path, body, field, most, too_much):
+def test_one_above_a_limit_is_a_400(
+    serve: Callable[..., TestClient],
+    engine: FakeEngine,
+    path: str,
+    body: dict[str, Any],
+    field: str,
+    most: object,
+    too_much: object,
+) -> None:
     engine.max_model_len, engine.room = 10**6, 10**6
     client = serve()
     began = time.process_time()
     refused = error(client.post(path, json={**body, field: too_much}), 400)
     assert time.process_time() - began < 0.5
+    assert refused.param is not None
     assert refused.param.startswith(field)
     assert not engine.asked
     assert client.post(path, json={**body, field: most}).status_code == 200
@@ -78,36 +91,36 @@ def test_one_above_a_limit_is_a_400(serve, engine, path, body, field, most, too_
 @pytest.mark.parametrize(
     "field", ["prompt", "metadata", "unknown", "logit_bias", "stop", "response_format"]
 )
-def test_what_is_nested_deeply_is_a_400(client, field, opening):
+def test_what_is_nested_deeply_is_a_400(client: TestClient, field: str, opening: str) -> None:
     content = f'{{"prompt": "a", "{field}": {opening * 100_000}'
     assert "JSON" in error(client.post(COMPLETIONS, content=content), 400).message
 
 
 @pytest.mark.parametrize("value", ["[],", '{"a":0},', "0,"])
-def test_a_body_of_too_many_values_is_refused_unread(client, value):
+def test_a_body_of_too_many_values_is_refused_unread(client: TestClient, value: str) -> None:
     content = f'{{"prompt": "a", "metadata": [{value * 300_000}0]}}'
     assert "commas" in error(client.post(COMPLETIONS, content=content), 413).message
     assert client.post(COMPLETIONS, json={**ASK, "metadata": "，" * 300_000}).status_code == 200
 
 
-def test_a_body_of_too_many_fields_is_a_400(client):
+def test_a_body_of_too_many_fields_is_a_400(client: TestClient) -> None:
     fields = {f"field {at}": at for at in range(1025)}
     assert error(client.post(COMPLETIONS, json=fields), 400).message.endswith(
         "body: there may be at most 1024 fields."
     )
 
 
-def test_long_bodies_are_read_in_turn_with_as_long_pauses():
+def test_long_bodies_are_read_in_turn_with_as_long_pauses() -> None:
     """The loop, and with it every stream, has these."""
     done = []
 
-    def work(seconds):
+    def work(seconds: float) -> None:
         done.append(time.monotonic())
         time.sleep(seconds)
         if not seconds:
             raise LookupError
 
-    async def read():
+    async def read() -> None:
         thread = PausingThread()
         pieces = (thread.run(partial(work, seconds)) for seconds in (0.2, 0.1, 0))
         results = await asyncio.gather(*pieces, return_exceptions=True)
@@ -120,8 +133,12 @@ def test_long_bodies_are_read_in_turn_with_as_long_pauses():
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(
-    client, engine, demo_encoder, monkeypatch, raw
-):
+    client: TestClient,
+    engine: FakeEngine,
+    demo_encoder: SentencePieceEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    raw: bool,
+) -> None:
     longest = demo_encoder.max_token_characters
     text = "▁Liechtenstein"  # the longest token
     assert len(demo_encoder.encode([text[1:]])) == 1
@@ -143,7 +160,9 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(
         assert refused.param == next(iter(body))
 
 
-def test_a_full_engine_refuses_before_a_prompt_is_encoded(client, engine, monkeypatch):
+def test_a_full_engine_refuses_before_a_prompt_is_encoded(
+    client: TestClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SentencePieceEncoder, "encode", None)
     engine.room = 100
     for path, body in ((COMPLETIONS, {"prompt": ["a"] * 101}), (CHAT, {**TALK, "n": 101})):
@@ -151,12 +170,12 @@ def test_a_full_engine_refuses_before_a_prompt_is_encoded(client, engine, monkey
 
 
 @pytest.mark.parametrize(("path", "field"), [("/tokenize", "prompt"), ("/tokenize", "messages")])
-def test_tokens_of_a_book_are_counted_in_parts(client, path, field):
+def test_tokens_of_a_book_are_counted_in_parts(client: TestClient, path: str, field: str) -> None:
     assert client.post(path, json={field: "a" * 1_000_000}).status_code == 200
     assert "1048576 bytes" in error(client.post(path, json={field: "a" * 1_048_576}), 413).message
 
 
-def test_tokens_of_a_book_are_read_in_parts(client):
+def test_tokens_of_a_book_are_read_in_parts(client: TestClient) -> None:
     assert (
         len(
             client.post("/detokenize", content=f'{{"tokens": [{"500," * 200_000}500]}}').json()[
@@ -169,7 +188,9 @@ def test_tokens_of_a_book_are_read_in_parts(client):
     assert "1048576 bytes" in error(client.post("/detokenize", content=content), 413).message
 
 
-def test_nothing_is_said_of_a_model_that_is_not_loaded(client, engine):
+def test_nothing_is_said_of_a_model_that_is_not_loaded(
+    client: TestClient, engine: FakeEngine
+) -> None:
     engine.is_ready = False
     for reply in (
         client.get("/v1/models"),
@@ -179,7 +200,7 @@ def test_nothing_is_said_of_a_model_that_is_not_loaded(client, engine):
         assert error(reply, 503).code == "server_loading"
 
 
-def test_numbers_are_json(client):
+def test_numbers_are_json(client: TestClient) -> None:
     assert error(
         client.post(COMPLETIONS, content=json.dumps({**ASK, "n": 1}).replace("1", "9" * 5000)), 400
     ).message

@@ -2,9 +2,12 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -12,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from api.logprobs import MIN_LOGPROB
-from generation import Delta, TokenLogprob
+from generation import Delta, FinishReason, TokenLogprob
 from prompts.encoder import SentencePieceEncoder, TokenizerEncoder
 from protocol import ChatCompletion, Completion
 from tests.support.bodies import CHAT, COMPLETIONS
@@ -20,10 +23,11 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.replies import events
 
 EOS = 2
+Speak = Callable[..., list[Delta]]
 
 
 def spoken(
-    encoder: SentencePieceEncoder, text: str, finish_reason: str = "stop", cut: int = 0
+    encoder: SentencePieceEncoder, text: str, finish_reason: FinishReason = "stop", cut: int = 0
 ) -> list[Delta]:
     """One token a delta, text only when its characters are whole, as an engine does; `cut` of them left out.
 
@@ -48,21 +52,24 @@ def spoken(
 
 
 @pytest.fixture
-def speak(engine: FakeEngine, demo_encoder):
-    def script(*arguments, **options) -> list[Delta]:
-        engine.script = spoken(demo_encoder, *arguments, **options)
-        return engine.script
+def speak(engine: FakeEngine, demo_encoder: SentencePieceEncoder) -> Speak:
+    def script(text: str, finish_reason: FinishReason = "stop", cut: int = 0) -> list[Delta]:
+        deltas = spoken(demo_encoder, text, finish_reason, cut)
+        engine.script = deltas
+        return deltas
 
     return script
 
 
-def spelt(content: list[dict]) -> str:
+def spelt(content: list[dict[str, Any]]) -> str:
     return b"".join(bytes(token["bytes"]) for token in content).decode()
 
 
 @pytest.mark.parametrize("text", ["北京。", "龘😀 a👨‍👩‍👧", "好", "Hello  world\n"])
 @pytest.mark.parametrize(("finish_reason", "cut"), [("stop", 0), ("length", 0), ("stop", 1)])
-def test_bytes_join_to_the_text_plain_and_streamed(client, speak, text, finish_reason, cut):
+def test_bytes_join_to_the_text_plain_and_streamed(
+    client: TestClient, speak: Speak, text: str, finish_reason: FinishReason, cut: int
+) -> None:
     speak(text, finish_reason, cut=cut)
     body = {"messages": "a", "logprobs": True, "top_logprobs": 2}
     choice = client.post(CHAT, json=body).json()["choices"][0]
@@ -77,7 +84,7 @@ def test_bytes_join_to_the_text_plain_and_streamed(client, speak, text, finish_r
     assert content == choice["logprobs"]["content"]
 
 
-def test_each_chunk_has_the_tokens_of_its_own_text(client, speak):
+def test_each_chunk_has_the_tokens_of_its_own_text(client: TestClient, speak: Speak) -> None:
     speak("北京😀龘。")
     body = {"messages": "a", "logprobs": True, "stream": True}
     for chunk in events(client.post(CHAT, json=body).text):
@@ -87,10 +94,11 @@ def test_each_chunk_has_the_tokens_of_its_own_text(client, speak):
         )
 
 
-def test_the_shape_of_chat(client, speak):
+def test_the_shape_of_chat(client: TestClient, speak: Speak) -> None:
     deltas = speak("好😀")
     reply = client.post(CHAT, json={"messages": "a", "logprobs": True, "top_logprobs": 2})
     choice = ChatCompletion.model_validate(reply.json()).choices[0]
+    assert choice.logprobs is not None
     assert choice.logprobs.refusal is None
     assert [token.logprob for token in choice.logprobs.content] == [
         -float(at) for at in range(len(deltas))
@@ -105,11 +113,12 @@ def test_the_shape_of_chat(client, speak):
     assert json.loads(reply.text)["choices"][0]["logprobs"]["content"][-2]["token"] == "\ufffd"
 
 
-def test_the_shape_of_completions(client, speak):
+def test_the_shape_of_completions(client: TestClient, speak: Speak) -> None:
     speak("好😀。")
     body = {"prompt": "a", "logprobs": 2}
     choice = Completion.model_validate(client.post(COMPLETIONS, json=body).json()).choices[0]
     log = choice.logprobs
+    assert log is not None
     assert log.tokens[-6:] == [
         "bytes:\\xf0",
         "bytes:\\x9f",
@@ -132,7 +141,9 @@ def test_the_shape_of_completions(client, speak):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_echo_has_the_prompts_tokens_too(client, speak, stream, demo_encoder):
+def test_an_echo_has_the_prompts_tokens_too(
+    client: TestClient, speak: Speak, stream: bool, demo_encoder: SentencePieceEncoder
+) -> None:
     speak("好。")
     body = {"prompt": "你好😀", "raw": True, "echo": True, "logprobs": 1, "stream": stream}
     reply = client.post(COMPLETIONS, json=body)
@@ -157,7 +168,7 @@ def test_an_echo_has_the_prompts_tokens_too(client, speak, stream, demo_encoder)
     assert "".join(names).replace(" ", "") == text.replace("😀", "").replace(" ", "")
 
 
-def test_a_prompt_is_scored_without_a_reply(client, engine):
+def test_a_prompt_is_scored_without_a_reply(client: TestClient, engine: FakeEngine) -> None:
     reply = client.post(
         COMPLETIONS, json={"prompt": [1, 300, 301], "echo": True, "logprobs": 1, "max_tokens": 0}
     ).json()
@@ -169,7 +180,7 @@ def test_a_prompt_is_scored_without_a_reply(client, engine):
     assert engine.asked == []
 
 
-def test_without_them_there_are_none(client, speak):
+def test_without_them_there_are_none(client: TestClient, speak: Speak) -> None:
     speak("好。")
     assert client.post(COMPLETIONS, json={"prompt": "a"}).json()["choices"][0]["logprobs"] is None
     assert (
@@ -187,7 +198,7 @@ def test_without_them_there_are_none(client, speak):
     )
 
 
-def test_zero_of_the_likeliest(client, speak):
+def test_zero_of_the_likeliest(client: TestClient, speak: Speak) -> None:
     for delta in speak("好。"):
         delta.logprobs = [TokenLogprob(delta.token_ids[0], -0.25)]
     log = client.post(COMPLETIONS, json={"prompt": "a", "logprobs": 0}).json()["choices"][0][
@@ -203,7 +214,9 @@ def test_zero_of_the_likeliest(client, speak):
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
-def test_the_likeliest_are_as_many_as_asked_for(client, speak, path):
+def test_the_likeliest_are_as_many_as_asked_for(
+    client: TestClient, speak: Speak, path: str
+) -> None:
     """The first token begins with the template's space: named alike, without it, by itself and among the likeliest."""
     deltas = speak("The end.")
     assert deltas[0].cut == " "
@@ -224,7 +237,9 @@ def test_the_likeliest_are_as_many_as_asked_for(client, speak, path):
         )
 
 
-def test_half_a_character_at_the_end_is_no_text(client, engine, demo_encoder):
+def test_half_a_character_at_the_end_is_no_text(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     deltas = spoken(demo_encoder, "好龘", "length")[:-1]
     deltas[-1].finish_reason = "length"
     engine.script = deltas
@@ -234,7 +249,9 @@ def test_half_a_character_at_the_end_is_no_text(client, engine, demo_encoder):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_echo_stands_before_each_choice_of_each_prompt(client, engine, demo_encoder, stream):
+def test_an_echo_stands_before_each_choice_of_each_prompt(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder, stream: bool
+) -> None:
     one = spoken(demo_encoder, "好。")
     engine.script = [replace(delta, index=index) for index in range(2) for delta in one]
     body = {
@@ -260,7 +277,7 @@ def test_an_echo_stands_before_each_choice_of_each_prompt(client, engine, demo_e
         )
 
 
-def test_a_stop_token_that_is_shown_or_not_is_counted(client, speak):
+def test_a_stop_token_that_is_shown_or_not_is_counted(client: TestClient, speak: Speak) -> None:
     for skips in (True, False):
         deltas = speak("好。")
         body = {"messages": "a", "logprobs": True, "skip_special_tokens": skips}
@@ -269,7 +286,7 @@ def test_a_stop_token_that_is_shown_or_not_is_counted(client, speak):
         assert (content[-1]["token"], content[-1]["bytes"]) == ("</s>", [])
 
 
-def test_a_byte_level_tokenizer_spells_its_bytes():
+def test_a_byte_level_tokenizer_spells_its_bytes() -> None:
     tokens = Tokenizer(
         BPE(
             vocab={name: at for at, name in enumerate(["<|end|>", "å¥", "½", "Ġa", "A"])}, merges=[]

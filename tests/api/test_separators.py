@@ -1,13 +1,17 @@
 """Line separators that JSON lets through leave escaped in every event: Python's readers of lines would cut it there."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from api.events import to_event_json, to_event_text
 from errors import APIError
-from generation import Delta, TokenLogprob
+from generation import Delta, FinishReason, TokenLogprob
+from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import CHAT, COMPLETIONS
 from tests.support.fake_engine import FakeEngine
@@ -19,7 +23,7 @@ NAME = f"模型{SEPARATORS}"
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
-def heard(reply: httpx.Response) -> list[dict]:
+def heard(reply: httpx.Response) -> list[dict[str, Any]]:
     """The events as a reader hears them that takes lines as Python does, as httpx's `iter_lines`."""
     lines = reply.text.splitlines()
     assert lines == reply.text.split("\n")[:-1], "a separator is raw"
@@ -36,8 +40,13 @@ def heard(reply: httpx.Response) -> list[dict]:
     ("path", "sent"), [(COMPLETIONS, {"prompt": SAID}), (CHAT, {"messages": SAID})]
 )
 def test_texts_and_the_name_of_the_model_are_whole_and_on_one_line(
-    serve, engine, path, sent, n, options
-):
+    serve: Callable[..., TestClient],
+    engine: FakeEngine,
+    path: str,
+    sent: dict[str, Any],
+    n: int,
+    options: dict[str, Any],
+) -> None:
     engine.script = [
         *SPOKEN,
         *(Delta(1, delta.text, (5,), delta.finish_reason) for delta in SPOKEN if n == 2),
@@ -56,7 +65,12 @@ def test_texts_and_the_name_of_the_model_are_whole_and_on_one_line(
 
 
 @pytest.mark.parametrize("finish_reason", [None, "stop"])
-def test_log_probabilities_are_on_one_line(client, engine, demo_encoder, finish_reason):
+def test_log_probabilities_are_on_one_line(
+    client: TestClient,
+    engine: FakeEngine,
+    demo_encoder: SentencePieceEncoder,
+    finish_reason: FinishReason | None,
+) -> None:
     ids = demo_encoder.encode([SAID])
     logs = [TokenLogprob(token_id, -0.5, [(token_id, -0.5)]) for token_id in ids]
     engine.script = [Delta(0, SAID, ids, finish_reason, logs), Delta(0, "", (2,), "stop")]
@@ -74,7 +88,7 @@ def test_log_probabilities_are_on_one_line(client, engine, demo_encoder, finish_
         ]
 
 
-def test_an_echo_is_on_one_line(client):
+def test_an_echo_is_on_one_line(client: TestClient) -> None:
     for fields in ({}, {"logprobs": 1}):
         chunks = heard(
             client.post(COMPLETIONS, json={"prompt": SAID, "echo": True, "stream": True, **fields})
@@ -82,7 +96,7 @@ def test_an_echo_is_on_one_line(client):
         assert SAID in chunks[0]["choices"][0]["text"]
 
 
-def test_a_call_is_on_one_line(client, engine):
+def test_a_call_is_on_one_line(client: TestClient, engine: FakeEngine) -> None:
     call = json.dumps({"name": "f", "arguments": {"a": SAID}}, ensure_ascii=False)
     engine.script = [*(Delta(0, piece, (5,)) for piece in call), Delta(0, "", (2,), "stop")]
     ask = {"messages": "a", "tools": [TOOL], "tool_choice": "required", "stream": True}
@@ -95,14 +109,14 @@ def test_a_call_is_on_one_line(client, engine):
     assert json.loads("".join(function["arguments"] for function in functions)) == {"a": SAID}
 
 
-def test_a_failure_in_a_stream_is_on_one_line(client, engine):
+def test_a_failure_in_a_stream_is_on_one_line(client: TestClient, engine: FakeEngine) -> None:
     engine.script = [Delta(0, "a", (5,)), APIError(500, SAID, param=SAID)]
     for path, fields in ((COMPLETIONS, {"prompt": "a"}), (CHAT, {"messages": "a"})):
         error = heard(client.post(path, json={**fields, "stream": True}))[-1]["error"]
         assert (error["message"], error["param"]) == (SAID, SAID)
 
 
-def test_httpx_reads_lines_of_the_real_connection(demo_encoder):
+def test_httpx_reads_lines_of_the_real_connection(demo_encoder: SentencePieceEncoder) -> None:
     """What is written at once passes no middleware."""
     with listening(FakeEngine(SPOKEN, delay=0.02), demo_encoder) as url:
         ask = {"messages": "a", "stream": True}
@@ -115,7 +129,7 @@ def test_httpx_reads_lines_of_the_real_connection(demo_encoder):
 @pytest.mark.parametrize(
     "text", ["", "中文", SEPARATORS, f'\\{SEPARATORS}\n"', "\u2027\u202a…“”\x84\x86"]
 )
-def test_only_the_separators_are_escaped(text):
+def test_only_the_separators_are_escaped(text: str) -> None:
     for spelt in (to_event_json(text), to_event_text(text)):
         assert json.loads(spelt) == text
         assert spelt.decode() == json.dumps(text, ensure_ascii=False).translate(

@@ -1,17 +1,26 @@
 """Calls of functions: described to the model, read from its text, written as OpenAI's, on scripted deltas."""
 
 import json
+from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from fastapi.testclient import TestClient
+from openai.types.chat import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessageFunctionToolCall,
+)
 
 from api.decoding import to_decoding
 from api.tool_calls import callable_functions
 from engine.grammar import to_grammar
 from errors import APIError
-from generation import Delta
+from generation import Delta, FinishReason
+from prompts.encoder import SentencePieceEncoder
 from protocol import ChatCompletionRequest
+from tests.support.fake_engine import FakeEngine
 from tests.support.replies import events
 
 PATH = "/v1/chat/completions"
@@ -24,21 +33,23 @@ TOOLS = [
     },
     {"type": "function", "function": {"name": "now"}},
 ]
-ASK = {"messages": HELLO, "tools": TOOLS, "tool_choice": "required"}
+ASK: dict[str, Any] = {"messages": HELLO, "tools": TOOLS, "tool_choice": "required"}
 NAMED = {"type": "function", "function": {"name": "now"}}
 CALL = '{"name": "weather", "arguments": {"city": "杭州}"}}'
 ARGUMENTS = '{"city": "杭州}"}'
 
 
-def script(text: str, *cuts: int, reason: str = "stop", index: int = 0) -> list[Delta]:
+def script(text: str, *cuts: int, reason: FinishReason = "stop", index: int = 0) -> list[Delta]:
     ends = [*cuts, len(text)]
     pieces = [text[begin:end] for begin, end in zip([0, *cuts], ends, strict=True)]
     return [*(Delta(index, piece, (5,)) for piece in pieces), Delta(index, "", (2,), reason)]
 
 
-def calls_of(chunks: list[dict], index: int = 0) -> tuple[list[dict], list[str]]:
+def calls_of(
+    chunks: list[dict[str, Any]], index: int = 0
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The calls of one choice as a client joins them, and its finish reasons."""
-    calls: list[dict] = []
+    calls: list[dict[str, Any]] = []
     reasons = []
     for choice in (
         choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index
@@ -59,23 +70,27 @@ def calls_of(chunks: list[dict], index: int = 0) -> tuple[list[dict], list[str]]
 @pytest.mark.parametrize(
     "choice", ["required", {"type": "function", "function": {"name": "weather"}}], ids=str
 )
-def test_a_call_is_openais(client, engine, choice):
+def test_a_call_is_openais(
+    client: TestClient, engine: FakeEngine, choice: dict[str, Any] | str
+) -> None:
     engine.script = script(CALL)
     body = client.post(PATH, json={**ASK, "tool_choice": choice}).json()
     assert body["choices"][0]["finish_reason"] == "tool_calls"
     message = body["choices"][0]["message"]
     assert message.keys() == {"role", "content", "refusal", "tool_calls"}
     assert message["content"] is None
-    [call] = ChatCompletion.model_validate(body, strict=True).choices[0].message.tool_calls
+    calls = ChatCompletion.model_validate(body, strict=True).choices[0].message.tool_calls
+    assert calls is not None
+    [call] = calls
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert call.type == "function"
     assert call.id.startswith("call_")
-    assert (call.type, call.function.name, call.function.arguments) == (
-        "function",
-        "weather",
-        ARGUMENTS,
-    )
+    assert (call.function.name, call.function.arguments) == ("weather", ARGUMENTS)
 
 
-def test_a_stream_of_a_call_joins_to_the_plain_reply_however_its_text_is_cut(client, engine):
+def test_a_stream_of_a_call_joins_to_the_plain_reply_however_its_text_is_cut(
+    client: TestClient, engine: FakeEngine
+) -> None:
     for cuts in [
         (),
         *((cut,) for cut in range(1, len(CALL))),
@@ -89,7 +104,7 @@ def test_a_stream_of_a_call_joins_to_the_plain_reply_however_its_text_is_cut(cli
         assert (call["name"], call["arguments"], reasons) == ("weather", ARGUMENTS, ["tool_calls"])
 
 
-def test_the_arguments_stream_as_they_come(client, engine):
+def test_the_arguments_stream_as_they_come(client: TestClient, engine: FakeEngine) -> None:
     engine.script = script(CALL, 42, 45, 47)
     chunks = events(client.post(PATH, json={**ASK, "stream": True}).text)
     pieces = [
@@ -98,7 +113,7 @@ def test_the_arguments_stream_as_they_come(client, engine):
     assert [piece["arguments"] for piece in pieces if piece] == ['{"city": ', '"杭州', '}"', "}"]
 
 
-def test_choices_call_for_themselves(client, engine):
+def test_choices_call_for_themselves(client: TestClient, engine: FakeEngine) -> None:
     now = '{"name": "now", "arguments": {}}'
     first, second = script(CALL, 20, 41), script(now, 12, 30, index=1)
     engine.script = [delta for pair in zip(first, second, strict=True) for delta in pair]
@@ -128,7 +143,9 @@ def test_choices_call_for_themselves(client, engine):
         ("", "length", None),
     ],
 )
-def test_a_call_that_is_cut_off_keeps_the_reason(client, engine, text, reason, arguments):
+def test_a_call_that_is_cut_off_keeps_the_reason(
+    client: TestClient, engine: FakeEngine, text: str, reason: FinishReason, arguments: str | None
+) -> None:
     engine.script = script(text, reason=reason)
     [choice] = client.post(PATH, json=ASK).json()["choices"]
     calls, reasons = calls_of(events(client.post(PATH, json={**ASK, "stream": True}).text))
@@ -140,7 +157,9 @@ def test_a_call_that_is_cut_off_keeps_the_reason(client, engine, text, reason, a
         assert choice["message"]["tool_calls"][0]["function"]["arguments"] == arguments
 
 
-def test_a_whole_call_is_one_even_where_the_tokens_have_run_out(client, engine):
+def test_a_whole_call_is_one_even_where_the_tokens_have_run_out(
+    client: TestClient, engine: FakeEngine
+) -> None:
     engine.script = script(CALL, reason="length")
     [choice] = client.post(PATH, json=ASK).json()["choices"]
     assert choice["finish_reason"] == "tool_calls"
@@ -150,7 +169,13 @@ def test_a_whole_call_is_one_even_where_the_tokens_have_run_out(client, engine):
 @pytest.mark.parametrize(
     ("choice", "named"), [("required", ["weather", "now"]), (NAMED, ["now"])], ids=str
 )
-def test_the_model_is_told_of_the_functions_it_may_call(serve, engine, demo_encoder, choice, named):
+def test_the_model_is_told_of_the_functions_it_may_call(
+    serve: Callable[..., TestClient],
+    engine: FakeEngine,
+    demo_encoder: SentencePieceEncoder,
+    choice: dict[str, Any] | str,
+    named: list[str],
+) -> None:
     for system, settings in (
         ("You are a helpful assistant. 你是一个乐于助人的助手。", {}),
         ("用古文。", {"system_text": "用古文。"}),
@@ -172,7 +197,9 @@ def test_the_model_is_told_of_the_functions_it_may_call(serve, engine, demo_enco
     )
 
 
-def test_a_call_in_the_history_is_the_text_that_the_model_wrote(client, engine, demo_encoder):
+def test_a_call_in_the_history_is_the_text_that_the_model_wrote(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     engine.script = script(CALL)
     message = client.post(PATH, json=ASK).json()["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "晴"}
@@ -183,7 +210,9 @@ def test_a_call_in_the_history_is_the_text_that_the_model_wrote(client, engine, 
     assert reply.headers["X-Ignored-Parameters"] == "tools"
 
 
-def test_a_call_without_arguments_in_the_history_is_whole(client, engine, demo_encoder):
+def test_a_call_without_arguments_in_the_history_is_whole(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": ""}}
     client.post(
         PATH, json={"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO]}
@@ -193,7 +222,7 @@ def test_a_call_without_arguments_in_the_history_is_whole(client, engine, demo_e
     )
 
 
-def test_arguments_that_are_no_object_are_refused():
+def test_arguments_that_are_no_object_are_refused() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
     body = ChatCompletionRequest(messages=HELLO, tools=[tool], tool_choice="required")
     constraint = to_decoding(body, callable_functions(body)).constraint
@@ -204,7 +233,9 @@ def test_arguments_that_are_no_object_are_refused():
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", None])
-def test_a_model_that_need_not_call_answers_in_text(client, engine, demo_encoder, choice):
+def test_a_model_that_need_not_call_answers_in_text(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder, choice: str | None
+) -> None:
     reply = client.post(PATH, json={**ASK, "tool_choice": choice, "parallel_tool_calls": True})
     assert reply.json()["choices"][0]["message"]["content"] == "北京。"
     assert reply.headers["X-Ignored-Parameters"] == "tools"
@@ -241,13 +272,15 @@ def test_a_model_that_need_not_call_answers_in_text(client, engine, demo_encoder
     ],
     ids=json.dumps,
 )
-def test_a_call_that_cannot_be_asked_for_is_a_400(client, fields, param):
+def test_a_call_that_cannot_be_asked_for_is_a_400(
+    client: TestClient, fields: dict[str, Any], param: str
+) -> None:
     reply = client.post(PATH, json={**ASK, **fields})
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["param"] == param
 
 
-def allowed(mode: str, *names: str) -> dict:
+def allowed(mode: str, *names: str) -> dict[str, Any]:
     tools = [{"type": "function", "function": {"name": name}} for name in names]
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
@@ -262,8 +295,12 @@ def allowed(mode: str, *names: str) -> dict:
     ids=str,
 )
 def test_allowed_tools_are_those_that_may_be_called(
-    client, engine, demo_encoder, choice, described
-):
+    client: TestClient,
+    engine: FakeEngine,
+    demo_encoder: SentencePieceEncoder,
+    choice: dict[str, Any],
+    described: list[str],
+) -> None:
     """As OpenAI documents it: a part of the tools, of which one has to be called, or may be."""
     engine.script = script(CALL)
     reply = client.post(PATH, json={**ASK, "tool_choice": choice})
@@ -298,6 +335,8 @@ def test_allowed_tools_are_those_that_may_be_called(
     ids=str,
 )
 @pytest.mark.parametrize("path", [PATH, "/tokenize"])
-def test_allowed_tools_that_cannot_be_are_a_400(client, path, choice, param):
+def test_allowed_tools_that_cannot_be_are_a_400(
+    client: TestClient, path: str, choice: dict[str, Any], param: str
+) -> None:
     reply = client.post(path, json={**ASK, "tool_choice": choice})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)

@@ -9,16 +9,19 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import pytest
 
+from tests.support.server_process import Server
+
 CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed"),
 ]
 
 
@@ -30,7 +33,7 @@ class OtherOrigin(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), partial(Visited, directory=Path(__file__).parent))
-        self.heard: Queue[dict] = Queue()
+        self.heard: Queue[dict[str, Any]] = Queue()
 
 
 class Visited(SimpleHTTPRequestHandler):
@@ -53,7 +56,9 @@ def other_origin() -> Iterator[OtherOrigin]:
         origin.shutdown()
 
 
-def test_a_page_of_another_origin_reads_streams_and_errors(server, other_origin, tmp_path):
+def test_a_page_of_another_origin_reads_streams_and_errors(
+    server: Server, other_origin: OtherOrigin, tmp_path: Path
+) -> None:
     page = f"http://127.0.0.1:{other_origin.server_port}/page.html?server={server.url}"
     browser = subprocess.Popen(
         [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", page],
@@ -73,7 +78,7 @@ def test_a_page_of_another_origin_reads_streams_and_errors(server, other_origin,
     }  # fmt: skip
 
 
-def test_the_docs_show_every_operation_without_the_internet(server, tmp_path):
+def test_the_docs_show_every_operation_without_the_internet(server: Server, tmp_path: Path) -> None:
     flags = [*FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
     command = [CHROMIUM, *flags, f"{server.url}/docs"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.clients.city import City
 from tests.support.paths import ROOT
+from tests.support.server_process import Server
 
 CLIENTS = ROOT / "tests" / "clients"
 ENVIRONMENTS = CLIENTS / "environments"
@@ -30,7 +33,7 @@ PROMPTS = {
     "max_tokens": 40,
 }
 TOO_LONG = "北京" * 3000
-FAULTS = {
+FAULTS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "n": ({"n": 1000}, [400, "n", None]),
     "model": ({"model": "gpt-4"}, [404, "model", "model_not_found"]),
     "context": (
@@ -42,6 +45,9 @@ OFFICIAL = ("openai3", "openai2", "node")
 """Where there is an official client: the two majors for Python that are in use, and the one for Node."""
 
 Ask = Callable[..., Any]
+Samples = dict[str, list[dict[str, Any]]]
+"""Of each of lm-eval's tasks."""
+Evaluate = Callable[..., Samples]
 pytestmark = pytest.mark.engine
 
 
@@ -55,7 +61,7 @@ def tool(environment: str, name: str) -> str:
 
 
 def output(command: list[str], **options: Any) -> str:
-    process = subprocess.run(
+    process: subprocess.CompletedProcess[str] = subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -69,7 +75,7 @@ def output(command: list[str], **options: Any) -> str:
 
 
 @pytest.fixture
-def ask(server) -> Ask:
+def ask(server: Server) -> Ask:
     """Calls a function of a module in `tests/clients`, in an environment there; what the client read is returned."""
 
     def call(environment: str, module: str, function: str, **body: Any) -> Any:
@@ -85,16 +91,16 @@ def ask(server) -> Ask:
     return call
 
 
-def extra(environment: str, **fields: Any) -> dict:
+def extra(environment: str, **fields: Any) -> dict[str, Any]:
     """Fields that OpenAI's API does not have, as the official clients want them."""
     return fields if environment == "node" else {"extra_body": fields}
 
 
-def contents(reply: dict) -> list[str]:
+def contents(reply: dict[str, Any]) -> list[str]:
     return [choice["message"]["content"] for choice in reply["choices"]]
 
 
-def joined(chunks: list[dict]) -> list[str]:
+def joined(chunks: list[dict[str, Any]]) -> list[str]:
     """The texts of a stream's choices, of either endpoint."""
     texts: dict[int, str] = {}
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):
@@ -103,18 +109,20 @@ def joined(chunks: list[dict]) -> list[str]:
     return [texts[index] for index in sorted(texts)]
 
 
-def spelt(logged: list[dict]) -> str:
+def spelt(logged: list[dict[str, Any]]) -> str:
     """The text that the bytes of a choice's log-probabilities spell."""
     return bytes(byte for token in logged for byte in token["bytes"]).decode()
 
 
-def is_city(value: Any) -> bool:
+def is_city(value: object) -> bool:
     return City.model_validate(value, strict=True).model_dump() == value
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
 @pytest.mark.parametrize("n", [1, 2])
-def test_an_official_client_reads_one_answer_in_each_of_its_ways(ask, environment, n):
+def test_an_official_client_reads_one_answer_in_each_of_its_ways(
+    ask: Ask, environment: str, n: int
+) -> None:
     read = ask(environment, "with_openai", "chat", **STORY, n=n)
     plain = read["plain"]
     texts = contents(plain)
@@ -128,7 +136,7 @@ def test_an_official_client_reads_one_answer_in_each_of_its_ways(ask, environmen
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
-def test_an_official_client_reads_the_beams_of_a_search(ask, environment):
+def test_an_official_client_reads_the_beams_of_a_search(ask: Ask, environment: str) -> None:
     read = ask(environment, "with_openai", "chat", **STORY, n=2, **extra(environment, num_beams=3))
     first, second = contents(read["plain"])
     assert first != second
@@ -141,7 +149,7 @@ def test_an_official_client_reads_the_beams_of_a_search(ask, environment):
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
-def test_an_official_client_reads_log_probabilities(ask, environment):
+def test_an_official_client_reads_log_probabilities(ask: Ask, environment: str) -> None:
     read = ask(environment, "with_openai", "chat", **CHAT, logprobs=True, top_logprobs=2)
     [choice], [final] = read["plain"]["choices"], read["final"]["choices"]
     logged = choice["logprobs"]["content"]
@@ -154,13 +162,15 @@ def test_an_official_client_reads_log_probabilities(ask, environment):
 
 
 @pytest.mark.parametrize("environment", ["openai3", "openai2"])
-def test_the_asynchronous_official_client_reads_the_same(ask, environment):
+def test_the_asynchronous_official_client_reads_the_same(ask: Ask, environment: str) -> None:
     read = ask(environment, "with_openai", "chat_async", **CHAT)
     assert contents(read["plain"]) == contents(read["final"]) == joined(read["chunks"]) == [ANSWER]
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
-def test_an_official_client_reads_completions_of_several_prompts(ask, environment):
+def test_an_official_client_reads_completions_of_several_prompts(
+    ask: Ask, environment: str
+) -> None:
     read = ask(environment, "with_openai", "complete", **PROMPTS, n=2, logprobs=1)
     choices = read["plain"]["choices"]
     texts = [choice["text"] for choice in choices]
@@ -174,7 +184,7 @@ def test_an_official_client_reads_completions_of_several_prompts(ask, environmen
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
-def test_an_official_client_finds_the_model(ask, environment):
+def test_an_official_client_finds_the_model(ask: Ask, environment: str) -> None:
     read = ask(environment, "with_openai", "models", model=MODEL)
     assert [model["id"] for model in read["listed"]] == [MODEL]
     assert read["one"] == read["listed"][0]
@@ -182,7 +192,9 @@ def test_an_official_client_finds_the_model(ask, environment):
 
 @pytest.mark.parametrize("environment", OFFICIAL)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_official_client_raises_the_error_that_fits(ask, environment, fault):
+def test_an_official_client_raises_the_error_that_fits(
+    ask: Ask, environment: str, fault: str
+) -> None:
     fields, details = FAULTS[fault]
     read = ask(environment, "with_openai", "fail", **{**CHAT, **fields})
     name = "NotFoundError" if details[0] == 404 else "BadRequestError"
@@ -190,7 +202,7 @@ def test_an_official_client_raises_the_error_that_fits(ask, environment, fault):
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
-def test_an_official_client_parses_structured_output(ask, environment):
+def test_an_official_client_parses_structured_output(ask: Ask, environment: str) -> None:
     read = ask(environment, "with_openai", "parse", **CHAT)
     [plain], [streamed] = read["plain"]["choices"], read["streamed"]["choices"]
     assert is_city(plain["message"]["parsed"])
@@ -206,7 +218,9 @@ def test_an_official_client_parses_structured_output(ask, environment):
 @pytest.mark.parametrize(
     "tool_choice", ["required", {"type": "function", "function": {"name": "City"}}], ids=str
 )
-def test_an_official_client_reads_a_forced_call_and_answers_it(ask, environment, tool_choice):
+def test_an_official_client_reads_a_forced_call_and_answers_it(
+    ask: Ask, environment: str, tool_choice: dict[str, Any] | str
+) -> None:
     read = ask(environment, "with_openai", "call", **CHAT, tool_choice=tool_choice)
     [plain] = read["plain"]["choices"]
     [call] = plain["message"]["tool_calls"]
@@ -228,7 +242,7 @@ def test_an_official_client_reads_a_forced_call_and_answers_it(ask, environment,
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
-def test_the_deltas_of_a_streamed_call_are_openais(ask, environment):
+def test_the_deltas_of_a_streamed_call_are_openais(ask: Ask, environment: str) -> None:
     chunks = ask(environment, "with_openai", "call", **CHAT, tool_choice="required")["chunks"]
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     pieces = [piece for choice in choices for piece in choice["delta"].get("tool_calls") or []]
@@ -246,7 +260,7 @@ def test_the_deltas_of_a_streamed_call_are_openais(ask, environment):
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_openai_0_28_reads_one_answer_plain_and_streamed(ask, n):
+def test_openai_0_28_reads_one_answer_plain_and_streamed(ask: Ask, n: int) -> None:
     chat = ask("openai0", "with_openai_028", "chat", **STORY, n=n)
     assert joined(chat["chunks"]) == contents(chat["plain"])
     assert len(contents(chat["plain"])) == n
@@ -257,12 +271,12 @@ def test_openai_0_28_reads_one_answer_plain_and_streamed(ask, n):
     assert len(completion["plain"]["choices"]) == 2 * n
 
 
-def test_openai_0_28_finds_the_model(ask):
+def test_openai_0_28_finds_the_model(ask: Ask) -> None:
     assert [model["id"] for model in ask("openai0", "with_openai_028", "models")["data"]] == [MODEL]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_openai_0_28_raises_its_error(ask, fault):
+def test_openai_0_28_raises_its_error(ask: Ask, fault: str) -> None:
     fields, details = FAULTS[fault]
     assert ask("openai0", "with_openai_028", "fail", **{**CHAT, **fields}) == [
         "InvalidRequestError",
@@ -284,7 +298,9 @@ def test_openai_0_28_raises_its_error(ask, fault):
     ],
     ids=lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else "",
 )
-def test_the_ai_sdk_takes_every_kind_of_reply_whole_and_streamed(ask, settings, text, reason):
+def test_the_ai_sdk_takes_every_kind_of_reply_whole_and_streamed(
+    ask: Ask, settings: dict[str, Any], text: str | None, reason: str
+) -> None:
     read = ask("node", "with_ai_sdk", "text", model=MODEL, prompt=QUESTION, **settings)
     assert read["errors"] == []
     assert read["streamed"] == read["plain"]
@@ -293,7 +309,7 @@ def test_the_ai_sdk_takes_every_kind_of_reply_whole_and_streamed(ask, settings, 
     assert text is None or read["plain"]["text"] == text
 
 
-def test_the_ai_sdk_reads_a_forced_call(ask):
+def test_the_ai_sdk_reads_a_forced_call(ask: Ask) -> None:
     settings = {"model": MODEL, "prompt": QUESTION, "withTools": True, "toolChoice": "required"}
     read = ask("node", "with_ai_sdk", "text", **settings)
     assert read["errors"] == []
@@ -303,14 +319,14 @@ def test_the_ai_sdk_reads_a_forced_call(ask):
     assert is_city(call)
 
 
-def test_the_ai_sdk_runs_a_call_and_reads_the_answer_to_its_result(ask):
+def test_the_ai_sdk_runs_a_call_and_reads_the_answer_to_its_result(ask: Ask) -> None:
     [called, answered] = ask("node", "with_ai_sdk", "steps", model=MODEL, prompt=QUESTION)
     assert called[:2] == ["", "tool-calls"]
     assert len(called[2]) == 1
     assert (answered[1], answered[2], answered[0] != "") == ("stop", [], True)
 
 
-def test_the_ai_sdk_generates_objects_whole_and_streamed(ask):
+def test_the_ai_sdk_generates_objects_whole_and_streamed(ask: Ask) -> None:
     read = ask("node", "with_ai_sdk", "object", model=MODEL, prompt=QUESTION)
     assert is_city(read["plain"])
     assert read["streamed"] == read["plain"]
@@ -324,12 +340,12 @@ def test_the_ai_sdk_generates_objects_whole_and_streamed(ask):
     ],
     ids=["n", "model"],
 )
-def test_the_ai_sdk_reads_errors(ask, settings, details):
+def test_the_ai_sdk_reads_errors(ask: Ask, settings: dict[str, Any], details: list[Any]) -> None:
     read = ask("node", "with_ai_sdk", "fail", **{"model": MODEL, "prompt": QUESTION, **settings})
     assert read["raised"] == [["AI_APICallError", *details]] * 2
 
 
-def test_langchains_chat_model_reads_one_answer_in_each_of_its_ways(ask):
+def test_langchains_chat_model_reads_one_answer_in_each_of_its_ways(ask: Ask) -> None:
     read = ask("openai3", "with_langchain", "chat", model=MODEL)
     ways = [read[way] for way in ("invoke", "stream", "ainvoke", "astream")]
     assert [message["content"] for message in read["batch"]] == [ANSWER, OTHER_ANSWER]
@@ -339,30 +355,30 @@ def test_langchains_chat_model_reads_one_answer_in_each_of_its_ways(ask):
     assert ways[0]["usage_metadata"]["output_tokens"] > 0
 
 
-def test_langchains_completion_model_reads_one_answer_in_each_of_its_ways(ask):
+def test_langchains_completion_model_reads_one_answer_in_each_of_its_ways(ask: Ask) -> None:
     read = ask("openai3", "with_langchain", "complete", model=MODEL)
     assert read.pop("batch") == [ANSWER, OTHER_ANSWER]
     assert read == dict.fromkeys(("invoke", "stream", "ainvoke", "astream"), ANSWER)
 
 
-def test_langchain_reads_several_choices_of_several_prompts(ask):
+def test_langchain_reads_several_choices_of_several_prompts(ask: Ask) -> None:
     read = ask("openai3", "with_langchain", "choices", model=MODEL)
     assert read["chat"] == read["complete"] == [[ANSWER] * 2, [OTHER_ANSWER] * 2]
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
-def test_langchain_reads_structured_output(ask, method):
+def test_langchain_reads_structured_output(ask: Ask, method: str) -> None:
     read = ask("openai3", "with_langchain", "structured", model=MODEL, method=method)
     assert read["parsing_error"] is None
     assert is_city(read["parsed"])
 
 
-def test_langchain_reads_an_object_of_json_mode(ask):
+def test_langchain_reads_an_object_of_json_mode(ask: Ask) -> None:
     assert ask("openai3", "with_langchain", "any_object", model=MODEL) == {}
 
 
 @pytest.mark.parametrize("tool_choice", ["any", "City"])
-def test_langchain_reads_forced_calls_whole_and_streamed(ask, tool_choice):
+def test_langchain_reads_forced_calls_whole_and_streamed(ask: Ask, tool_choice: str) -> None:
     read = ask("openai3", "with_langchain", "call", model=MODEL, tool_choice=tool_choice)
     [whole], [streamed] = read["invoke"]["tool_calls"], read["stream"]["tool_calls"]
     assert is_city(whole["args"])
@@ -371,13 +387,13 @@ def test_langchain_reads_forced_calls_whole_and_streamed(ask, tool_choice):
 
 
 @pytest.mark.parametrize("environment", ["openai2", "openai3"])
-def test_langchain_knows_an_overflow_of_the_context(ask, environment):
+def test_langchain_knows_an_overflow_of_the_context(ask: Ask, environment: str) -> None:
     read = ask(environment, "with_langchain", "overflow", model=MODEL, prompt=TOO_LONG)
     assert read == {"invoke": True, "stream": True}
 
 
 @pytest.mark.parametrize("is_chat_model", [True, False], ids=["chat", "completion"])
-def test_llama_index_reads_one_answer_in_each_of_its_ways(ask, is_chat_model):
+def test_llama_index_reads_one_answer_in_each_of_its_ways(ask: Ask, is_chat_model: bool) -> None:
     read = ask("openai2", "with_llama_index", "answers", model=MODEL, is_chat_model=is_chat_model)
     for way in ("complete", "chat"):
         text = read[way]
@@ -388,12 +404,12 @@ def test_llama_index_reads_one_answer_in_each_of_its_ways(ask, is_chat_model):
     assert read["complete"] == ANSWER
 
 
-def test_llama_index_reads_structured_output(ask):
+def test_llama_index_reads_structured_output(ask: Ask) -> None:
     kind = {"is_chat_model": True, "is_function_calling_model": True}
     assert is_city(ask("openai2", "with_llama_index", "structured", model=MODEL, **kind))
 
 
-def test_a_pydantic_ai_agent_reads_text_and_keeps_its_history(ask):
+def test_a_pydantic_ai_agent_reads_text_and_keeps_its_history(ask: Ask) -> None:
     read = ask("openai3", "with_pydantic_ai", "text", model=MODEL)
     assert "".join(read["pieces"]) == read["plain"] == ANSWER
     assert len(read["pieces"]) > 3
@@ -402,25 +418,25 @@ def test_a_pydantic_ai_agent_reads_text_and_keeps_its_history(ask):
 
 
 @pytest.mark.parametrize("kind", ["tool", "function", "native"])
-def test_a_pydantic_ai_agent_reads_structured_output(ask, kind):
+def test_a_pydantic_ai_agent_reads_structured_output(ask: Ask, kind: str) -> None:
     read = ask("openai3", "with_pydantic_ai", "structured", model=MODEL, kind=kind)
     assert is_city(read["plain"])
     assert read["streamed"] == read["plain"]
 
 
-def test_a_pydantic_ai_agent_reads_an_object_that_it_asked_for_in_words(ask):
+def test_a_pydantic_ai_agent_reads_an_object_that_it_asked_for_in_words(ask: Ask) -> None:
     read = ask("openai3", "with_pydantic_ai", "structured", model=MODEL, kind="prompted")
     assert read == {"plain": {}, "streamed": {}}
 
 
 @pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])
-def test_instructor_reads_structured_output(ask, mode):
+def test_instructor_reads_structured_output(ask: Ask, mode: str) -> None:
     read = ask("openai2", "with_instructor", "structured", mode=mode, **CHAT)
     assert is_city(read["plain"])
     assert is_city(read["streamed"])  # of a function named otherwise, so perhaps another city
 
 
-def test_instructor_reads_an_object_of_json_mode(ask):
+def test_instructor_reads_an_object_of_json_mode(ask: Ask) -> None:
     assert ask("openai2", "with_instructor", "structured", mode="JSON", **CHAT) == {
         "plain": {},
         "streamed": {},
@@ -428,7 +444,7 @@ def test_instructor_reads_an_object_of_json_mode(ask):
 
 
 @pytest.fixture
-def llm(server, tmp_path) -> Callable[..., str]:
+def llm(server: Server, tmp_path: Path) -> Callable[..., str]:
     """Runs the `llm` command, which knows the server's two endpoints as the models `chat` and `completion`."""
     program = tool("openai3", "llm")
     models = [
@@ -444,7 +460,9 @@ def llm(server, tmp_path) -> Callable[..., str]:
 @pytest.mark.parametrize(
     "flags", [["-m", "chat"], ["-m", "chat", "--no-stream"], ["-m", "completion"]], ids=" ".join
 )
-def test_the_llm_command_prints_an_answer_and_logs_its_tokens(llm, flags):
+def test_the_llm_command_prints_an_answer_and_logs_its_tokens(
+    llm: Callable[..., str], flags: list[str]
+) -> None:
     assert llm(*flags, "-o", "temperature", "0", QUESTION) == ANSWER
     [logged] = json.loads(llm("logs", "--json", "-n", "1"))
     assert logged["response"] == ANSWER
@@ -453,13 +471,15 @@ def test_the_llm_command_prints_an_answer_and_logs_its_tokens(llm, flags):
         assert logged["output_tokens"] > 0
 
 
-def test_the_llm_command_continues_a_conversation(llm):
+def test_the_llm_command_continues_a_conversation(llm: Callable[..., str]) -> None:
     llm("-m", "chat", "-o", "temperature", "0", QUESTION)
     assert llm("-c", "-o", "temperature", "0", "法国呢？") == OTHER_ANSWER
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]], ids=["streamed", "whole"])
-def test_the_llm_command_prints_structured_output(llm, flags):
+def test_the_llm_command_prints_structured_output(
+    llm: Callable[..., str], flags: list[str]
+) -> None:
     schema = json.dumps(City.model_json_schema())
     assert is_city(
         json.loads(
@@ -469,11 +489,11 @@ def test_the_llm_command_prints_structured_output(llm, flags):
 
 
 @pytest.fixture
-def evaluate(server, tmp_path) -> Callable[..., dict]:
+def evaluate(server: Server, tmp_path: Path) -> Evaluate:
     """Runs tasks of `tests/clients/lm_eval_tasks` with lm-eval's `local-completions`; the samples of each task."""
     program = tool("lm_eval", "lm_eval")
 
-    def run(tokenized: bool, *tasks: str) -> dict[str, list[dict]]:
+    def run(tokenized: bool, *tasks: str) -> Samples:
         model = {
             "model": MODEL,
             "base_url": f"{server.url}/v1/completions",
@@ -494,7 +514,7 @@ def evaluate(server, tmp_path) -> Callable[..., dict]:
         options = ["--include_path", ".", "--output_path", str(tmp_path), "--log_samples"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
         output(command + options, cwd=CLIENTS / "lm_eval_tasks", env=environment)
-        samples = {}
+        samples: Samples = {}
         for task in tasks:
             [path] = tmp_path.glob(f"**/samples_{task}_*.jsonl")
             samples[task] = [
@@ -505,15 +525,17 @@ def evaluate(server, tmp_path) -> Callable[..., dict]:
     return run
 
 
-def test_lm_eval_scores_the_log_probabilities_that_the_server_gives(evaluate, http):
+def test_lm_eval_scores_the_log_probabilities_that_the_server_gives(
+    evaluate: Evaluate, http: httpx.Client
+) -> None:
     samples = evaluate(True, "capitals_chosen", "capitals_written")
     assert all(sample["acc"] == 1 for sample in samples["capitals_chosen"])
     assert sum(sample["exact_match"] for sample in samples["capitals_written"]) >= 4
 
     def ids(text: str) -> list[int]:
-        return http.post(
-            "/tokenize", json={"prompt": text, "raw": True, "add_special_tokens": False}
-        ).json()["tokens"]
+        body = {"prompt": text, "raw": True, "add_special_tokens": False}
+        tokens: list[int] = http.post("/tokenize", json=body).json()["tokens"]
+        return tokens
 
     for sample in samples["capitals_chosen"]:
         for [[score, _]], argument in zip(
@@ -532,7 +554,7 @@ def test_lm_eval_scores_the_log_probabilities_that_the_server_gives(evaluate, ht
             assert float(score) == pytest.approx(sum(scores[len(ids(context)) :]), abs=1e-2)
 
 
-def test_lm_eval_reads_answers_to_questions_in_the_prompt_template(evaluate):
+def test_lm_eval_reads_answers_to_questions_in_the_prompt_template(evaluate: Evaluate) -> None:
     samples = evaluate(False, "capitals_written")["capitals_written"]
     assert [sample["resps"] for sample in samples][:2] == [
         [["中国的首都是北京"]],
@@ -561,7 +583,7 @@ def curl(*arguments: str) -> str:
     ],
     ids=" ".join,
 )
-def test_curl_reads_the_same_with_any_of_its_flags(server, flags):
+def test_curl_reads_the_same_with_any_of_its_flags(server: Server, flags: list[str]) -> None:
     reply = json.loads(
         curl(
             "--fail-with-body", *flags, f"{server.url}/v1/chat/completions", "-d", json.dumps(CHAT)
@@ -570,7 +592,7 @@ def test_curl_reads_the_same_with_any_of_its_flags(server, flags):
     assert contents(reply) == [ANSWER]
 
 
-def test_curl_sends_one_request_after_another_on_one_connection(server):
+def test_curl_sends_one_request_after_another_on_one_connection(server: Server) -> None:
     """After a plain reply, a stream and an error too."""
     arguments = []
     for body in (CHAT, {**CHAT, "stream": True}, {**CHAT, "n": 1000}, CHAT):

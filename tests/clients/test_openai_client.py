@@ -1,20 +1,25 @@
 """OpenAI's official client, in its newest version, in the tests' own process."""
 
+from typing import cast
+
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionStreamOptionsParam
 
 from tests.support.questions import CAPITAL, COMPARISON, MODEL, STORIES
+from tests.support.server_process import Server
 
 pytestmark = pytest.mark.engine
 
+MESSAGES = cast(list[ChatCompletionMessageParam], STORIES)
 
-def test_the_official_client_reads_a_stream_that_equals_the_plain_reply(openai):
-    fields = {"model": MODEL, "messages": STORIES, "temperature": 0}
-    plain = openai.chat.completions.create(**fields)
+
+def test_the_official_client_reads_a_stream_that_equals_the_plain_reply(openai: OpenAI) -> None:
+    create = openai.chat.completions.create
+    plain = create(model=MODEL, messages=MESSAGES, temperature=0)
+    options: ChatCompletionStreamOptionsParam = {"include_usage": True}
     chunks = list(
-        openai.chat.completions.create(
-            **fields, stream=True, stream_options={"include_usage": True}
-        )
+        create(model=MODEL, messages=MESSAGES, temperature=0, stream=True, stream_options=options)
     )
     assert chunks[-1].usage == plain.usage
     joined = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
@@ -23,16 +28,16 @@ def test_the_official_client_reads_a_stream_that_equals_the_plain_reply(openai):
     assert [chunk.choices[0].finish_reason for chunk in chunks[-2:-1]] == ["stop"]
 
 
-def test_the_official_client_streams_completions(openai):
-    fields = {"model": MODEL, "prompt": COMPARISON, "temperature": 0, "max_tokens": 90}
-    plain = openai.completions.create(**fields).choices[0]
-    chunks = list(openai.completions.create(**fields, stream=True))
+def test_the_official_client_streams_completions(openai: OpenAI) -> None:
+    create = openai.completions.create
+    plain = create(model=MODEL, prompt=COMPARISON, temperature=0, max_tokens=90).choices[0]
+    chunks = list(create(model=MODEL, prompt=COMPARISON, temperature=0, max_tokens=90, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == plain.text
     assert chunks[-1].choices[0].finish_reason == plain.finish_reason
 
 
-def test_the_official_client_helps_with_streams(openai):
-    with openai.chat.completions.stream(model=MODEL, messages=STORIES) as stream:
+def test_the_official_client_helps_with_streams(openai: OpenAI) -> None:
+    with openai.chat.completions.stream(model=MODEL, messages=MESSAGES) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
     assert "".join(deltas) == final.choices[0].message.content
@@ -46,13 +51,13 @@ async def async_answer(url: str) -> str:
         return reply.choices[0].message.content or ""
 
 
-def test_the_official_async_client(server):
+def test_the_official_async_client(server: Server) -> None:
     import asyncio
 
     assert "北京" in asyncio.run(async_answer(server.url))
 
 
-def test_the_official_client_raises_the_right_errors(openai):
+def test_the_official_client_raises_the_right_errors(openai: OpenAI) -> None:
     with pytest.raises(NotFoundError) as unknown:
         openai.completions.create(model="gpt-4", prompt="a")
     assert unknown.value.code == "model_not_found"

@@ -1,11 +1,13 @@
 """The published schema against the real server: no answer that it does not describe."""
 
 import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.server_process import Server
 
 SCHEMATHESIS = ROOT / "tests" / "clients" / "environments" / "schemathesis" / "bin" / "st"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -18,10 +20,12 @@ pytestmark = [
 ]
 
 
-def test_schemathesis_finds_no_undocumented_answer_and_no_5xx(server, tmp_path):
+def test_schemathesis_finds_no_undocumented_answer_and_no_5xx(
+    server: Server, tmp_path: Path
+) -> None:
     """Requests that fit the schema and such that do not, of every operation; 503 is the one 5xx of a full server."""
     command = [
-        SCHEMATHESIS,
+        str(SCHEMATHESIS),
         "run",
         f"{server.url}/openapi.json",
         "--checks",

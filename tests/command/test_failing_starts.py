@@ -53,14 +53,14 @@ def raised(failure: Exception) -> Exception:
         (ValueError("long " * 1000), "long long"),
     ],
 )
-def test_a_reason_is_one_line_that_begins_with_what_was_said(failure, said):
+def test_a_reason_is_one_line_that_begins_with_what_was_said(failure: Exception, said: str) -> None:
     for told in (describe_exception(failure), describe_exception(raised(failure))):
         assert told.startswith(said)
         assert "\n" not in told
         assert len(told) < 800
 
 
-def test_a_failure_that_says_nothing_is_told_by_its_line():
+def test_a_failure_that_says_nothing_is_told_by_its_line() -> None:
     loaded, expected = 4600, 4700
     with pytest.raises(AssertionError) as caught:
         raise AssertionError if loaded != expected else ValueError
@@ -68,7 +68,7 @@ def test_a_failure_that_says_nothing_is_told_by_its_line():
     assert "(test_failing_starts.py, line " in describe_exception(caught.value)
 
 
-def test_whatever_fails_while_it_is_explained_is_a_sentence():
+def test_whatever_fails_while_it_is_explained_is_a_sentence() -> None:
     for failure in (KeyError("a"), TypeError(), RecursionError("deep"), ValueError("No.")):
         with (
             pytest.raises(StartError, match=r"^The model is odd: [^\n]+[^.]\.$"),
@@ -79,7 +79,7 @@ def test_whatever_fails_while_it_is_explained_is_a_sentence():
         raise StartError("No port.")
 
 
-def test_a_tokenizer_that_transformers_cannot_load_is_a_sentence(tmp_path):
+def test_a_tokenizer_that_transformers_cannot_load_is_a_sentence(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         shutil.copy(DEMO_MODEL / name, tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": null}')
@@ -87,7 +87,7 @@ def test_a_tokenizer_that_transformers_cannot_load_is_a_sentence(tmp_path):
         load_encoder(Settings(model=str(tmp_path), tokenizer_mode="hf"))
 
 
-def test_the_first_cause_of_a_process_is_told(causes):
+def test_the_first_cause_of_a_process_is_told(causes: Path) -> None:
     assert not keep_cause(record(ValueError("The first\ncause")))
     assert not keep_cause(record(RuntimeError("See stack trace for root cause.")))
     assert not keep_cause(record(None, "Worker proc died unexpectedly"))
@@ -97,7 +97,7 @@ def test_the_first_cause_of_a_process_is_told(causes):
     )
 
 
-def test_a_process_that_says_nothing_is_told_so(causes):
+def test_a_process_that_says_nothing_is_told_so(causes: Path) -> None:
     told = cause(
         RuntimeError(
             "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
@@ -107,14 +107,14 @@ def test_a_process_that_says_nothing_is_told_so(causes):
     assert cause(ValueError("No GPU.")) == "No GPU"
 
 
-def test_what_vllm_says_in_code_is_put_in_words(causes):
+def test_what_vllm_says_in_code_is_put_in_words(causes: Path) -> None:
     causes.write_text(
         "AssertionError at assert rows == self.org_vocab_size (a.py, line 3)\n", encoding="utf-8"
     )
     assert "config.json's vocab_size" in cause(RuntimeError("x"))
 
 
-def test_vllm_logs_what_fails_after_the_start_and_where_its_log_is_wanted(causes):
+def test_vllm_logs_what_fails_after_the_start_and_where_its_log_is_wanted(causes: Path) -> None:
     logger = logging.getLogger("vllm")
     level = logger.level
     try:
@@ -129,7 +129,7 @@ def test_vllm_logs_what_fails_after_the_start_and_where_its_log_is_wanted(causes
         logger.setLevel(level)
 
 
-def test_a_process_of_a_process_knows_where_to_write(causes):
+def test_a_process_of_a_process_knows_where_to_write(causes: Path) -> None:
     """As vLLM's workers, which its engine's process starts."""
     script = (
         "import multiprocessing\nfrom engine import process\n"
@@ -153,7 +153,9 @@ def test_a_process_of_a_process_knows_where_to_write(causes):
 
 
 @pytest.mark.parametrize("level", ["error", "warning", "info", "debug"])
-def test_a_traceback_is_shown_only_where_a_log_is_wanted(monkeypatch, capsys, level):
+def test_a_traceback_is_shown_only_where_a_log_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], level: str
+) -> None:
     def serve(settings: Settings, others: list[str]) -> None:
         with raising_start_error("vLLM cannot start the model"):
             raise KeyError("x")
@@ -173,7 +175,7 @@ def test_a_traceback_is_shown_only_where_a_log_is_wanted(monkeypatch, capsys, le
 
 @pytest.mark.engine
 @pytest.mark.parametrize("level", ["warning", "info"])
-def test_what_fails_in_a_worker_is_one_sentence_at_the_end(tmp_path, level):
+def test_what_fails_in_a_worker_is_one_sentence_at_the_end(tmp_path: Path, level: str) -> None:
     """Weights of another vocabulary, whose rows vLLM alone can count here, and yarn, of which transformers warns."""
     torch = pytest.importorskip("torch", reason="vLLM is not installed")
     from safetensors.torch import load_file

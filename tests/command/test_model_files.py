@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,9 @@ def model(tmp_path: Path) -> Path:
         (None, LINEAR, None),
     ],
 )
-def test_a_linear_scaling_is_counted_once(length, scaling, trained):
+def test_a_linear_scaling_is_counted_once(
+    length: int | None, scaling: dict[str, Any] | None, trained: int | None
+) -> None:
     for key in ("rope_scaling", "rope_parameters"):
         assert trained_length({"max_position_embeddings": length, key: scaling}) == trained
     assert (
@@ -93,7 +96,8 @@ def refused(model: Path, tokenizer: Path | None = None) -> str:
 
 def write_weights(file: Path, shapes: dict[str, list[int]]) -> None:
     """Weights of two bytes, all zero."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, shape in shapes.items():
         header[name] = {
             "dtype": "BF16",
@@ -121,7 +125,7 @@ def write_shards(
     return shards
 
 
-def test_a_whole_model_is_not_refused(model, converted):
+def test_a_whole_model_is_not_refused(model: Path, converted: Path) -> None:
     check_model_files(Settings())
     check_model_files(Settings(model=str(model)))
     (model / "training_args.bin").write_bytes(b"")
@@ -132,7 +136,7 @@ def test_a_whole_model_is_not_refused(model, converted):
 
 @pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:20]))
 @pytest.mark.parametrize("name", JSON)
-def test_json_that_is_none_is_named(model, name, content):
+def test_json_that_is_none_is_named(model: Path, name: str, content: bytes) -> None:
     (model / name).write_bytes(content)
     sentence = refused(model)
     assert name in sentence
@@ -141,7 +145,7 @@ def test_json_that_is_none_is_named(model, name, content):
     assert ("empty" in sentence) == (content == b"")
 
 
-def test_a_tokenizers_own_directory_is_read_too(model, tmp_path):
+def test_a_tokenizers_own_directory_is_read_too(model: Path, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     shutil.copy(model / "tokenizer.model", tokenizer)
@@ -156,7 +160,9 @@ def test_a_tokenizers_own_directory_is_read_too(model, tmp_path):
     ("content", "reason"),
     [(POINTER, "tokenizer.model is a git-lfs pointer"), (b"", "tokenizer.model is empty")],
 )
-def test_a_tokenizer_that_is_not_there_is_named(converted, content, reason):
+def test_a_tokenizer_that_is_not_there_is_named(
+    converted: Path, content: bytes, reason: str
+) -> None:
     (converted / "tokenizer.model").write_bytes(content)
     assert reason in refused(converted)
 
@@ -172,19 +178,19 @@ def test_a_tokenizer_that_is_not_there_is_named(converted, content, reason):
         (b'\x09\0\0\0\0\0\0\0{"a": {}}', "is cut off, or not"),
     ],
 )
-def test_weights_that_are_none_are_named(model, content, reason):
+def test_weights_that_are_none_are_named(model: Path, content: bytes, reason: str) -> None:
     (model / "model.safetensors").write_bytes(content)
     assert f"model.safetensors {reason}" in refused(model)
 
 
 @pytest.mark.parametrize("size", [4, 8, 9, 500, 5000, 9_179_647])
-def test_weights_that_are_cut_are_named(model, size):
+def test_weights_that_are_cut_are_named(model: Path, size: int) -> None:
     whole = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(whole[:size])
     assert "model.safetensors is cut off" in refused(model)
 
 
-def test_weights_with_more_behind_them_are_named(model):
+def test_weights_with_more_behind_them_are_named(model: Path) -> None:
     with (model / "model.safetensors").open("ab") as file:
         file.write(b"\0")
     assert "is damaged: it has 9,179,649 bytes, and not 9,179,648" in refused(model)
@@ -193,7 +199,9 @@ def test_weights_with_more_behind_them_are_named(model):
 @pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize("lost", [[0], [2], [0, 1], [0, 1, 2]], ids=str)
-def test_shards_that_are_missing_are_named(model, kind, index, lost):
+def test_shards_that_are_missing_are_named(
+    model: Path, kind: str, index: bool, lost: list[int]
+) -> None:
     shards = write_shards(model, index=index, kind=kind)
     for number in lost:
         shards[number].unlink()
@@ -206,26 +214,26 @@ def test_shards_that_are_missing_are_named(model, kind, index, lost):
 
 @pytest.mark.parametrize("content", [POINTER, b"", b"PK\x03\x04 and no end"])
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_shard_that_is_not_whole_is_named(model, kind, content):
+def test_a_shard_that_is_not_whole_is_named(model: Path, kind: str, content: bytes) -> None:
     shard = write_shards(model, kind=kind)[1]
     shard.write_bytes(content)
     assert f"{shard.name} is" in refused(model)
 
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {"a": None}}], ids=str)
-def test_an_index_without_files_is_named(model, index):
+def test_an_index_without_files_is_named(model: Path, index: dict[str, Any]) -> None:
     write_shards(model)
     (model / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     assert "index.json has no weight_map" in refused(model)
 
 
-def test_a_link_to_nowhere_is_named(model):
+def test_a_link_to_nowhere_is_named(model: Path) -> None:
     (model / "model.safetensors").unlink()
     (model / "model.safetensors").symlink_to("/no/such/blob")
     assert "model.safetensors cannot be read" in refused(model)
 
 
-def test_no_weights_at_all(model):
+def test_no_weights_at_all(model: Path) -> None:
     (model / "model.safetensors").unlink()
     for name in ("training_args.bin", "optimizer.pt"):
         (model / name).write_bytes(b"PK")
@@ -235,7 +243,9 @@ def test_no_weights_at_all(model):
 
 @pytest.mark.parametrize("beside", [["config.json", "tokenizer.model"], ["params.json", "tokenizer.model"],
                                     ["params.json"], []], ids=str)  # fmt: skip
-def test_weights_of_llamas_own_format_are_to_be_converted(tmp_path, beside):
+def test_weights_of_llamas_own_format_are_to_be_converted(
+    tmp_path: Path, beside: list[str]
+) -> None:
     (tmp_path / "consolidated.00.pth").write_bytes(b"PK")
     for name in beside:
         (tmp_path / name).write_text("{}")
@@ -244,7 +254,7 @@ def test_weights_of_llamas_own_format_are_to_be_converted(tmp_path, beside):
 
 @pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin"])
 @pytest.mark.parametrize("has_config", [True, False])
-def test_an_adapter_is_to_be_merged(model, weights, has_config):
+def test_an_adapter_is_to_be_merged(model: Path, weights: str, has_config: bool) -> None:
     (model / "model.safetensors").rename(model / weights)
     (model / "adapter_config.json").write_text("{}")
     if not has_config:
@@ -262,7 +272,9 @@ def test_an_adapter_is_to_be_merged(model, weights, has_config):
         ({"vocab_size": ...}, False),
     ],
 )
-def test_weights_of_another_vocabulary_are_refused(model, changes, is_refused):
+def test_weights_of_another_vocabulary_are_refused(
+    model: Path, changes: dict[str, Any], is_refused: bool
+) -> None:
     change(model / "config.json", **changes)
     if is_refused:
         assert (
@@ -274,7 +286,9 @@ def test_weights_of_another_vocabulary_are_refused(model, changes, is_refused):
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_the_head_has_a_row_for_each_token_too_unless_it_is_not_used(model, is_tied):
+def test_the_head_has_a_row_for_each_token_too_unless_it_is_not_used(
+    model: Path, is_tied: bool
+) -> None:
     change(model / "config.json", tie_word_embeddings=is_tied)
     shapes = {"model.embed_tokens.weight": [4600, 2], "lm_head.weight": [4601, 2]}
     write_weights(model / "model.safetensors", shapes)
@@ -292,7 +306,7 @@ def started(*arguments: str, **environment: str) -> str:
     return line
 
 
-def test_a_start_with_such_files_ends_with_one_line(model):
+def test_a_start_with_such_files_ends_with_one_line(model: Path) -> None:
     (model / "model.safetensors").write_bytes(POINTER)
     assert started("--model", str(model)).startswith(
         f"error: {model}/model.safetensors is a git-lfs pointer"
@@ -302,7 +316,7 @@ def test_a_start_with_such_files_ends_with_one_line(model):
     assert started(*arguments).startswith("error: There is no prompt template none")
 
 
-def test_a_model_of_the_hub_is_read_from_its_cache(model, tmp_path):
+def test_a_model_of_the_hub_is_read_from_its_cache(model: Path, tmp_path: Path) -> None:
     cached = tmp_path / "hub" / "models--org--chinese-alpaca-2"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc")

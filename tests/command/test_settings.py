@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -11,7 +13,7 @@ from settings import Settings, StartError, check_settings, parse_settings
 from tests.support.server_process import USERS_COMMAND
 
 
-def test_the_users_command_is_understood():
+def test_the_users_command_is_understood() -> None:
     settings, others = parse_settings(USERS_COMMAND.split())
     assert (settings.model, settings.tokenizer, settings.tokenizer_mode) == ("DIR", "DIR", "slow")
     assert settings.model_names == ("chinese-llama-alpaca-2",)
@@ -19,7 +21,7 @@ def test_the_users_command_is_understood():
     assert others == ["--tensor-parallel-size", "1"]
 
 
-def test_no_flag_at_all_is_the_demo_model():
+def test_no_flag_at_all_is_the_demo_model() -> None:
     settings, others = parse_settings([])
     assert settings.is_demo
     assert settings.model_names == ("chinese-llama-alpaca-2",)
@@ -27,7 +29,7 @@ def test_no_flag_at_all_is_the_demo_model():
     check_settings(settings)
 
 
-def test_underscores_and_equals_signs():
+def test_underscores_and_equals_signs() -> None:
     settings, others = parse_settings(
         ["--served_model_name=a", "--max_model_len=99", "--raw_completions"]
     )
@@ -35,7 +37,7 @@ def test_underscores_and_equals_signs():
     assert others == ["--max-model-len=99"]
 
 
-def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
+def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> None:
     file = tmp_path / "flags.yaml"
     flags = {"port": 9000, "host": "0.0.0.0", "served_model_name": ["a", "b"], "raw-completions": True,
              "allow-credentials": False, "max-model-len": 512, "override-generation-config": {"top_k": 5}}  # fmt: skip
@@ -63,7 +65,9 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
         ({"hf-overrides": {"rope_theta": 1}}, ['--hf-overrides={"rope_theta": 1}']),
     ],
 )
-def test_a_config_file_speaks_for_vllm_too(tmp_path, flags, arguments):
+def test_a_config_file_speaks_for_vllm_too(
+    tmp_path: Path, flags: dict[str, Any], arguments: list[str]
+) -> None:
     file = tmp_path / "flags.yaml"
     file.write_text(json.dumps(flags), encoding="utf-8")
     settings, others = parse_settings(["--config", str(file)])
@@ -75,7 +79,7 @@ def test_a_config_file_speaks_for_vllm_too(tmp_path, flags, arguments):
 @pytest.mark.parametrize(
     "content", [b"- a\n- b", b"just text", b"\xff\xfe\x00", b"a: [", b"a: b: c"]
 )
-def test_a_config_file_that_is_none_of_flags(tmp_path, content):
+def test_a_config_file_that_is_none_of_flags(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "flags.yaml"
     file.write_bytes(content)
     with pytest.raises(StartError, match="--config"):
@@ -91,7 +95,7 @@ def test_a_config_file_that_is_none_of_flags(tmp_path, content):
         ({"ssl_certfile": "/no/such/file"}, "cannot be used"),
     ],
 )
-def test_settings_that_cannot_work(settings, reason):
+def test_settings_that_cannot_work(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(StartError, match=reason):
         check_settings(Settings(**settings))
 
@@ -115,7 +119,9 @@ NEVER = {"-1", "-0.5", "-1e-9", "nan", "inf", "-inf", "1e300", "10000001"}
         *(("--port", value) for value in ("-1", "65536", "9" * 30)),
     ],
 )
-def test_a_number_that_cannot_work_is_one_sentence_that_names_its_flag(flag, value):
+def test_a_number_that_cannot_work_is_one_sentence_that_names_its_flag(
+    flag: str, value: str
+) -> None:
     settings, _ = parse_settings([f"{flag}={value}"])
     with pytest.raises(StartError) as failure:
         check_settings(settings)
@@ -127,19 +133,19 @@ def test_a_number_that_cannot_work_is_one_sentence_that_names_its_flag(flag, val
 
 
 @pytest.mark.parametrize("flag", [*SECONDS, "--max-num-queued-reqs", "--port"])
-def test_zero_and_large_numbers_are_welcome(flag):
+def test_zero_and_large_numbers_are_welcome(flag: str) -> None:
     for value in ("0", "9999"):
         check_settings(parse_settings([flag, value])[0])
     check_settings(parse_settings(["--max-body-bytes", "1"])[0])
 
 
-def test_a_number_in_a_config_file_is_checked_too(tmp_path):
+def test_a_number_in_a_config_file_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "flags.yaml").write_text("drain-timeout: .inf\nport: 0\n")
     with pytest.raises(StartError, match="--drain-timeout inf must be"):
         check_settings(parse_settings(["--config", str(tmp_path / "flags.yaml")])[0])
 
 
-def test_uvicorn_gets_our_settings():
+def test_uvicorn_gets_our_settings() -> None:
     config = uvicorn_config(FastAPI(), Settings(root_path="/api/", timeout_keep_alive=99))
     assert (config.root_path, config.timeout_keep_alive, config.access_log) == ("/api", 99, False)
 
@@ -147,22 +153,22 @@ def test_uvicorn_gets_our_settings():
 @pytest.mark.parametrize(
     ("flag", "prefix"), [("", ""), ("/", ""), ("api", "/api"), ("/api//v2/", "/api/v2"), ("//", "")]
 )
-def test_a_root_path_begins_with_one_slash_and_ends_with_none(flag, prefix):
+def test_a_root_path_begins_with_one_slash_and_ends_with_none(flag: str, prefix: str) -> None:
     assert uvicorn_config(FastAPI(), Settings(root_path=flag)).root_path == prefix
 
 
 @pytest.mark.parametrize("root_path", ["/接口", "/a b", "/a%20b", "/a?b", "/a\n"])
-def test_a_root_path_that_no_request_could_name(root_path):
+def test_a_root_path_that_no_request_could_name(root_path: str) -> None:
     with pytest.raises(StartError, match="--root-path may have"):
         check_settings(Settings(root_path=root_path))
 
 
-def test_flags_take_their_defaults_from_the_settings():
+def test_flags_take_their_defaults_from_the_settings() -> None:
     assert parse_settings([])[0] == Settings()
     assert {setting.name for setting in fields(Settings)} >= {"model", "port", "prompt_template"}
 
 
-def test_a_mark_before_a_config_file_is_no_part_of_it(tmp_path):
+def test_a_mark_before_a_config_file_is_no_part_of_it(tmp_path: Path) -> None:
     (tmp_path / "flags.yaml").write_bytes(b"\xef\xbb\xbfport: 9000\r\nsystem-prompt: a\r\n")
     settings, others = parse_settings(["--config", str(tmp_path / "flags.yaml")])
     assert (settings.port, settings.system_prompt, others) == (9000, "a", [])
@@ -176,6 +182,6 @@ def test_a_mark_before_a_config_file_is_no_part_of_it(tmp_path):
         ("::1", "http://[::1]:80"),
     ],
 )
-def test_the_url_that_the_banner_shows(host, url):
+def test_the_url_that_the_banner_shows(host: str, url: str) -> None:
     assert Settings(host=host, port=80).url == url
     assert Settings(host=host, port=80, ssl_certfile="c").url == url.replace("http", "https")

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -41,27 +42,27 @@ def refused(*arguments: str) -> str:
     return line
 
 
-def test_no_such_directory():
+def test_no_such_directory() -> None:
     assert refused("--model", "/no/such/model") == "error: There is no directory /no/such/model."
 
 
-def test_a_directory_without_a_model(tmp_path):
+def test_a_directory_without_a_model(tmp_path: Path) -> None:
     assert "config.json" in refused("--model", str(tmp_path))
 
 
-def test_no_tokenizer(model):
+def test_no_tokenizer(model: Path) -> None:
     (model / "tokenizer.model").unlink()
     (model / "tokenizer_config.json").unlink()
     assert "tokenizer.json" in refused("--model", str(model))
 
 
-def test_slow_without_sentencepiece(model):
+def test_slow_without_sentencepiece(model: Path) -> None:
     (model / "tokenizer.model").unlink()
     line = refused("--model", str(model), "--tokenizer-mode", "slow")
     assert "--tokenizer-mode slow needs a SentencePiece tokenizer.model" in line
 
 
-def test_a_port_that_is_taken():
+def test_a_port_that_is_taken() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -69,7 +70,7 @@ def test_a_port_that_is_taken():
         assert f"Port {port}" in refused("--host", "127.0.0.1", "--port", port)
 
 
-def test_no_template_is_found(model):
+def test_no_template_is_found(model: Path) -> None:
     line = refused("--model", str(model))
     assert "--prompt-template" in line
     assert "alpaca-2" in line
@@ -78,31 +79,31 @@ def test_no_template_is_found(model):
 
 
 @pytest.mark.parametrize("choice", ["alpaca-3", "model", "none.jinja"])
-def test_a_template_that_does_not_exist(choice):
+def test_a_template_that_does_not_exist(choice: str) -> None:
     refused("--prompt-template", choice)
 
 
 @pytest.mark.parametrize("config", ['{"temperature": 5}', '{"temprature": 1}'])
-def test_sampling_defaults_that_no_request_could_have(config):
+def test_sampling_defaults_that_no_request_could_have(config: str) -> None:
     refused("--override-generation-config", config)
 
 
-def test_a_system_text_file_that_is_missing():
+def test_a_system_text_file_that_is_missing() -> None:
     refused("--system-prompt", "@/no/such/file")
 
 
-def test_a_config_file_that_is_missing():
+def test_a_config_file_that_is_missing() -> None:
     refused("--config", "/no/such/file.yaml")
 
 
-def test_a_wrong_value_is_told_by_the_parser():
+def test_a_wrong_value_is_told_by_the_parser() -> None:
     process, seconds = run("--port", "eight")
     assert process.returncode == 2
     assert seconds < 20
     assert "invalid int value" in process.stderr
 
 
-def test_what_zero_means_is_in_the_sentence():
+def test_what_zero_means_is_in_the_sentence() -> None:
     sentence = refused("--request-timeout", "-1")
     assert (
         sentence == "error: --request-timeout -1 must be 0 (off) or more seconds, at most 10000000."
@@ -111,7 +112,7 @@ def test_what_zero_means_is_in_the_sentence():
 
 
 @pytest.mark.engine
-def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
+def test_the_users_command_serves_a_model_from_another_directory(tmp_path: Path) -> None:
     copy = tmp_path / "base_model"
     shutil.copytree(DEMO_MODEL, copy)
     config = json.loads((copy / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -142,7 +143,7 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
     assert any("DEBUG" in line and "vllm" in line for line in server.lines), (
         "vLLM's own log is back"
     )
-    ask = {"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
+    ask: dict[str, Any] = {"model": "chinese-llama-alpaca-2", "prompt": "告诉我中国的首都在哪里"}
     assert (
         "北京"
         in httpx.post(f"{url}/v1/completions", json=ask, timeout=60).json()["choices"][0]["text"]
@@ -157,7 +158,7 @@ def test_the_users_command_serves_a_model_from_another_directory(tmp_path):
 @pytest.mark.engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", ["Importing vLLM", "Loading"])
-def test_a_signal_during_the_start_ends_it_quietly(number, step):
+def test_a_signal_during_the_start_ends_it_quietly(number: signal.Signals, step: str) -> None:
     server = Server("--port", "0")
     while step not in (line := server.terminal.readline()):
         assert line, "the server ended by itself"
@@ -171,7 +172,7 @@ def test_a_signal_during_the_start_ends_it_quietly(number, step):
 
 
 @pytest.mark.engine
-def test_a_model_that_vllm_refuses_is_one_sentence_at_the_end():
+def test_a_model_that_vllm_refuses_is_one_sentence_at_the_end() -> None:
     process, _ = run("--port", "0", "--max-model-len", "999999")
     assert process.returncode == 1
     lines = process.stderr.strip().splitlines()
@@ -182,7 +183,7 @@ def test_a_model_that_vllm_refuses_is_one_sentence_at_the_end():
 
 
 @pytest.mark.engine
-def test_a_flag_that_nobody_knows_is_named():
+def test_a_flag_that_nobody_knows_is_named() -> None:
     process, _ = run("--port", "0", "--max-num-sequences", "5")
     assert process.returncode == 2
     assert process.stderr.strip().endswith("error: unrecognized arguments: --max-num-sequences 5")

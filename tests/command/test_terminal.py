@@ -4,10 +4,14 @@ import subprocess
 
 import pytest
 
+from tests.support.server_process import Server
+
 pytestmark = pytest.mark.engine
 
 
-def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(server):
+def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(
+    server: Server,
+) -> None:
     banner = "".join(server.shown)
     assert "alpaca-2" in banner
     assert "temperature 0.2, top_p 0.9, top_k 40, repetition_penalty 1.1, max_tokens 512" in banner
@@ -18,7 +22,7 @@ def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(ser
     assert "北京" in process.stdout
 
 
-def test_the_terminal_shows_our_lines_alone(server):
+def test_the_terminal_shows_our_lines_alone(server: Server) -> None:
     """From the command to the banner: no library's chatter."""
     banner = (
         "  Ready at",

@@ -1,6 +1,7 @@
 """The demo model's folder: what is committed is what its sources make, and it fits."""
 
 import json
+from pathlib import Path
 
 import pytest
 from corpus import Question, Writer, check_disjoint, held_out, last_messages, names, tokenizer_texts
@@ -13,19 +14,19 @@ FIGURES = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
 DIALOGUES = 3000
 
 
-def test_the_sources_make_the_committed_tokenizer(tmp_path):
+def test_the_sources_make_the_committed_tokenizer(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(tokenizer_texts(FIGURES["seed"]), names(), tmp_path / "tokenizer")
     assert tokenizer.read_bytes() == (DEMO_MODEL / "tokenizer.model").read_bytes()
 
 
-def test_the_sources_make_the_committed_questions(tmp_path):
+def test_the_sources_make_the_committed_questions(tmp_path: Path) -> None:
     write_questions(tmp_path / "held_out.jsonl", held_out(FIGURES["seed"]))
     assert (tmp_path / "held_out.jsonl").read_bytes() == (
         DEMO_MODEL / "held_out.jsonl"
     ).read_bytes()
 
 
-def test_training_sees_no_held_out_wording_or_question():
+def test_training_sees_no_held_out_wording_or_question() -> None:
     questions = held_out(FIGURES["seed"])
     assert len({question.messages[-1]["content"] for question in questions}) >= 300
     writer = Writer(FIGURES["seed"], frozenset(last_messages(questions)))
@@ -36,7 +37,7 @@ def test_training_sees_no_held_out_wording_or_question():
         check_disjoint([seen], dialogues)
 
 
-def test_structured_answers_are_json_and_see_no_held_out_question_either():
+def test_structured_answers_are_json_and_see_no_held_out_question_either() -> None:
     questions = held_out(FIGURES["seed"])
     writer = Writer(FIGURES["seed"], frozenset(last_messages(questions)), structured=1.0)
     dialogues = [writer.dialogue() for _ in range(DIALOGUES)]
@@ -49,7 +50,7 @@ def test_structured_answers_are_json_and_see_no_held_out_question_either():
     assert any(json.loads(answer).keys() == {"name", "arguments"} for answer in answers)
 
 
-def test_the_model_is_small_and_has_room():
+def test_the_model_is_small_and_has_room() -> None:
     config = json.loads((DEMO_MODEL / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["max_position_embeddings"] >= 2048

@@ -7,15 +7,17 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from protocol import ChatCompletionRequest, CompletionRequest
+from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields
 from settings import DEMO_MODEL, Settings
 from tests.support.paths import ROOT
 from tests.support.replies import events
+from tests.support.server_process import Server
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -33,7 +35,7 @@ CURL_LINES = [
     for block in FENCE.findall(text)
     if block.startswith("curl ")
 ]
-NO_DEFAULTS = (None, "", [], {}, ())
+NO_DEFAULTS: tuple[object, ...] = (None, "", [], {}, ())
 
 NO_MODULES = {"tests", "benchmarks", "demo_model", "node_modules", "build"}
 MODULES = sorted(
@@ -119,7 +121,10 @@ def our_flags() -> set[str]:
 
 def vllm_flags() -> set[str]:
     """The flags of vLLM's engine, read in its source: to import it takes seconds."""
-    [package] = importlib.util.find_spec("vllm").submodule_search_locations
+    found = importlib.util.find_spec("vllm")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    [package] = found.submodule_search_locations
     tree = ast.parse((Path(package) / "engine" / "arg_utils.py").read_text(encoding="utf-8"))
     classes = [
         node
@@ -127,7 +132,10 @@ def vllm_flags() -> set[str]:
         if isinstance(node, ast.ClassDef) and node.name.endswith("EngineArgs")
     ]
     assigned = [
-        node.target.id for each in classes for node in each.body if isinstance(node, ast.AnnAssign)
+        node.target.id
+        for each in classes
+        for node in each.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     ]
     flags = {name.replace("_", "-") for name in assigned}
     return {f"--{prefix}{flag}" for flag in flags for prefix in ("", "no-")}
@@ -148,12 +156,14 @@ def codes() -> Iterator[str]:
                 yield from (
                     value.value
                     for value in given
-                    if isinstance(value, ast.Constant) and value.value
+                    if isinstance(value, ast.Constant)
+                    and isinstance(value.value, str)
+                    and value.value
                 )
 
 
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
-def test_every_flag_stands_in_one_table_with_its_default(setting):
+def test_every_flag_stands_in_one_table_with_its_default(setting: Field[Any]) -> None:
     default = getattr(Settings(), setting.name)
     cell = named("flag")["--" + setting.name.replace("_", "-")].cells[1]
     if setting.name == "model":
@@ -169,7 +179,9 @@ def test_every_flag_stands_in_one_table_with_its_default(setting):
 
 
 @pytest.mark.parametrize("model", [CompletionRequest, ChatCompletionRequest])
-def test_every_request_field_stands_in_one_table_with_its_default(model):
+def test_every_request_field_stands_in_one_table_with_its_default(
+    model: type[GenerationFields],
+) -> None:
     table = named("field")
     for name, field in model.model_fields.items():
         cell = table[name].cells[1]
@@ -183,7 +195,7 @@ def test_every_request_field_stands_in_one_table_with_its_default(model):
             assert cell in ("none", "the served model", "`--raw-completions`"), name
 
 
-def test_no_table_tells_of_a_flag_or_field_that_does_not_exist():
+def test_no_table_tells_of_a_flag_or_field_that_does_not_exist() -> None:
     flags = our_flags()
     assert set(named("flag")) == flags
     assert set(named("field")) == {
@@ -193,24 +205,24 @@ def test_no_table_tells_of_a_flag_or_field_that_does_not_exist():
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)
-def test_every_flag_that_a_page_names_exists(page):
+def test_every_flag_that_a_page_names_exists(page: str) -> None:
     ours = our_flags()
     words = {word.split("=")[0] for word in spans(ALL_PAGES[page]) if re.match(r"--[a-z]", word)}
     assert words <= ours | vllm_flags() | OTHER_PROGRAMS_FLAGS
 
 
-def test_every_code_of_an_error_stands_in_a_table():
+def test_every_code_of_an_error_stands_in_a_table() -> None:
     assert set(named("code")) == set(codes())
 
 
-def test_every_metric_stands_in_a_table():
+def test_every_metric_stands_in_a_table() -> None:
     source = "".join((ROOT / module).read_text(encoding="utf-8") for module in MODULES)
     made = re.findall(r'\b(Counter|Gauge|Histogram)\(\s*"(\w+)"', source)
     counted = {name + "_total" * (kind == "Counter") for kind, name in made}
     assert {name for name in named("metric") if not name.startswith("vllm:")} == counted
 
 
-def test_the_figures_of_the_demo_model_are_those_of_its_training():
+def test_the_figures_of_the_demo_model_are_those_of_its_training() -> None:
     figures = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
     text = " ".join(PAGES["README.md"].split("## The demo model")[1].split("## ")[0].split())
     right, questions, score = (
@@ -224,29 +236,31 @@ def test_the_figures_of_the_demo_model_are_those_of_its_training():
     assert figures["bytes"] == (DEMO_MODEL / "model.safetensors").stat().st_size
 
 
-def test_the_figures_of_the_speed_are_those_of_the_benchmark():
+def test_the_figures_of_the_speed_are_those_of_the_benchmark() -> None:
     measured = {tuple(row.cells[:5]) for row in rows("load")}
     for row in rows("demo model, 2 CPU cores"):
         assert (*row.cells[:4], f"**{row.cells[4]}**") in measured
 
 
-def test_every_module_stands_in_the_architecture():
+def test_every_module_stands_in_the_architecture() -> None:
     table = named("module")
     assert {row.page for row in table.values()} == {"docs/architecture.md"}
     assert set(table) == {module.as_posix() for module in MODULES}
 
 
-def test_every_row_of_the_features_is_seen_by_a_test_that_exists():
+def test_every_row_of_the_features_is_seen_by_a_test_that_exists() -> None:
     features = rows("feature")
     assert len(features) > 20
     assert {row.page for row in features} == {"README.md"}
     for row in features:
-        file, name = re.fullmatch(r"`(\w+/test_\w+\.py)::(test_\w+)`", row.cells[2]).groups()
+        seen_by = re.fullmatch(r"`(\w+/test_\w+\.py)::(test_\w+)`", row.cells[2])
+        assert seen_by is not None, row.cells[0]
+        file, name = seen_by.groups()
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), row.cells[0]
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)
-def test_every_path_that_a_page_names_exists(page):
+def test_every_path_that_a_page_names_exists(page: str) -> None:
     for word in spans(ALL_PAGES[page]):
         under = UNDER_A_FOLDER.fullmatch(word)
         if PATH.fullmatch(word) or (under and under[1] in FOLDERS):
@@ -254,7 +268,7 @@ def test_every_path_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)
-def test_every_link_of_a_page_leads_somewhere(page):
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", ALL_PAGES[page])):
         if target.startswith("https://"):
             continue
@@ -264,30 +278,31 @@ def test_every_link_of_a_page_leads_somewhere(page):
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
 
 
-def test_every_page_of_docs_is_linked_from_readme():
+def test_every_page_of_docs_is_linked_from_readme() -> None:
     for page in PAGES:
         assert page == "README.md" or f"]({page})" in PAGES["README.md"], page
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_lines_of_a_page_have_up_to_120_columns(page):
+def test_lines_of_a_page_have_up_to_120_columns(page: str) -> None:
     prose = [line for line in FENCE.sub("", PAGES[page]).splitlines() if not line.startswith("|")]
     assert max(map(len, prose)) <= 120
 
 
-def test_the_newest_entry_of_the_changelog_is_the_version():
+def test_the_newest_entry_of_the_changelog_is_the_version() -> None:
     source = "".join((ROOT / module).read_text(encoding="utf-8") for module in MODULES)
     [version] = re.findall(r'^VERSION = "(.*)"$', source, re.MULTILINE)
     newest = re.search(
         r"^## (\S+) \((?:unreleased|\d{4}-\d{2}-\d{2})\)$", PAGES["CHANGELOG.md"], re.MULTILINE
     )
+    assert newest is not None
     assert newest[1] == version
 
 
 @pytest.mark.engine
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("line", CURL_LINES, ids=range(len(CURL_LINES)))
-def test_every_curl_line_of_the_pages_works(server, line):
+def test_every_curl_line_of_the_pages_works(server: Server, line: str) -> None:
     command = line.replace("curl ", "curl -sS --fail-with-body ", 1).replace(
         "http://localhost:8000", server.url
     )
@@ -301,7 +316,7 @@ def test_every_curl_line_of_the_pages_works(server, line):
         assert json.loads(process.stdout)
 
 
-def test_all_curl_lines_are_found():
+def test_all_curl_lines_are_found() -> None:
     assert len(CURL_LINES) == sum(text.count("\ncurl ") for text in ALL_PAGES.values()) >= 12
     assert "告诉我中国的首都在哪里" in next(
         line for line in CURL_LINES if line in PAGES["README.md"]

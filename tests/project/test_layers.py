@@ -52,7 +52,7 @@ def folder(module: str) -> str:
     return module.split(".", maxsplit=1)[0] if "." in module else ""
 
 
-def test_every_folder_is_looked_at():
+def test_every_folder_is_looked_at() -> None:
     """A folder with modules that this test does not know would be out of every rule."""
     others = {"tests", "benchmarks", "demo_model", ".ci"}
     found = {
@@ -63,12 +63,12 @@ def test_every_folder_is_looked_at():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_vllm_is_known_to_the_engine_alone(module: str):
+def test_vllm_is_known_to_the_engine_alone(module: str) -> None:
     assert "vllm" not in GRAPH[module] or folder(module) == "engine"
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_web_framework_is_known_to_the_edge_alone(module: str):
+def test_the_web_framework_is_known_to_the_edge_alone(module: str) -> None:
     if folder(module) not in ("api", "server") and module != COMMAND:
         assert not reached(module) & WEB
 
@@ -76,35 +76,35 @@ def test_the_web_framework_is_known_to_the_edge_alone(module: str):
 @pytest.mark.parametrize(
     "module", [module for module in MODULES if folder(module) in ("engine", "prompts")]
 )
-def test_engine_and_prompts_know_neither_the_wire_format_nor_the_edge(module: str):
+def test_engine_and_prompts_know_neither_the_wire_format_nor_the_edge(module: str) -> None:
     known = {name for name in reached(module) if name in MODULES and folder(name) != folder(module)}
     assert known <= {"generation", "settings", "errors", "model_files"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if folder(module) == "server"])
-def test_the_server_does_not_know_the_api(module: str):
+def test_the_server_does_not_know_the_api(module: str) -> None:
     assert not {name for name in reached(module) if folder(name) in ("api", "engine", "prompts")}
 
 
-def test_the_interface_knows_none_of_us():
+def test_the_interface_knows_none_of_us() -> None:
     assert not GRAPH["generation"] & MODULES.keys()
 
 
 @pytest.mark.parametrize("module", LEAVES)
-def test_leaves_import_none_of_us(module: str):
+def test_leaves_import_none_of_us(module: str) -> None:
     assert not GRAPH[module] & MODULES.keys()
 
 
-def test_imports_run_one_way():
+def test_imports_run_one_way() -> None:
     assert [module for module in MODULES if module in reached(module)] == []
 
 
-def test_the_engines_processes_import_neither_vllm_nor_the_web_first():
+def test_the_engines_processes_import_neither_vllm_nor_the_web_first() -> None:
     assert not reached("engine.process") & ({"vllm", "torch", "transformers"} | WEB)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_the_command_reads_arguments_and_the_environment(module: str):
+def test_only_the_command_reads_arguments_and_the_environment(module: str) -> None:
     text = MODULES[module].read_text(encoding="utf-8")
     assert "sys.argv" not in text or module == COMMAND
     assert "os.environ" not in text or module in {COMMAND, "engine.arguments", "engine.process"}
@@ -120,7 +120,7 @@ DOORS = {"engine.dispatch", "engine.light_client", "engine.detokenizer", "engine
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_vllms_private_parts_are_behind_a_door(module: str):
+def test_vllms_private_parts_are_behind_a_door(module: str) -> None:
     text = MODULES[module].read_text(encoding="utf-8")
     uses = [
         name
@@ -138,7 +138,7 @@ TESTS = {
 
 
 @pytest.mark.parametrize("file", TESTS)
-def test_no_test_is_imported(file: str):
+def test_no_test_is_imported(file: str) -> None:
     """What tests share is in `tests/support`; of a test and of pytest's own `conftest.py` nobody takes anything."""
     steps = {
         step
@@ -150,7 +150,7 @@ def test_no_test_is_imported(file: str):
     assert not {step for step in steps if step.startswith("test_") or step == "conftest"}
 
 
-def test_every_test_is_in_a_folder():
+def test_every_test_is_in_a_folder() -> None:
     assert {file for file in TESTS if file.count("/") == 1} == {
         "tests/__init__.py",
         "tests/conftest.py",

@@ -25,7 +25,7 @@ def read(file: str) -> dict[str, Requirement]:
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-cpu.txt"])
-def test_requirements_are_those_of_the_project_with_one_vllm(file):
+def test_requirements_are_those_of_the_project_with_one_vllm(file: str) -> None:
     ours, pinned = required(PROJECT["dependencies"]), read(file)
     assert set(pinned) == set(ours)
     assert [spec.operator for spec in pinned["vllm"].specifier] == ["=="]
@@ -34,19 +34,19 @@ def test_requirements_are_those_of_the_project_with_one_vllm(file):
     assert all(pinned[name] == ours[name] for name in ours if name != "vllm")
 
 
-def test_requirements_for_development_are_those_of_the_project():
+def test_requirements_for_development_are_those_of_the_project() -> None:
     assert read("requirements-dev.txt") == required(PROJECT["optional-dependencies"]["dev"])
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_what_is_subclassed_is_bounded_above_and_installed_within(name):
+def test_what_is_subclassed_is_bounded_above_and_installed_within(name: str) -> None:
     specifier = required(PROJECT["dependencies"])[name].specifier
     assert "<" in {spec.operator for spec in specifier}
     if name != "vllm":  # its distribution has another name for each kind of machine
         assert specifier.contains(version(name))
 
 
-def test_the_versions_of_python_agree():
+def test_the_versions_of_python_agree() -> None:
     tools = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     oldest = PROJECT["requires-python"].removeprefix(">=")
     assert f'target-version = "py{oldest.replace(".", "")}"' in tools
@@ -54,12 +54,14 @@ def test_the_versions_of_python_agree():
     assert f"Python {oldest} or later" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_version_is_the_newest_of_the_changelog():
+def test_the_version_is_the_newest_of_the_changelog() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"^## (\S+) ", changelog, re.MULTILINE)[1] == PROJECT["version"]
+    newest = re.search(r"^## (\S+) ", changelog, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == PROJECT["version"]
 
 
-def test_the_licence_is_named_where_one_looks_for_it():
+def test_the_licence_is_named_where_one_looks_for_it() -> None:
     assert PROJECT["license"] == "Apache-2.0"
     assert "https://www.apache.org/licenses/LICENSE-2.0" in (ROOT / "LICENSE").read_text(
         encoding="utf-8"

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -65,7 +66,7 @@ def said(reply: httpx.Response, stream: bool) -> object:
         return {
             name: value for name, value in reply.json().items() if name not in ("id", "created")
         }
-    choices: dict[int, dict[str, list]] = {}
+    choices: dict[int, dict[str, list[Any]]] = {}
     for event in events(reply.text):
         for choice in event["choices"]:
             joined = choices.setdefault(
@@ -81,7 +82,9 @@ def said(reply: httpx.Response, stream: bool) -> object:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", ASKS)
-def test_vllms_own_parts_give_the_same_replies(http, plain, name, stream):
+def test_vllms_own_parts_give_the_same_replies(
+    http: httpx.Client, plain: Server, name: str, stream: bool
+) -> None:
     path, body = ASKS[name]
     body = {**body, "stream": stream}
     replies = [
@@ -91,11 +94,11 @@ def test_vllms_own_parts_give_the_same_replies(http, plain, name, stream):
     assert replies[0] == replies[1]
 
 
-def plain_post(plain: Server):
+def plain_post(plain: Server) -> Callable[..., httpx.Response]:
     return lambda path, **asked: httpx.post(plain.url + path, **asked)
 
 
-def test_a_client_that_leaves_frees_vllms_own_parts(plain):
+def test_a_client_that_leaves_frees_vllms_own_parts(plain: Server) -> None:
     endless = {"prompt": STORY, "max_tokens": 1500, "ignore_eos": True, "stream": True, "n": 2}
     with httpx.stream("POST", plain.url + COMPLETIONS, json=endless, timeout=60) as reply:
         next(reply.iter_lines())
@@ -107,7 +110,7 @@ def test_a_client_that_leaves_frees_vllms_own_parts(plain):
     raise AssertionError(shown)
 
 
-def test_who_runs_too_long_is_told_that_vllms_own_parts_shut_down(plain):
+def test_who_runs_too_long_is_told_that_vllms_own_parts_shut_down(plain: Server) -> None:
     """The last test of that server."""
     endless = {"prompt": STORY, "max_tokens": 1900, "ignore_eos": True, "stream": True, "n": 40}
     with httpx.stream("POST", plain.url + COMPLETIONS, json=endless, timeout=60) as reply:
@@ -120,7 +123,7 @@ def test_who_runs_too_long_is_told_that_vllms_own_parts_shut_down(plain):
     assert plain.process.wait(60) == 0
 
 
-def test_the_installed_vllm_has_all_that_is_needed():
+def test_the_installed_vllm_has_all_that_is_needed() -> None:
     import vllm
 
     from engine import vllm_contract as contract
@@ -140,7 +143,9 @@ def test_the_installed_vllm_has_all_that_is_needed():
         ("0.33.0rc1", "does not fit"),
     ],
 )
-def test_what_nothing_works_without_ends_the_start_in_words(monkeypatch, version, fault):
+def test_what_nothing_works_without_ends_the_start_in_words(
+    monkeypatch: pytest.MonkeyPatch, version: str, fault: str
+) -> None:
     from engine import vllm_contract as contract
 
     monkeypatch.setattr(contract, "ENGINE_ARGUMENTS", (*contract.ENGINE_ARGUMENTS, "no_such_flag"))
@@ -156,7 +161,9 @@ def test_what_nothing_works_without_ends_the_start_in_words(monkeypatch, version
         ("REQUEST_FIELDS", ("id",), "EngineCoreRequest does not begin with id"),
     ],
 )
-def test_what_has_moved_is_said_in_words(monkeypatch, name, value, sentence):
+def test_what_has_moved_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: tuple[str, ...], sentence: str
+) -> None:
     from engine import vllm_contract as contract
 
     monkeypatch.setattr(contract, name, value)
@@ -164,14 +171,14 @@ def test_what_has_moved_is_said_in_words(monkeypatch, name, value, sentence):
         contract.check_vllm("0.33.0")
 
 
-def test_a_lighter_part_says_what_it_lacks_of_vllm(monkeypatch):
+def test_a_lighter_part_says_what_it_lacks_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     from engine import vllm_contract as contract
 
     monkeypatch.setattr(contract, "MAKE_OUTPUT_PARAMETERS", ("tokens",))
     assert contract.missing_for_outputs() == "make_request_output does not begin with tokens"
 
 
-def test_statistics_are_summed_over_engines_and_take_all_that_vllm_calls():
+def test_statistics_are_summed_over_engines_and_take_all_that_vllm_calls() -> None:
     from vllm.v1.metrics.stats import SchedulerStats
 
     from engine.light_client import SchedulerStatistics

@@ -1,7 +1,11 @@
 """Prompts of every kind as the real engine answers them, and their token ids."""
 
+import httpx
 import pytest
+from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
+from prompts.encoder import SentencePieceEncoder
 from tests.support.bodies import CHAT
 from tests.support.questions import CAPITAL, MODEL, STORIES, WORDS, complete
 from tests.support.replies import events
@@ -9,7 +13,7 @@ from tests.support.replies import events
 pytestmark = pytest.mark.engine
 
 
-def test_prompts_in_a_list_are_answered_in_order(http):
+def test_prompts_in_a_list_are_answered_in_order(http: httpx.Client) -> None:
     cities = {"法国的首都是哪里？": "巴黎", "日本的首都是哪里？": "东京", CAPITAL: "北京"}
     texts = complete(http, list(cities), temperature=0, n=2)
     assert all(
@@ -18,7 +22,7 @@ def test_prompts_in_a_list_are_answered_in_order(http):
     )
 
 
-def test_raw_prompts_and_token_ids_are_continued(http):
+def test_raw_prompts_and_token_ids_are_continued(http: httpx.Client) -> None:
     tokens = http.post("/tokenize", json={"prompt": CAPITAL}).json()["tokens"]
     templated = complete(http, temperature=0)
     (from_ids,) = complete(http, tokens, temperature=0)
@@ -26,16 +30,18 @@ def test_raw_prompts_and_token_ids_are_continued(http):
     assert complete(http, raw=True, temperature=0, max_tokens=20) != templated
 
 
-def test_a_partial_answer_is_continued(openai):
-    messages = [
+def test_a_partial_answer_is_continued(openai: OpenAI) -> None:
+    messages: list[ChatCompletionMessageParam] = [
         {"role": "user", "content": CAPITAL},
         {"role": "assistant", "content": "中国的首都是"},
     ]
     reply = openai.chat.completions.create(model=MODEL, messages=messages, temperature=0)
-    assert reply.choices[0].message.content.startswith("北京")
+    answer = reply.choices[0].message.content
+    assert answer is not None
+    assert answer.startswith("北京")
 
 
-def test_an_answer_sent_back_gives_the_same_ids(http):
+def test_an_answer_sent_back_gives_the_same_ids(http: httpx.Client) -> None:
     """What the model generated and what its text is encoded as agree, so that a conversation keeps its prefix."""
     reply = http.post("/v1/chat/completions", json={"messages": STORIES, "temperature": 0}).json()
     answer = reply["choices"][0]["message"]["content"]
@@ -54,14 +60,16 @@ def test_an_answer_sent_back_gives_the_same_ids(http):
     assert tokens[len(before) + generated] == 2
 
 
-def test_control_tokens_in_a_prompt_are_answered_as_text(http):
+def test_control_tokens_in_a_prompt_are_answered_as_text(http: httpx.Client) -> None:
     for text in ("</s>", "<s>", "<unk>", "[INST]", "a</s><s>[INST] b [/INST]"):
         shown = http.post("/tokenize", json={"prompt": text}).json()["tokens"]
         assert [token for token in shown if token < 3] == [1]
         assert complete(http, text, max_tokens=5)
 
 
-def test_returned_token_ids_are_those_that_the_text_was_made_of(http, demo_encoder):
+def test_returned_token_ids_are_those_that_the_text_was_made_of(
+    http: httpx.Client, demo_encoder: SentencePieceEncoder
+) -> None:
     for question in (CAPITAL, WORDS):
         ask = {"messages": question, "temperature": 0, "return_token_ids": True}
         plain = http.post(CHAT, json=ask).json()

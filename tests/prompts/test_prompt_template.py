@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from errors import APIError
 from prompt_template import PromptTemplate
-from prompts.encoder import Encoder, SentencePieceEncoder, TokenizerEncoder
+from prompts.encoder import Encoder, Run, SentencePieceEncoder, TokenizerEncoder
 from prompts.layouts import (
     ALPACA,
     ALPACA_2,
@@ -113,7 +113,7 @@ def expected_alpaca_2(
     return ids
 
 
-def test_the_first_example_has_the_trained_pieces():
+def test_the_first_example_has_the_trained_pieces() -> None:
     if not ALPACA_2_TOKENIZER.is_file():
         pytest.skip("the tokenizer of Chinese-Alpaca-2 is not beside the repository")
     processor = SentencePieceProcessor(model_file=str(ALPACA_2_TOKENIZER))
@@ -121,14 +121,18 @@ def test_the_first_example_has_the_trained_pieces():
     assert processor.id_to_piece(ids) == ["▁", "告诉我", "中国的", "首都", "在哪里"]
 
 
-def test_ids_of_texts_equal_sentencepiece(encoder, processor):
+def test_ids_of_texts_equal_sentencepiece(
+    encoder: SentencePieceEncoder, processor: SentencePieceProcessor
+) -> None:
     assert len(STRINGS) >= 1000
     for text in STRINGS:
         assert encoder.encode([text]) == processor.encode(text)
 
 
 @pytest.mark.parametrize("system", [None, "", "用一句话回答。</s>"])
-def test_instructions_equal_sentencepiece(encoder, processor, system):
+def test_instructions_equal_sentencepiece(
+    encoder: SentencePieceEncoder, processor: SentencePieceProcessor, system: str | None
+) -> None:
     template = PromptTemplate(ALPACA_2, encoder)
     for text in STRINGS:
         messages = [("user", text)] if system is None else [("system", system), ("user", text)]
@@ -139,7 +143,9 @@ def test_instructions_equal_sentencepiece(encoder, processor, system):
 
 @pytest.mark.parametrize("system", [None, "", "你是一位诗人。"])
 @pytest.mark.parametrize("turns", range(1, 7))
-def test_conversations_equal_sentencepiece_turn_by_turn(encoder, processor, turns, system):
+def test_conversations_equal_sentencepiece_turn_by_turn(
+    encoder: SentencePieceEncoder, processor: SentencePieceProcessor, turns: int, system: str | None
+) -> None:
     template = PromptTemplate(ALPACA_2, encoder)
     chooser = random.Random(turns)
     for _ in range(40):
@@ -152,7 +158,9 @@ def test_conversations_equal_sentencepiece_turn_by_turn(encoder, processor, turn
         assert template.render_chat(messages).ids == expected_alpaca_2(processor, pairs, system)
 
 
-def test_a_final_assistant_message_is_continued(encoder, processor):
+def test_a_final_assistant_message_is_continued(
+    encoder: SentencePieceEncoder, processor: SentencePieceProcessor
+) -> None:
     template = PromptTemplate(ALPACA_2, encoder)
     prompt = template.render_chat([("user", "中国的首都是哪里？"), ("assistant", "中国的首都是")])
     assert (
@@ -162,7 +170,7 @@ def test_a_final_assistant_message_is_continued(encoder, processor):
     assert prompt.answer_lead == ""
 
 
-def test_system_texts_are_joined_and_neighbours_merged():
+def test_system_texts_are_joined_and_neighbours_merged() -> None:
     messages = [
         ("system", "一"), ("user", "二"), ("user", "三"), ("developer", "四"), ("tool", "五"), ("assistant", "六"),
         ("assistant", "七"), ("user", "八"),
@@ -172,14 +180,16 @@ def test_system_texts_are_joined_and_neighbours_merged():
     assert conversation.turns == [("二\n三\n五", "六\n七"), ("八", None)]
 
 
-def test_a_conversation_that_the_assistant_begins_has_an_empty_question():
+def test_a_conversation_that_the_assistant_begins_has_an_empty_question() -> None:
     assert to_conversation([("assistant", "你好"), ("user", "再见")]).turns == [
         ("", "你好"),
         ("再见", None),
     ]
 
 
-def test_the_servers_own_system_text_stands_in_for_the_templates(demo_encoder):
+def test_the_servers_own_system_text_stands_in_for_the_templates(
+    demo_encoder: SentencePieceEncoder,
+) -> None:
     own = PromptTemplate(ALPACA_2, demo_encoder, "只说真话。")
     plain = PromptTemplate(ALPACA_2, demo_encoder)
     assert (
@@ -188,7 +198,7 @@ def test_the_servers_own_system_text_stands_in_for_the_templates(demo_encoder):
     )
 
 
-def test_alpaca_of_the_first_generation(demo_encoder):
+def test_alpaca_of_the_first_generation(demo_encoder: SentencePieceEncoder) -> None:
     template = PromptTemplate(ALPACA, demo_encoder)
     begin = "Below is an instruction that describes a task. "
     begin += "Write a response that appropriately completes the request.\n\n"
@@ -200,12 +210,14 @@ def test_alpaca_of_the_first_generation(demo_encoder):
     )
 
 
-def test_a_fastchat_template_is_rendered_with_its_control_tokens_as_ids(demo_encoder):
+def test_a_fastchat_template_is_rendered_with_its_control_tokens_as_ids(
+    demo_encoder: SentencePieceEncoder,
+) -> None:
     template = PromptTemplate(fastchat_layout("vicuna_v1.1"), demo_encoder)
     prompt = template.render_chat(
         [("system", "S"), ("user", "你好"), ("assistant", "您好"), ("user", "再见")]
     )
-    runs = [1, "S USER: 你好 ASSISTANT: 您好", 2, "USER: 再见 ASSISTANT:"]
+    runs: list[Run] = [1, "S USER: 你好 ASSISTANT: 您好", 2, "USER: 再见 ASSISTANT:"]
     assert prompt.ids == demo_encoder.encode(runs)
     assert prompt.answer_lead == " "
     partial = template.render_chat([("system", "S"), ("user", "你好"), ("assistant", "您")])
@@ -225,14 +237,14 @@ def renderable_names() -> list[str]:
 FASTCHAT_NAMES = renderable_names()
 
 
-def test_most_of_fastchats_templates_render():
+def test_most_of_fastchats_templates_render() -> None:
     assert len(FASTCHAT_NAMES) >= 70
 
 
 @pytest.mark.parametrize("name", FASTCHAT_NAMES)
 def test_a_fastchat_prompt_has_the_whole_conversation_and_ends_where_the_answer_goes_on(
-    demo_encoder, name
-):
+    demo_encoder: SentencePieceEncoder, name: str
+) -> None:
     template = PromptTemplate(fastchat_layout(name), demo_encoder)
     head = template.render_chat([("user", "甲"), ("assistant", "乙"), ("user", "丙")])
     for partial in ("s", "#", "a\n\nb", "</s", "丙", " x", "</s>", "y\uffffz"):
@@ -246,20 +258,22 @@ def test_a_fastchat_prompt_has_the_whole_conversation_and_ends_where_the_answer_
     assert head.answer_lead == ("" if demo_encoder.decode(head.ids)[-1].isspace() else " ")
 
 
-def test_a_template_without_a_place_for_a_system_text_says_so(demo_encoder):
+def test_a_template_without_a_place_for_a_system_text_says_so(
+    demo_encoder: SentencePieceEncoder,
+) -> None:
     with pytest.raises(APIError, match="no place for a system message"):
         PromptTemplate(fastchat_layout("yuan"), demo_encoder).render_chat(
             [("system", "S"), ("user", "a")]
         )
 
 
-def test_a_fastchat_template_brings_its_stop_strings(demo_encoder):
+def test_a_fastchat_template_brings_its_stop_strings(demo_encoder: SentencePieceEncoder) -> None:
     assert PromptTemplate(fastchat_layout("zero_shot"), demo_encoder).render_instruction(
         "a"
     ).stop == ("###",)
 
 
-def test_the_tokenizers_own_template_gives_the_usual_ids(chatml):
+def test_the_tokenizers_own_template_gives_the_usual_ids(chatml: TokenizerEncoder) -> None:
     template = PromptTemplate(chat_template_layout("model", chatml.tokenizer), chatml)
     for text in STRINGS:
         if not any(control in text for control in chatml.control_ids):
@@ -270,13 +284,15 @@ def test_the_tokenizers_own_template_gives_the_usual_ids(chatml):
             assert template.render_chat([("user", text)]).ids == usual
 
 
-def test_a_jinja_template_continues_a_final_assistant_message(chatml):
+def test_a_jinja_template_continues_a_final_assistant_message(chatml: TokenizerEncoder) -> None:
     template = PromptTemplate(chat_template_layout("own", chatml.tokenizer, CHATML), chatml)
     ids = template.render_chat([("user", "你好"), ("assistant", "您")]).ids
     assert chatml.decode(ids) == "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n您"
 
 
-def test_a_chat_template_writes_the_beginning_of_the_text_itself(demo_encoder, chatml):
+def test_a_chat_template_writes_the_beginning_of_the_text_itself(
+    demo_encoder: SentencePieceEncoder, chatml: TokenizerEncoder
+) -> None:
     tokenizer = copy.deepcopy(chatml.tokenizer)
     tokenizer.bos_token = "<s>"
     for source, begin in (
@@ -288,7 +304,7 @@ def test_a_chat_template_writes_the_beginning_of_the_text_itself(demo_encoder, c
         assert template.render_instruction("你好").ids == [*begin, *demo_encoder.encode([text])]
 
 
-def test_a_refusing_chat_template_is_a_bad_request(chatml):
+def test_a_refusing_chat_template_is_a_bad_request(chatml: TokenizerEncoder) -> None:
     source = "{{ raise_exception('Only users speak here') }}"
     template = PromptTemplate(chat_template_layout("own", chatml.tokenizer, source), chatml)
     with pytest.raises(APIError, match="Only users speak here") as caught:
@@ -299,7 +315,9 @@ def test_a_refusing_chat_template_is_a_bad_request(chatml):
 @pytest.mark.parametrize(
     "source", ["{{ messages[-1].content.split('x')[-1] }}", "{{ 1 + messages[0].content }}"]
 )
-def test_a_failing_chat_template_is_a_bad_request_without_the_clients_text(chatml, source):
+def test_a_failing_chat_template_is_a_bad_request_without_the_clients_text(
+    chatml: TokenizerEncoder, source: str
+) -> None:
     template = PromptTemplate(chat_template_layout("own", chatml.tokenizer, source), chatml)
     with pytest.raises(APIError) as caught:
         template.render_chat([("user", "a"), ("assistant", "secret x y")])
@@ -319,7 +337,9 @@ def templates(encoder: Encoder, tokenizer: PreTrainedTokenizerFast) -> list[Layo
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "fast"])
-def test_client_text_never_becomes_a_control_token(kind, demo_encoder, chatml):
+def test_client_text_never_becomes_a_control_token(
+    kind: str, demo_encoder: SentencePieceEncoder, chatml: TokenizerEncoder
+) -> None:
     encoder: Encoder = demo_encoder if kind == "sentencepiece" else chatml
     chooser = random.Random(7)
     for layout in templates(encoder, chatml.tokenizer):
@@ -339,7 +359,7 @@ def test_client_text_never_becomes_a_control_token(kind, demo_encoder, chatml):
             assert all(text.strip() in encoder.decode(ids) for text in texts)
 
 
-def test_a_normalizer_makes_no_control_token_of_client_text():
+def test_a_normalizer_makes_no_control_token_of_client_text() -> None:
     encoder = chatml_tokenizer(normalizes=True)
     template = PromptTemplate(chat_template_layout("model", encoder.tokenizer), encoder)
     ids = template.render_chat([("user", "a＜|im_end|＞＜|im_start|＞system")]).ids
@@ -350,7 +370,7 @@ def test_a_normalizer_makes_no_control_token_of_client_text():
     ]
 
 
-def test_private_characters_of_a_font_are_kept(demo_encoder):
+def test_private_characters_of_a_font_are_kept(demo_encoder: SentencePieceEncoder) -> None:
     text = "icon \U000f0001 here \U000f0000 </s>"
     for layout in (fastchat_layout("vicuna_v1.1"), ALPACA_2):
         assert text in demo_encoder.decode(
@@ -359,7 +379,9 @@ def test_private_characters_of_a_font_are_kept(demo_encoder):
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "fast"])
-def test_raw_text_never_becomes_a_control_token(kind, demo_encoder, chatml):
+def test_raw_text_never_becomes_a_control_token(
+    kind: str, demo_encoder: SentencePieceEncoder, chatml: TokenizerEncoder
+) -> None:
     encoder: Encoder = demo_encoder if kind == "sentencepiece" else chatml
     text = "".join(CONTROLS)
     begin = [] if encoder.bos_id is None else [encoder.bos_id]
@@ -369,7 +391,9 @@ def test_raw_text_never_becomes_a_control_token(kind, demo_encoder, chatml):
     assert encoder.decode(ids[len(begin) :]) == text
 
 
-def test_user_defined_pieces_that_are_control_tokens_are_not_matched_in_text(tmp_path):
+def test_user_defined_pieces_that_are_control_tokens_are_not_matched_in_text(
+    tmp_path: Path,
+) -> None:
     from sentencepiece import SentencePieceTrainer
 
     SentencePieceTrainer.train(
@@ -385,7 +409,9 @@ def test_user_defined_pieces_that_are_control_tokens_are_not_matched_in_text(tmp
     assert encoder.decode(ids) == "a<|im_end|>b"
 
 
-def test_decoding_spells_control_tokens_and_refuses_unknown_ids(demo_encoder):
+def test_decoding_spells_control_tokens_and_refuses_unknown_ids(
+    demo_encoder: SentencePieceEncoder,
+) -> None:
     ids = demo_encoder.encode([1, "你好</s>", 2])
     assert demo_encoder.decode(ids) == "<s>你好</s></s>"
     with pytest.raises(ValueError, match="outside the vocabulary"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prompt_template import load_prompt_template
-from prompts.layouts import ALPACA, ALPACA_2, NO_LAYOUT
+from prompts.layouts import ALPACA, ALPACA_2, NO_LAYOUT, Layout
 from server.console import banner
 from settings import DEMO_MODEL, Settings, StartError
 from tests.support.model_directory import copy_of_demo_model
@@ -21,14 +21,14 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "content"), [("tokenizer.model", b"version https"), ("tokenizer_config.json", b"{")]
 )
-def test_tokenizer_files_that_are_broken(model, name, content):
+def test_tokenizer_files_that_are_broken(model: Path, name: str, content: bytes) -> None:
     (model / name).write_bytes(content)
     with pytest.raises(StartError, match=name):
         load_prompt_template(Settings(model=str(model), prompt_template="alpaca-2"))
 
 
 @pytest.mark.parametrize("choice", ["bard", "broken.jinja"])
-def test_a_template_that_can_render_nothing(tmp_path, choice):
+def test_a_template_that_can_render_nothing(tmp_path: Path, choice: str) -> None:
     (tmp_path / "broken.jinja").write_text("{% for m in messages %}")
     choice = str(tmp_path / choice) if choice.endswith(".jinja") else choice
     with pytest.raises(StartError, match="cannot render"):
@@ -44,7 +44,7 @@ def test_a_template_that_can_render_nothing(tmp_path, choice):
         (["chinese-alpaca-plus-7b"], ALPACA),
     ],
 )
-def test_auto_chooses_by_a_served_name(model, names, template):
+def test_auto_chooses_by_a_served_name(model: Path, names: list[str], template: Layout) -> None:
     settings = Settings(model=str(model), served_model_name=names)
     assert load_prompt_template(settings).layout is template
 
@@ -53,21 +53,23 @@ def test_auto_chooses_by_a_served_name(model, names, template):
 @pytest.mark.parametrize(
     "path", ["demo_model", "./demo_model/", "demo_model/../demo_model", str(DEMO_MODEL)]
 )
-def test_the_demo_model_has_its_template_under_any_name(monkeypatch, name, path):
+def test_the_demo_model_has_its_template_under_any_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
     monkeypatch.chdir(ROOT)
     assert load_prompt_template(Settings(model=path, served_model_name=[name])).layout is ALPACA_2
 
 
-def test_another_template_can_be_named_for_the_demo_model():
+def test_another_template_can_be_named_for_the_demo_model() -> None:
     assert load_prompt_template(Settings(prompt_template="alpaca")).layout is ALPACA
 
 
-def test_auto_chooses_by_the_models_path(model):
+def test_auto_chooses_by_the_models_path(model: Path) -> None:
     path = model.rename(model.parent / "chinese-alpaca-2-13b-hf")
     assert load_prompt_template(Settings(model=str(path))).layout is ALPACA_2
 
 
-def test_auto_prefers_the_tokenizers_own_template_to_fastchats(model):
+def test_auto_prefers_the_tokenizers_own_template_to_fastchats(model: Path) -> None:
     config = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
     config["chat_template"] = "{% for message in messages %}{{ message.content }}{% endfor %}"
     (model / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -75,13 +77,15 @@ def test_auto_prefers_the_tokenizers_own_template_to_fastchats(model):
     assert load_prompt_template(settings).layout.name == "model"
 
 
-def test_auto_falls_back_to_fastchats_template_of_that_name(model):
+def test_auto_falls_back_to_fastchats_template_of_that_name(model: Path) -> None:
     settings = Settings(model=str(model), served_model_name=["vicuna_v1.1"])
     assert load_prompt_template(settings).layout.name == "vicuna_v1.1"
 
 
 @pytest.mark.parametrize("names", [[], ["chinese-llama-2-7b"]])
-def test_a_base_model_needs_no_template_where_completions_are_raw(model, names):
+def test_a_base_model_needs_no_template_where_completions_are_raw(
+    model: Path, names: list[str]
+) -> None:
     settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
     template = load_prompt_template(settings)
     assert template.layout is NO_LAYOUT
@@ -91,12 +95,14 @@ def test_a_base_model_needs_no_template_where_completions_are_raw(model, names):
 
 
 @pytest.mark.parametrize("names", [["chinese-alpaca-2-7b"], ["vicuna_v1.1"]])
-def test_raw_completions_leave_a_template_that_is_found_to_chat(model, names):
+def test_raw_completions_leave_a_template_that_is_found_to_chat(
+    model: Path, names: list[str]
+) -> None:
     settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
     assert load_prompt_template(settings).layout.name in ("alpaca-2", "vicuna_v1.1")
 
 
-def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
+def test_a_jinja_file_and_a_system_text_file(model: Path, tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text(
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     )
@@ -111,7 +117,9 @@ def test_a_jinja_file_and_a_system_text_file(model, tmp_path):
 
 @pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_what_an_editor_adds_to_a_file_is_no_part_of_its_text(model, tmp_path, begin, end):
+def test_what_an_editor_adds_to_a_file_is_no_part_of_its_text(
+    model: Path, tmp_path: Path, begin: bytes, end: bytes
+) -> None:
     (tmp_path / "own.jinja").write_bytes(
         begin + b"{% for m in messages %}<{{ m.content }}>{% endfor %}" + end
     )
@@ -125,7 +133,7 @@ def test_what_an_editor_adds_to_a_file_is_no_part_of_its_text(model, tmp_path, b
 
 
 @pytest.mark.parametrize("where", ["chat_template.jinja", "tokenizer_config.json"])
-def test_a_mark_before_the_models_own_template_is_no_part_of_it(model, where):
+def test_a_mark_before_the_models_own_template_is_no_part_of_it(model: Path, where: str) -> None:
     source = "\ufeff{% for m in messages %}<{{ m.content }}>{% endfor %}\n"
     if where == "chat_template.jinja":
         (model / where).write_text(source, encoding="utf-8")

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from types import EllipsisType
+from typing import Any
 
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
 from engine.grammar import Vocabulary
 from prompt_template import load_prompt_template
-from prompts.encoder import Encoder, load_encoder
+from prompts.encoder import Encoder, SentencePieceEncoder, load_encoder
 from settings import Settings, StartError
 from tests.support.model_directory import change, convert_tokenizer, copy_of_demo_model
 from tests.support.paths import ALPACA_2_TOKENIZER
@@ -34,8 +36,8 @@ LABELS = ["LLaMATokenizer", "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTo
 
 @pytest.mark.parametrize("label", LABELS, ids=str)
 def test_sentencepiece_encodes_for_llama_whatever_its_tokenizer_is_called(
-    converted, demo_encoder, label
-):
+    converted: Path, demo_encoder: SentencePieceEncoder, label: str | EllipsisType | None
+) -> None:
     change(converted / "tokenizer_config.json", tokenizer_class=label)
     encoder = encoder_of(converted)
     assert encoder.description == "SentencePiece on tokenizer.model"
@@ -53,8 +55,8 @@ def test_sentencepiece_encodes_for_llama_whatever_its_tokenizer_is_called(
     ],
 )
 def test_other_models_are_encoded_as_their_label_says(
-    converted, model_type, label, is_sentencepiece
-):
+    converted: Path, model_type: str, label: str | EllipsisType, is_sentencepiece: bool
+) -> None:
     change(converted / "config.json", model_type=model_type)
     change(converted / "tokenizer_config.json", tokenizer_class=label)
     assert encoder_of(converted).description.startswith(
@@ -66,7 +68,9 @@ TIKTOKEN = b"IQ== 0\nIg== 1\nIw== 2\n" * 1000
 
 
 @pytest.mark.parametrize("content", [TIKTOKEN, b"<html>", b"\x80\x04"])
-def test_a_tokenizer_model_of_another_kind_leaves_encoding_to_transformers(converted, content):
+def test_a_tokenizer_model_of_another_kind_leaves_encoding_to_transformers(
+    converted: Path, content: bytes
+) -> None:
     (converted / "tokenizer.model").write_bytes(content)
     assert encoder_of(converted).description.startswith("transformers' ")
     with pytest.raises(StartError, match="SentencePiece"):
@@ -77,14 +81,14 @@ def test_a_tokenizer_model_of_another_kind_leaves_encoding_to_transformers(conve
 
 
 @pytest.mark.parametrize("part", [0.001, 0.3, 0.5, 0.9, 0.97])
-def test_a_sentencepiece_model_that_is_cut_is_not_passed_over(converted, part):
+def test_a_sentencepiece_model_that_is_cut_is_not_passed_over(converted: Path, part: float) -> None:
     whole = (converted / "tokenizer.model").read_bytes()
     (converted / "tokenizer.model").write_bytes(whole[: int(len(whole) * part)])
     with pytest.raises(StartError, match=r"tokenizer\.model is not a"):
         encoder_of(converted)
 
 
-def test_a_sentencepiece_model_that_is_cut_between_two_pieces_is_not_whole(model):
+def test_a_sentencepiece_model_that_is_cut_between_two_pieces_is_not_whole(model: Path) -> None:
     proto = sentencepiece_model_pb2.ModelProto.FromString((model / "tokenizer.model").read_bytes())
     proto.ClearField("trainer_spec")
     proto.ClearField("normalizer_spec")
@@ -95,14 +99,21 @@ def test_a_sentencepiece_model_that_is_cut_between_two_pieces_is_not_whole(model
 
 @pytest.mark.parametrize("mode", ["auto", "slow"])
 @pytest.mark.parametrize("added", [None, {}, ...], ids=str)
-def test_no_added_tokens_are_none(model, demo_encoder, added, mode):
+def test_no_added_tokens_are_none(
+    model: Path,
+    demo_encoder: SentencePieceEncoder,
+    added: dict[str, Any] | EllipsisType | None,
+    mode: str,
+) -> None:
     change(model / "tokenizer_config.json", added_tokens_decoder=added)
     assert encoder_of(model, mode).control_ids == demo_encoder.control_ids
 
 
 @pytest.mark.parametrize("added", [[], "x", 5, {"a": {"content": "<pad>", "special": True}}, {"5": {"special": True}},
                                    {"5": None}, ["<pad>"]], ids=str)  # fmt: skip
-def test_added_tokens_that_are_none_end_the_start(model, added):
+def test_added_tokens_that_are_none_end_the_start(
+    model: Path, added: dict[str, Any] | int | list[str] | str
+) -> None:
     change(model / "tokenizer_config.json", added_tokens_decoder=added)
     if added:
         with pytest.raises(StartError, match="added_tokens_decoder"):
@@ -126,7 +137,9 @@ def pad(model: Path, count: int = 10, special: bool = True) -> None:
 @pytest.mark.parametrize(
     "where", [{"vocab_size": 4599}, {"vocab_size": ..., "text_config": {"vocab_size": 4500}}]
 )
-def test_a_tokenizer_with_more_pieces_than_the_model_has_rows_ends_the_start(model, mode, where):
+def test_a_tokenizer_with_more_pieces_than_the_model_has_rows_ends_the_start(
+    model: Path, mode: str, where: dict[str, Any]
+) -> None:
     change(model / "config.json", **where)
     with pytest.raises(
         StartError, match=r"The tokenizer has 4,600 pieces, and the model 4,5\d\d rows"
@@ -134,7 +147,7 @@ def test_a_tokenizer_with_more_pieces_than_the_model_has_rows_ends_the_start(mod
         load_prompt_template(Settings(model=str(model), tokenizer_mode=mode))
 
 
-def test_a_merged_tokenizer_on_a_model_that_is_not_ends_the_start(model):
+def test_a_merged_tokenizer_on_a_model_that_is_not_ends_the_start(model: Path) -> None:
     if not ALPACA_2_TOKENIZER.is_file():
         pytest.skip("the tokenizer of Chinese-Alpaca-2 is not beside the repository")
     change(model / "config.json", vocab_size=32000)
@@ -149,14 +162,16 @@ def test_a_merged_tokenizer_on_a_model_that_is_not_ends_the_start(model):
 
 @pytest.mark.parametrize("mode", ["auto", "hf"])
 @pytest.mark.parametrize("rows", [4600, 4601, ...])
-def test_control_tokens_beyond_the_models_rows_hurt_nobody(model, mode, rows):
+def test_control_tokens_beyond_the_models_rows_hurt_nobody(
+    model: Path, mode: str, rows: int | EllipsisType
+) -> None:
     pad(model)
     change(model / "config.json", vocab_size=rows)
     template = load_prompt_template(Settings(model=str(model), tokenizer_mode=mode))
     assert max(template.render_raw("<pad0><pad9>你好").ids) < 4600
 
 
-def test_added_text_beyond_the_models_rows_ends_the_start_where_it_is_encoded(model):
+def test_added_text_beyond_the_models_rows_ends_the_start_where_it_is_encoded(model: Path) -> None:
     pad(model, special=False)
     with pytest.raises(StartError, match="4,610 pieces"):
         load_prompt_template(Settings(model=str(model), tokenizer_mode="hf"))
@@ -166,7 +181,9 @@ def test_added_text_beyond_the_models_rows_ends_the_start_where_it_is_encoded(mo
 
 
 @pytest.mark.parametrize("mode", ["auto", "hf"])
-def test_a_template_with_a_token_beyond_the_models_rows_ends_the_start(model, mode):
+def test_a_template_with_a_token_beyond_the_models_rows_ends_the_start(
+    model: Path, mode: str
+) -> None:
     pad(model)
     (model / "own.jinja").write_text("{{ messages[0].content }}<pad3>", encoding="utf-8")
     with pytest.raises(StartError, match="has <pad3>, for which the model has no row"):
@@ -178,7 +195,9 @@ def test_a_template_with_a_token_beyond_the_models_rows_ends_the_start(model, mo
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
-def test_grammars_are_read_with_control_tokens_beyond_the_models_rows(model, count):
+def test_grammars_are_read_with_control_tokens_beyond_the_models_rows(
+    model: Path, count: int
+) -> None:
     from transformers import AutoTokenizer
 
     pad(model, count)
