@@ -13,8 +13,8 @@ from settings import Settings
 if __name__ == "__main__":
     load_engine = command.load_engine
 
-    def load_plain_engine(settings: Settings, others: Sequence[str]) -> Engine:
-        engine = load_engine(settings, others)
+    def load_plain_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
+        engine = load_engine(settings, vllm_arguments)
         from engine.vllm_engine import VLLMEngine
 
         assert isinstance(engine, VLLMEngine)
