@@ -5,7 +5,7 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, contextmanager, suppress
 from copy import copy
@@ -27,12 +27,14 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from engine.answers import Answer, WatchedAnswer, is_watched, joined, to_logprobs
-from engine.beam_runs import BeamTexts, read_run, search
+from engine.detokenizer import AnswerText
 from engine.dispatch import Dispatcher, Take
-from engine.grammar import GrammarChecker, Vocabulary
+from engine.grammar import GrammarChecker, GrammarCompiler
+from engine.greedy_runs import TokenCallback
 from engine.light_client import lighten_outputs, lighten_statistics, read_at_once
 from engine.process import cause, causes_file
-from engine.sampling import to_rules, to_run_params, to_sampling_params, to_score_params
+from engine.sampling import to_beam_config, to_run_params, to_sampling_params, to_score_params
+from engine.vllm_beams import report_tokens, search_beams
 from engine.vllm_contract import (
     misfit_of_dispatch,
     misfit_of_messages,
@@ -295,24 +297,26 @@ class VLLMEngine:
     async def _search(
         self, prompt: Prompt, params: SamplingParams, request_id: str, decoding: Decoding
     ) -> Deltas:
-        """Beam search, with greedy runs of the engine ahead of it."""
+        """Yield the deltas of a beam search, which is admitted as one request for each beam."""
         assert self._llm is not None
         inputs = self._llm.input_processor
         params.update_from_generation_config(
             inputs.generation_config_fields, inputs.renderer.get_eos_token_id()
         )
-        rules = to_rules(decoding, params, prompt, self.max_model_len - len(prompt.ids))
+        context_left = self.max_model_len - len(prompt.ids)
+        config = to_beam_config(decoding, params, prompt, context_left)
         numbers = count()
 
-        async def run(token_ids: list[int], take: Callable[[TokenLogprob], None]) -> None:
-            run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
-            reader = partial(read_run, take, run_params.logprobs)
-            name = f"{request_id}-{next(numbers)}"
-            await self._run(prompt.ids + token_ids, run_params, name, reader)
+        async def generate(token_ids: list[int], callback: TokenCallback) -> None:
+            run_params = to_run_params(config, len(token_ids), self.vocabulary_size)
+            reader = partial(report_tokens, callback, run_params.logprobs)
+            run_id = f"{request_id}-{next(numbers)}"
+            await self._run(prompt.ids + token_ids, run_params, run_id, reader)
 
-        texts = BeamTexts(self._llm.get_tokenizer(), prompt, params)
-        with self._room(rules.width):
-            async with aclosing(search(rules, texts, run, decoding.stream)) as deltas:
+        new_text = partial(AnswerText, self._llm.get_tokenizer(), prompt, params)
+        search = search_beams(config, new_text, generate, decoding.stream)
+        with self._room(config.num_beams):
+            async with aclosing(search) as deltas:
                 async for delta in deltas:
                     yield delta
 
@@ -326,13 +330,15 @@ class VLLMEngine:
         if params.structured_outputs is None or decoding.constraint is None:
             return []
         grammar, param = cast(str, params.structured_outputs.grammar), decoding.constraint.param
-        first = await asyncio.to_thread(lambda: self._vocabulary.checker(grammar, lead, param))
+        first = await asyncio.to_thread(
+            lambda: self._grammar_compiler.compile(grammar, lead, param)
+        )
         return [first.fork() for _ in range(params.n)]
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def _grammar_compiler(self) -> GrammarCompiler:
         assert self._llm is not None
-        return Vocabulary(self._llm.get_tokenizer(), self.vocabulary_size)
+        return GrammarCompiler(self._llm.get_tokenizer(), self.vocabulary_size)
 
     def _check_room(self, choices: int) -> None:
         if self._unfinished + choices > self._max_unfinished:
@@ -413,7 +419,7 @@ def _copied(source: Source, n: int) -> Source:
 def _check(completion: CompletionOutput, checker: GrammarChecker) -> None:
     """Raise APIError where the output breaks the grammar that it was to keep."""
     if completion.finish_reason == "error":
-        raise checker.broken()
+        raise checker.to_error()
     has_ended = completion.finish_reason == "stop" and completion.stop_reason is None
     checker.check(completion.token_ids, has_ended)
 
