@@ -53,7 +53,7 @@ class Endpoints:
         self, engine: Engine, template: PromptTemplate, settings: Settings, metrics: Metrics
     ) -> None:
         self.engine, self.encoder, self.settings = engine, template.encoder, settings
-        self.numbers = metrics
+        self._metrics = metrics
         self.admission = Admission(engine, template, settings)
         self.created = int(time.time())
 
@@ -89,9 +89,9 @@ class Endpoints:
 
     async def metrics(self) -> Response:
         """Numbers for Prometheus, of this server and of vLLM's engine."""
-        self.numbers.engine_requests.set(self.engine.unfinished)
-        self.numbers.tasks.set(len(asyncio.all_tasks()))
-        return Response(self.numbers.to_text(), media_type=CONTENT_TYPE_LATEST)
+        self._metrics.engine_requests.set(self.engine.unfinished)
+        self._metrics.tasks.set(len(asyncio.all_tasks()))
+        return Response(self._metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
 
     async def version(self) -> dict[str, str]:
         """This server's version."""

@@ -1,4 +1,4 @@
-"""Our settings and vLLM's own flags -> vLLM's engine arguments."""
+"""The server's settings and vLLM's own flags -> vLLM's `AsyncEngineArgs`."""
 
 import os
 from collections.abc import Sequence
@@ -14,60 +14,73 @@ from model_files import read_config, trained_length
 from settings import Settings, StartError, print_stderr
 
 GIB = 2**30
-DEMO_CPU_KV_CACHE = GIB // 4
-CPU_KV_CACHE = 4 * GIB
+DEMO_CPU_KV_CACHE_BYTES = GIB // 4
+CPU_KV_CACHE_BYTES = 4 * GIB
 NO_LIMIT = -1
+"""How vLLM's `max_logprobs` says that there is no limit."""
 
 
-def to_engine_args(settings: Settings, others: Sequence[str]) -> AsyncEngineArgs:
-    """vLLM's arguments: our settings, and `others` in vLLM's own words; argparse ends the process on a wrong one."""
+def to_engine_args(settings: Settings, flags: Sequence[str]) -> AsyncEngineArgs:
+    """Make vLLM's engine arguments of the settings and of `flags`, those of the command line that are vLLM's own.
+
+    Raises StartError for a vLLM that lacks what is needed and for another backend of structured output than guidance;
+    argparse ends the process at a wrong flag.
+    """
     check_vllm(vllm.__version__)
     parser = FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
     AsyncEngineArgs.add_cli_args(parser)
-    ours = ["--model", settings.model, "--tokenizer", settings.tokenizer_path]
-    args = AsyncEngineArgs.from_cli_args(parser.parse_args([*ours, *others]))
-    # Prompts are encoded here; vLLM only detokenises, where its own choice is right.
+    model_flags = ["--model", settings.model, "--tokenizer", settings.tokenizer_path]
+    args = AsyncEngineArgs.from_cli_args(parser.parse_args([*model_flags, *flags]))
+    # Prompts are encoded before they reach vLLM, which only detokenizes: its own choice is right for that.
     args.tokenizer_mode = "auto" if settings.tokenizer_mode == "slow" else settings.tokenizer_mode
     args.revision = settings.revision
     args.trust_remote_code = settings.trust_remote_code
     args.served_model_name = list(settings.model_names)
     args.max_num_queued_reqs = settings.max_num_queued_reqs
-    if not any(argument.startswith("--max-logprobs") for argument in others):
+    # A step of a beam search may need more log-probabilities than vLLM's default of 20.
+    if not any(flag.startswith("--max-logprobs") for flag in flags):
         args.max_logprobs = NO_LIMIT
-    # vLLM would take whichever backend the first request fits, for all that follow; our grammars are llguidance's.
-    structured = args.structured_outputs_config
-    if structured.backend not in ("auto", "guidance"):
-        raise StartError(
-            f"Structured output is decoded by guidance here, not by {structured.backend}."
-        )
-    structured.backend = "guidance"
+    _choose_guidance(args)
     args.log_level = settings.vllm_log_level
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
-        _start_small(args, settings, others)
+        _set_cpu_defaults(args, settings, flags)
     if args.max_model_len is None:
-        args.max_model_len = _trained_length(args, settings)
+        args.max_model_len = _max_model_len(args, settings)
     return args
 
 
-def _trained_length(args: AsyncEngineArgs, settings: Settings) -> int | None:
-    """What vLLM is told where its own count is wrong."""
+def _choose_guidance(args: AsyncEngineArgs) -> None:
+    """Set the backend of structured output to guidance; raises StartError if the flags say another.
+
+    Grammars are written for it (`engine/grammar.py`), and with "auto" vLLM would choose by the first request.
+    """
+    config = args.structured_outputs_config
+    if config.backend not in ("auto", "guidance"):
+        raise StartError(f"Structured output is decoded by guidance here, not by {config.backend}.")
+    config.backend = "guidance"
+
+
+def _max_model_len(args: AsyncEngineArgs, settings: Settings) -> int | None:
+    """Return the length of context that the model was trained for, where vLLM would get it wrong; None elsewhere."""
     overrides = args.hf_overrides if isinstance(args.hf_overrides, dict) else {}
     length = trained_length({**read_config(settings), **overrides})
     if length is not None:
-        scaled = f"the linear scaling of {settings.model} is in its max_position_embeddings already"
-        twice = "vLLM would count it twice (--max-model-len changes it)"
-        print_stderr(f"Context of {length} tokens: {scaled}, and {twice}")
+        print_stderr(
+            f"Context of {length} tokens: the linear scaling of {settings.model} is in its max_position_embeddings "
+            "already, and vLLM would count it twice (--max-model-len changes it)"
+        )
     return length
 
 
-def _start_small(args: AsyncEngineArgs, settings: Settings, others: Sequence[str]) -> None:
-    """On the CPU: a small KV cache, prompts read whole, no compilation of the demo model, unless the user says so."""
-    # vLLM 0.32 dies where a prompt with a seed is read in two parts on a CPU: "CPU Generator does not use offset".
+def _set_cpu_defaults(args: AsyncEngineArgs, settings: Settings, flags: Sequence[str]) -> None:
+    """Choose a small KV cache, unchunked prefill and, for the demo model, no compilation, unless a flag says more."""
+    # vLLM 0.32 dies where a prompt with a seed is prefilled in chunks on a CPU: "CPU Generator does not use offset".
     args.enable_chunked_prefill = bool(args.enable_chunked_prefill)
     if args.kv_cache_memory_bytes is None and not envs.VLLM_CPU_KVCACHE_SPACE:
-        args.kv_cache_memory_bytes = DEMO_CPU_KV_CACHE if settings.is_demo else CPU_KV_CACHE
-    if settings.is_demo and "--no-enforce-eager" not in others:
+        size = DEMO_CPU_KV_CACHE_BYTES if settings.is_demo else CPU_KV_CACHE_BYTES
+        args.kv_cache_memory_bytes = size
+    if settings.is_demo and "--no-enforce-eager" not in flags:
         args.enforce_eager = True
-        # Else the first log-probabilities are compiled, for seconds.
+        # Otherwise the first request for log-probabilities compiles for seconds.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

@@ -1,9 +1,10 @@
-"""Beam search over next-token log-probabilities, with the results of transformers.
+"""Beam search over next-token log-probabilities, with the results of transformers' `generate(num_beams=…)`.
 
-Knows nothing about models and engines: it asks for the likeliest next tokens of its live beams and yields deltas.
 Scores, length penalty, early stopping and the order of results are those of transformers 5.19
-(`GenerationMixin._beam_search`). It ends earlier where that cannot change what is returned, and it settles text on the
-way. Does not sample.
+(`generation/utils.py`, `GenerationMixin._beam_search`), without sampling. A search ends earlier than there once no
+further step can change what is returned, and streams the tokens of a result as soon as they are certain.
+
+Knows nothing about models and engines: `beam_search` asks a function for the likeliest next tokens of its live beams.
 """
 
 import heapq
@@ -17,77 +18,88 @@ from typing import Literal, Protocol
 
 from generation import Delta, Deltas, FinishReason, TokenLogprob
 
-Likeliest = Sequence[tuple[int, float]]
-"""Next tokens with their log-probabilities, the likeliest first."""
+TopLogprobs = Sequence[tuple[int, float]]
+"""The likeliest next tokens after a beam, the likeliest first: token ids and log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What decides a search; the names are those of transformers' `GenerationConfig` and of the API."""
+class BeamSearchConfig:
+    """The parameters of a search, under the names of the API's fields or of transformers' `GenerationConfig`."""
 
-    width: int
+    num_beams: int
     n: int
+    """Beams that are returned, at most `num_beams`."""
     max_tokens: int
+    """Of an answer, so without a first token of `lead_ids`."""
     min_tokens: int = 0
+    """Of an answer; before, no stop token is generated."""
     length_penalty: float = 1.0
     early_stopping: Literal[True, False, "never"] = False
     stop_token_ids: frozenset[int] = frozenset()
     repetition_penalty: float = 1.0
-    """At least 1: it lowers tokens of `prompt_ids` and of the beam itself."""
+    """At least 1; penalises tokens of `prompt_ids` and those that the beam has already."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """At most 0 each, added to log-probabilities as transformers' `sequence_bias` is."""
+    """At most 0 each; added to log-probabilities, as transformers' `sequence_bias` is."""
     prompt_ids: frozenset[int] = frozenset()
+    """Needed with a `repetition_penalty` only."""
     lead_ids: frozenset[int] = frozenset()
-    """Tokens of which a first one is no part of the answer: it is scored, but counts in no limit."""
-    room: int = sys.maxsize
-    """Tokens that fit, whatever counts."""
+    """`Prompt.lead_ids`: if a beam's first token is one of these, it is scored but no part of the answer."""
+    context_left: int = sys.maxsize
+    """Tokens that the model's context has room for after the prompt, a first one of `lead_ids` included."""
     logprobs: int | None = None
-    """Alternatives to report for each token; None: no log-probabilities at all."""
+    """How many of the likeliest tokens are reported beside each token; None: no log-probabilities are reported."""
     has_stop_strings: bool = False
-    """Any token may end a beam, not only one of `stop_token_ids`."""
+    """Any token may finish a beam, not only one of `stop_token_ids`."""
 
     @property
     def max_length(self) -> int:
-        """Tokens that a beam may have."""
-        return min(self.max_tokens + bool(self.lead_ids), self.room)
+        """The most tokens that a beam can have, a first one of `lead_ids` included."""
+        max_tokens = self.max_tokens + 1 if self.lead_ids else self.max_tokens
+        return min(max_tokens, self.context_left)
 
     @property
-    def candidates(self) -> int:
-        """How many continuations of all beams are looked at: enough for `width` of them to go on."""
-        return self.width * max(2, 1 + len(self.stop_token_ids))
+    def num_candidates(self) -> int:
+        """How many continuations of all beams together a step looks at (transformers' `beams_to_keep`).
 
-    def needed(self, length: int) -> int:
-        """Likeliest tokens of a beam that a step needs, at a length of at most `length`.
-
-        `width` of them can go on, and all that end, are barred or lowered may stand before those.
+        Where only stop tokens finish beams, at least `num_beams` of them remain live.
         """
-        lowered = len(self.prompt_ids) + length if self.repetition_penalty != 1 else 0
-        looked_at = self.candidates if self.has_stop_strings else self.width
-        return max(
-            self.logprobs or 0,
-            looked_at + len(self.stop_token_ids) + len(self.logit_bias) + lowered,
-        )
+        return self.num_beams * max(2, 1 + len(self.stop_token_ids))
+
+    def num_top_logprobs(self, length: int) -> int:
+        """Count the next tokens that a step has to be given for each beam of at most `length` tokens.
+
+        The likeliest by the model may finish the beam, be suppressed, biased or penalised. So as many of them as there
+        can be are needed on top of those that may go on.
+        """
+        candidates = self.num_candidates if self.has_stop_strings else self.num_beams
+        displaced = len(self.stop_token_ids) + len(self.logit_bias)
+        if self.repetition_penalty != 1:
+            displaced += len(self.prompt_ids) + length
+        return max(self.logprobs or 0, candidates + displaced)
 
 
 @dataclass(slots=True, eq=False)
 class Beam:
-    """A hypothesis: one token more than its parent. Beams that begin alike share their beginning."""
+    """A hypothesis: its parent, extended by one token. Beams with a common prefix share the beams that make it up."""
 
     parent: "Beam | None" = None
+    """None for the empty beam, from which a search starts."""
     token: TokenLogprob = field(default_factory=lambda: TokenLogprob(-1, 0.0, ()))
-    total: float = 0.0
-    """Log-probabilities of all its tokens, summed, as penalised."""
+    """The last token, with the model's own log-probability; meaningless in the empty beam."""
+    cum_logprob: float = 0.0
+    """The sum of its tokens' log-probabilities, with bias and penalty."""
     length: int = 0
+    """Tokens, the first included even if it is one of `BeamSearchConfig.lead_ids`."""
     has_lead: bool = False
-    """Its first token is one of `Rules.lead_ids`."""
+    """Whether the first token is one of `BeamSearchConfig.lead_ids`."""
     finish_reason: FinishReason | None = None
 
     @property
     def answer_length(self) -> int:
-        return self.length - self.has_lead
+        return self.length - 1 if self.has_lead else self.length
 
     def tokens(self, since: "Beam | None" = None) -> list[TokenLogprob]:
-        """The tokens after `since`, an ancestor; without it all."""
+        """List the tokens after those of `since`, an ancestor; without an ancestor, all."""
         tokens: list[TokenLogprob] = []
         beam = self
         while beam is not since and beam.parent is not None:
@@ -100,186 +112,234 @@ class Beam:
 
 
 class BeamSearch:
-    """The live and the finished beams of one prompt, step by step."""
+    """The live and the finished beams of one prompt.
+
+    `hits_stop_string` tells of a new beam whether its last token completes a stop string; it is asked at most once for
+    each beam, and for a parent before its children.
+    """
 
     def __init__(
-        self, rules: Rules, hits_stop_string: Callable[[Beam], bool] | None = None
+        self, config: BeamSearchConfig, hits_stop_string: Callable[[Beam], bool] | None = None
     ) -> None:
-        self.rules = rules
+        self.config = config
         self.live = [Beam()]
-        """The likeliest first."""
+        """Beams that the next step extends, all of one length; the one with the highest `cum_logprob` first."""
         self.finished: list[Beam] = []
-        """At most `width`, the best first: the first `n` of them are the results."""
+        """At most `num_beams`, the one with the highest score first; at the end the first `n` are the results."""
         self._hits_stop_string = hits_stop_string
 
     def score(self, beam: Beam) -> float:
-        return float(beam.total / beam.length**self.rules.length_penalty)
+        """Return the log-probability of a beam, normalised by its length, by which finished beams are ranked."""
+        return float(beam.cum_logprob / beam.length**self.config.length_penalty)
 
-    def advance(self, likeliest: Sequence[Likeliest]) -> None:
-        """One step: `likeliest` holds at least `rules.needed` next tokens of each live beam."""
-        width = self.rules.width
-        continuations = [
-            (beam.total + score, beam, token_id, logprob, tokens)
-            for beam, tokens in zip(self.live, likeliest, strict=True)
-            for token_id, logprob, score in self._scored(beam, tokens)
-        ]
+    def advance(self, top_logprobs: Sequence[TopLogprobs]) -> None:
+        """Extend the live beams by one token each.
+
+        `top_logprobs` are those after each live beam, in the same order: `config.num_top_logprobs` tokens of each, or
+        more, or the whole vocabulary.
+        """
+        continuations = []
+        for parent, next_tokens in zip(self.live, top_logprobs, strict=True):
+            for token_id, logprob, processed in self._process(parent, next_tokens):
+                cum_logprob = parent.cum_logprob + processed
+                continuations.append((cum_logprob, parent, token_id, logprob, next_tokens))
+        candidates = heapq.nlargest(self.config.num_candidates, continuations, key=itemgetter(0))
+        num_beams = self.config.num_beams
         live: list[Beam] = []
-        ended: list[Beam] = []
-        for rank, best in enumerate(
-            heapq.nlargest(self.rules.candidates, continuations, key=itemgetter(0))
-        ):
-            if rank >= width and len(live) == width:
+        finished = self.finished.copy()
+        for rank, candidate in enumerate(candidates):
+            if rank >= num_beams and len(live) == num_beams:
                 break
-            beam = self._continued(*best)
+            beam = self._extend(*candidate)
             if beam.finish_reason is None:
                 live.append(beam)
-            elif rank < width:
-                ended.append(beam)
-        self.live = live[:width]
-        self.finished = sorted([*self.finished, *ended], key=self.score, reverse=True)[:width]
+            # As in transformers: a candidate below the best `num_beams` can go on, but not finish.
+            elif rank < num_beams:
+                finished.append(beam)
+        self.live = live[:num_beams]
+        self.finished = sorted(finished, key=self.score, reverse=True)[:num_beams]
 
     @property
     def is_over(self) -> bool:
-        """No live beam can change the results, or `early_stopping` gives them up."""
-        if not self.live:
-            return True
-        rules, finished = self.rules, self.finished
-        if len(finished) >= rules.n and self._best_possible(self.live[0]) <= self.score(
-            finished[rules.n - 1]
-        ):
-            return True
-        if len(finished) < rules.width:
+        """Whether further steps cannot change the results, or `early_stopping` says that there shall be none."""
+        return not self.live or self._are_results_final() or self._stops_early()
+
+    def _are_results_final(self) -> bool:
+        """Whether all results are finished and no live beam can still get ahead of the last."""
+        if len(self.finished) < self.config.n:
             return False
-        # One beam is greedy search, which ends with its first end.
-        if rules.early_stopping is True or rules.width == 1:
+        last = self.finished[self.config.n - 1]
+        return self._max_score(self.live[0]) <= self.score(last)
+
+    def _stops_early(self) -> bool:
+        """Whether transformers would end the search (`GenerationMixin._check_early_stop_heuristic`)."""
+        config = self.config
+        if len(self.finished) < config.num_beams:
+            return False
+        # One beam is greedy search, which ends as soon as its beam is finished.
+        if config.early_stopping is True or config.num_beams == 1:
             return True
-        return rules.early_stopping is False and self.score(self.live[0]) <= self.score(
-            finished[-1]
-        )
+        if config.early_stopping == "never":
+            return False
+        return self.score(self.live[0]) <= self.score(self.finished[-1])
 
-    def settled(self, rank: int) -> Beam:
-        """What all beams share that can still come out at `rank`, while some are live: at least the empty beginning."""
+    def stable_prefix(self, rank: int) -> Beam:
+        """Return the longest beam of which it is certain that the result of this rank begins with it.
+
+        That result will be one of the beams that are finished with this rank or a better one, or it will descend from
+        a live beam that can still get ahead of them: the prefix is what all these have in common, at least the empty
+        beam. If no live beam can, it is the finished beam of this rank. Some beam must be live.
+        """
         finished = self.finished[: rank + 1]
-        worst = self.score(finished[rank]) if len(finished) > rank else -math.inf
-        live = [beam for beam in self.live if self._best_possible(beam) > worst]
-        return reduce(_shared, [*finished, *live]) if live else finished[rank]
+        score_to_beat = self.score(finished[rank]) if len(finished) > rank else -math.inf
+        rivals = [beam for beam in self.live if self._max_score(beam) > score_to_beat]
+        if not rivals:
+            return finished[rank]
+        return reduce(_common_prefix, finished + rivals)
 
-    def _best_possible(self, beam: Beam) -> float:
-        """No score that a continuation can reach is above this one: log-probabilities only add up to less."""
-        length = self.rules.max_length if self.rules.length_penalty > 0 else beam.length
-        return float(beam.total / length**self.rules.length_penalty)
+    def _max_score(self, beam: Beam) -> float:
+        """Return an upper bound of the scores of a beam's descendants, which no log-probability raises."""
+        length = self.config.max_length if self.config.length_penalty > 0 else beam.length
+        return float(beam.cum_logprob / length**self.config.length_penalty)
 
-    def _scored(self, beam: Beam, tokens: Likeliest) -> list[tuple[int, float, float]]:
-        """Token ids, their log-probabilities, and those as penalised, in transformers' way and order."""
-        rules = self.rules
-        barred = rules.stop_token_ids if beam.answer_length < rules.min_tokens else frozenset()
-        lowered = (
-            rules.prompt_ids.union(beam.token_ids()) if rules.repetition_penalty != 1 else barred
-        )
-        scored = []
-        for token_id, logprob in tokens:
-            if token_id not in barred:
-                score = logprob + rules.logit_bias.get(token_id, 0.0)
-                scored.append(
-                    (
-                        token_id,
-                        logprob,
-                        score * rules.repetition_penalty if token_id in lowered else score,
-                    )
-                )
-        return scored
+    def _process(self, beam: Beam, next_tokens: TopLogprobs) -> list[tuple[int, float, float]]:
+        """Apply `min_tokens`, `logit_bias` and `repetition_penalty` to the next tokens of a beam.
 
-    def _continued(
-        self, total: float, parent: Beam, token_id: int, logprob: float, tokens: Likeliest
+        Returns token ids, the model's log-probabilities, and the processed ones, in the order of transformers' logits
+        processors: the bias first, then the penalty.
+        """
+        config = self.config
+        penalty = config.repetition_penalty
+        suppressed: frozenset[int] = frozenset()
+        if beam.answer_length < config.min_tokens:
+            suppressed = config.stop_token_ids
+        penalised: frozenset[int] = frozenset()
+        if penalty != 1:
+            penalised = config.prompt_ids.union(beam.token_ids())
+        processed = []
+        for token_id, logprob in next_tokens:
+            if token_id not in suppressed:
+                score = logprob + config.logit_bias.get(token_id, 0.0)
+                if token_id in penalised:
+                    score *= penalty
+                processed.append((token_id, logprob, score))
+        return processed
+
+    def _extend(
+        self, cum_logprob: float, parent: Beam, token_id: int, logprob: float, top: TopLogprobs
     ) -> Beam:
-        rules = self.rules
-        token = TokenLogprob(
-            token_id, logprob, () if rules.logprobs is None else tokens[: rules.logprobs]
-        )
-        has_lead = token_id in rules.lead_ids if parent.parent is None else parent.has_lead
-        beam = Beam(parent, token, total, parent.length + 1, has_lead)
-        if token_id in rules.stop_token_ids or (
-            self._hits_stop_string is not None and self._hits_stop_string(beam)
-        ):
+        """Make the beam that follows `parent` with the token, finished if the token or a limit finishes it."""
+        config = self.config
+        reported = () if config.logprobs is None else top[: config.logprobs]
+        token = TokenLogprob(token_id, logprob, reported)
+        has_lead = token_id in config.lead_ids if parent.parent is None else parent.has_lead
+        beam = Beam(parent, token, cum_logprob, parent.length + 1, has_lead)
+        if self._is_stopped(beam):
             beam.finish_reason = "stop"
-        elif beam.answer_length >= rules.max_tokens or beam.length >= rules.room:
+        elif beam.answer_length >= config.max_tokens or beam.length >= config.context_left:
             beam.finish_reason = "length"
         return beam
 
+    def _is_stopped(self, beam: Beam) -> bool:
+        if beam.token.token_id in self.config.stop_token_ids:
+            return True
+        return self._hits_stop_string is not None and self._hits_stop_string(beam)
 
-class Text(Protocol):
-    """The text of one choice, as its tokens come."""
+
+class ChoiceText(Protocol):
+    """The text of one choice, detokenized incrementally, without the prompt's `answer_lead`."""
 
     cut: str
-    """What its first token is spelt with and the text leaves out, once that is known."""
+    """The `answer_lead` once it has been cut off the text, until then empty."""
 
     def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
-        """What the text gains; what may still become a stop string waits for more, unless these are the last."""
+        """Add the next tokens; returns the text that they add.
+
+        Text that may be the beginning of a stop string is held back, unless these tokens are the last.
+        """
 
 
-NextTokens = Callable[[Sequence[Beam]], Awaitable[Sequence[Likeliest]]]
+NextTokens = Callable[[Sequence[Beam]], Awaitable[Sequence[TopLogprobs]]]
+"""Gives the top log-probabilities after each of the live beams, in their order, as `BeamSearch.advance` takes them."""
 
 
 async def beam_search(
-    search: BeamSearch, next_tokens: NextTokens, texts: Sequence[Text], stream: bool
+    search: BeamSearch, next_tokens: NextTokens, texts: Sequence[ChoiceText], stream: bool
 ) -> Deltas:
-    """Deltas of the `n` best, choice by rank: of each what is settled if it is a stream, and the rest at the end."""
-    choices = _Choices(search, texts)
+    """Run a search; yields the deltas of its results, of which the best is choice 0.
+
+    There is one of the empty `texts` for each of the `n` results. With `stream`, tokens are sent as soon as their
+    choice is certain to have them, and the rest at the end; without it, each choice is one delta at the end.
+    """
+    choices = _ChoiceDeltas(search, texts)
     while not search.is_over:
         search.advance(await next_tokens(search.live))
         if stream:
-            for delta in choices.settled():
+            for delta in choices.stable_deltas():
                 yield delta
     for rank, beam in enumerate(search.finished[: len(texts)]):
         yield choices.to_delta(rank, beam)
 
 
-class _Choices:
-    """What has been sent of each choice."""
+class _ChoiceDeltas:
+    """Makes the deltas of a search's results: remembers of each choice which tokens have been sent."""
 
-    def __init__(self, search: BeamSearch, texts: Sequence[Text]) -> None:
+    def __init__(self, search: BeamSearch, texts: Sequence[ChoiceText]) -> None:
         self._search = search
         self._texts = texts
         self._sent = [search.live[0]] * len(texts)
-        self._next_look = 1
+        """Of each choice the beam whose tokens have been sent."""
+        self._next_check = 1
+        """Length of the live beams from which on `stable_deltas` looks for stable prefixes again."""
 
     def to_delta(self, rank: int, beam: Beam) -> Delta:
-        """What `beam` adds to what has been sent."""
-        rules = self._search.rules
-        tokens = beam.tokens(since=self._sent[rank])
-        ids = [token.token_id for token in tokens]
-        is_first = self._sent[rank].parent is None
+        """Return the tokens and the text that `beam` has beyond what has been sent of this choice."""
+        config = self._search.config
+        sent = self._sent[rank]
         self._sent[rank] = beam
-        ends_with_stop_token = bool(ids) and ids[-1] in rules.stop_token_ids
-        text = self._texts[rank].add(ids, beam.finish_reason is not None, ends_with_stop_token)
-        cut = self._texts[rank].cut if is_first else ""
+        tokens = beam.tokens(since=sent)
+        token_ids = [token.token_id for token in tokens]
+        ends_with_stop_token = bool(token_ids) and token_ids[-1] in config.stop_token_ids
+        is_last = beam.finish_reason is not None
+        text = self._texts[rank].add(token_ids, is_last, ends_with_stop_token)
+        delta = Delta(rank, text, token_ids, beam.finish_reason)
+        is_first = sent.parent is None
         if is_first and beam.has_lead:
-            ids, tokens, cut = ids[1:], tokens[1:], ""
-        return Delta(
-            rank, text, ids, beam.finish_reason, None if rules.logprobs is None else tokens, cut
-        )
+            tokens = tokens[1:]
+            delta.token_ids = token_ids[1:]
+        elif is_first:
+            delta.cut = self._texts[rank].cut
+        if config.logprobs is not None:
+            delta.logprobs = tokens
+        return delta
 
-    def settled(self) -> Iterator[Delta]:
-        """What has been settled since the last look, which costs as much as is unsettled: the more, the rarer."""
+    def stable_deltas(self) -> Iterator[Delta]:
+        """Yield what has become certain of each choice since the last check.
+
+        A check walks back over all tokens that are not yet certain: the more there are, the more steps it skips.
+        """
         length = self._search.live[0].length if self._search.live else 0
-        if length < self._next_look:
+        if length < self._next_check:
             return
         if length == 1:
-            yield Delta(0, "", ())  # the engine has begun: a stream can say so
+            # The first text may be far off: this tells the stream that the engine has begun.
+            yield Delta(0, "", ())
         for rank, sent in enumerate(self._sent):
-            beam = self._search.settled(rank)
+            beam = self._search.stable_prefix(rank)
+            # A finish reason is sent when the search is over, and the token that brings it with it.
             if beam.finish_reason is not None and beam.parent is not None:
-                beam = beam.parent  # a choice ends with the search
+                beam = beam.parent
             if beam is not sent:
                 yield self.to_delta(rank, beam)
-        self._next_look = length + 1 + (length - min(beam.length for beam in self._sent)) // 16
+        uncertain = length - min(beam.length for beam in self._sent)
+        self._next_check = length + 1 + uncertain // 16
 
 
-def _shared(one: Beam, other: Beam) -> Beam:
-    """The longest beginning of both."""
-    while one is not other:
-        if one.length >= other.length and one.parent is not None:
-            one = one.parent
-        elif other.parent is not None:
-            other = other.parent
-    return one
+def _common_prefix(first: Beam, second: Beam) -> Beam:
+    """Return the longest beam that both are or descend from."""
+    while first is not second:
+        if first.length >= second.length and first.parent is not None:
+            first = first.parent
+        elif second.parent is not None:
+            second = second.parent
+    return first

@@ -1,8 +1,9 @@
-"""What a reply must look like, as a grammar for constrained decoding, and whether a reply has kept it.
+"""A constraint -> a grammar for constrained decoding, and a check that a reply keeps it.
 
-Grammars are Lark's, in the dialect of llguidance (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md),
-because that compiles in milliseconds whatever the schema, has limits, and names what it does not support, where others
-leave it out. Knows nothing about requests' way or vLLM, which decodes by the same library.
+Grammars are Lark's, in the dialect of llguidance (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md).
+vLLM decodes with the same library (its backend "guidance"), chosen because it compiles any schema in milliseconds, has
+limits, and names the JSON Schema keywords that it does not support, where other backends ignore them. Knows nothing
+about HTTP and vLLM.
 """
 
 import json
@@ -20,144 +21,172 @@ from engine.json_schema import to_supported_schema
 from errors import APIError, bad_request
 from generation import Constraint
 
-JSON_FORM = {
+JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
     "coerce_one_of": True,
 }
-"""JSON as most texts have it, and no room for a weak model to write spaces for ever."""
-MAX_GRAMMAR = 200_000
-"""Characters of a whole grammar: below, it is compiled in tenths of a second."""
-NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
-REASON = re.compile(
+"""llguidance's `x-guidance`: whitespace as `json.dumps` has it, since a weak model may write spaces for ever.
+
+`oneOf` is read as `anyOf`, which llguidance supports.
+"""
+MAX_GRAMMAR_LENGTH = 200_000
+"""Characters of a whole grammar; shorter ones compile in tenths of a second."""
+NO_ARGUMENTS_SCHEMA = {"type": "object", "properties": {}, "additionalProperties": False}
+REPORTED_ERROR = re.compile(
     r"(?i)unimplemented keys: [^\n]*|min/maxproperties [^\n]*|unsatisfiable schema"
     r"|(look-around|backref)[^\n]*|too (large|many)"
 )
-"""What of llguidance's messages says nothing of the client's own words."""
-OPTIONS = '%llguidance {"no_forcing": true}'
-"""Else text that can only go on in one way is tokenised as the tokenizer reads it: `<s>` becomes a control token."""
-LARK_TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n]*')
+"""The parts of llguidance's error messages that name a cause and are shown to clients; the rest quotes the grammar."""
+LLGUIDANCE_OPTIONS = '%llguidance {"no_forcing": true}'
+"""Otherwise text that the grammar forces is tokenized by the tokenizer, which reads `<s>` as a control token."""
+LARK_LITERALS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n]*')
 """Strings, regular expressions and comments of a Lark grammar."""
 LARK_CONTROL_TOKEN = re.compile(r"<[^<>\s]+>")
+GBNF_RULE = re.compile(r"(?m)^[ \t]*[\w-]+[ \t]*::=")
 
 
-def to_grammar(constraint: Constraint, lead: str) -> str:
-    """A grammar of answers that keep a constraint, begun with `lead`.
+def to_grammar(constraint: Constraint, answer_lead: str) -> str:
+    """Write the grammar of the answers that keep a constraint, after the `answer_lead` that the model generates.
 
-    Raises APIError, though much that is wrong with a constraint only compiling its grammar can tell.
+    Raises APIError (400) for what is wrong at first sight; `GrammarCompiler.compile` finds the rest.
     """
-    grammar = f"{OPTIONS}\nstart: {json.dumps(lead)} reply\nreply: {_to_rules(constraint)}"
-    if len(grammar) > MAX_GRAMMAR:
+    lead = json.dumps(answer_lead)
+    reply = _reply_rules(constraint)
+    grammar = f"{LLGUIDANCE_OPTIONS}\nstart: {lead} reply\nreply: {reply}"
+    if len(grammar) > MAX_GRAMMAR_LENGTH:
         raise _refused(constraint.param, "too large")
     return grammar
 
 
-def _to_rules(constraint: Constraint) -> str:
-    """The right side of the rule `reply`, and the rules that it needs."""
+def _reply_rules(constraint: Constraint) -> str:
+    """Write the right side of the rule `reply`, and after it the rules that it needs."""
     match constraint.kind:
         case "calls":
-            return _calls(constraint.value)
+            return _call_rules(constraint.value)
         case "choice":
-            return " | ".join(map(json.dumps, constraint.value))
+            return " | ".join(json.dumps(text) for text in constraint.value)
         case "regex":
             return f"/{llguidance.regex_to_lark(constraint.value)}/"
         case "grammar":
             return f"%lark {{\n{_to_lark(constraint.value)}\n}}"
         case "schema":
-            return _json(constraint.value)
+            return _json_rule(constraint.value)
 
 
-def _calls(functions: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """A call of one of the functions: what it begins with, its arguments, and a closing brace."""
-    calls = [
-        f'{json.dumps(head)} arguments_{number} "}}"' for number, (head, _) in enumerate(functions)
-    ]
-    rules = [
-        f"arguments_{number}: {_arguments(schema)}" for number, (_, schema) in enumerate(functions)
-    ]
-    return "\n".join([" | ".join(calls), *rules])
+def _call_rules(functions: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Write the rules of a call as JSON: a function's prefix (up to its arguments), the arguments, a closing brace."""
+    calls = []
+    arguments = []
+    for number, (prefix, schema) in enumerate(functions):
+        calls.append(f'{json.dumps(prefix)} arguments_{number} "}}"')
+        arguments.append(f"arguments_{number}: {_arguments_rule(schema)}")
+    return "\n".join([" | ".join(calls), *arguments])
 
 
-def _arguments(schema: dict[str, Any]) -> str:
-    """Arguments are an object, with none in it if no schema says more."""
+def _arguments_rule(schema: dict[str, Any]) -> str:
+    """Write the rule of a function's arguments: an object, which is empty if the function has no schema."""
     if schema.get("type", "object") != "object":
         raise _refused("tools", "the arguments of a function are an object")
-    return _json({"type": "object", **schema} if schema else NO_ARGUMENTS)
+    if not schema:
+        return _json_rule(NO_ARGUMENTS_SCHEMA)
+    return _json_rule({"type": "object", **schema})
 
 
-def _json(schema: dict[str, Any]) -> str:
-    return _json_rule(json.dumps(schema))
+def _json_rule(schema: dict[str, Any]) -> str:
+    return _cached_json_rule(json.dumps(schema))
 
 
-@lru_cache(8)  # a request has one schema for all its prompts
-def _json_rule(spelt: str) -> str:
-    schema = to_supported_schema(json.loads(spelt))
-    return f"%json {json.dumps({**schema, 'x-guidance': JSON_FORM})}"
+# The prompts of one request have the same schema.
+@lru_cache(8)
+def _cached_json_rule(schema_json: str) -> str:
+    schema = to_supported_schema(json.loads(schema_json))
+    return f"%json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}"
 
 
 @lru_cache(8)
 def _to_lark(grammar: str) -> str:
-    """A grammar in GBNF's or Lark's syntax as Lark's; raises APIError for one that has control tokens."""
-    if re.search(r"(?m)^[ \t]*[\w-]+[ \t]*::=", grammar):
+    """Translate a grammar in GBNF to Lark, and leave one in Lark as it is.
+
+    Raises APIError (400) for GBNF that is not valid, and for control tokens, which no client may have the model write.
+    """
+    if GBNF_RULE.search(grammar):
         try:
             grammar = gbnf_to_lark(grammar)
-        except (
-            Exception
-        ) as failure:  # llguidance's parser raises bare Exceptions, and RecursionError
+        # llguidance's parser raises bare Exceptions, and RecursionError.
+        except Exception as failure:
             raise _refused("structured_outputs", "the grammar is not valid GBNF") from failure
-    if LARK_CONTROL_TOKEN.search(LARK_TEXTS.sub("", grammar)):
+    if LARK_CONTROL_TOKEN.search(LARK_LITERALS.sub("", grammar)):
         raise _refused(
             "structured_outputs", "a grammar cannot have control tokens; text is written in quotes"
         )
     return grammar
 
 
-class Vocabulary:
-    """How a tokenizer's ids are spelt, for reading grammars; takes some tenths of a second to make."""
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer; takes some tenths of a second to make.
 
-    def __init__(self, tokenizer: Any, size: int) -> None:
+    `vocabulary_size` is the model's. Raises APIError (400) for a tokenizer that llguidance cannot read.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary_size: int) -> None:
         try:
             # A tokenizer can have control tokens that the model lacks; vLLM counts them too.
-            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, max(size, len(tokenizer)))
+            size = max(vocabulary_size, len(tokenizer))
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, size)
         except (ValueError, TypeError) as failure:
             reason = "This model's tokenizer does not support structured output."
             raise bad_request(reason) from failure
 
-    def checker(self, grammar: str, lead: str, param: str) -> "GrammarChecker":
-        """A checker of one reply; raises APIError for what the grammar's own rules and limits refuse."""
+    def compile(self, grammar: str, answer_lead: str, param: str) -> "GrammarChecker":
+        """Compile a grammar of `to_grammar` for one reply.
+
+        Raises APIError (400), with `param` as the request field, for what is not valid or beyond llguidance's limits.
+        """
         matcher = llguidance.LLMatcher(
             self._tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0
         )
-        first = matcher.deep_copy()
-        if first.consume_tokens(self._tokenizer.tokenize_str(lead)):
-            first.compute_bitmask()
-        if first.is_error():
-            known = REASON.search(first.get_error())
-            raise _refused(param, known[0] if known else "not valid")
+        # Some errors, such as of limits, show only when the tokens after the lead are computed.
+        trial = matcher.deep_copy()
+        if trial.consume_tokens(self._tokenizer.tokenize_str(answer_lead)):
+            trial.compute_bitmask()
+        if trial.is_error():
+            reported = REPORTED_ERROR.search(trial.get_error())
+            raise _refused(param, reported[0] if reported else "not valid")
         return GrammarChecker(matcher, param)
 
 
 @dataclass
 class GrammarChecker:
-    """Checks the tokens of one reply against its grammar, as they come."""
+    """Checks the tokens of one reply against its grammar, as they come.
+
+    Constrained decoding itself would be enough, but vLLM ends a reply early, as if it were whole, where a step exceeds
+    llguidance's limits.
+    """
 
     matcher: llguidance.LLMatcher
     param: str
+    """The request field that asks for the grammar."""
 
     def fork(self) -> "GrammarChecker":
+        """Copy the checker, for another reply that begins alike."""
         return GrammarChecker(self.matcher.deep_copy(), self.param)
 
     def check(self, token_ids: Sequence[int], has_ended: bool) -> None:
-        """The next tokens, the last of which may be the end of the text; raises APIError where the grammar is broken.
+        """Check the next tokens; raises APIError (400) where they break the grammar or end it too early.
 
-        Decoding gives up, and ends the text, where a step becomes too expensive.
+        If the reply `has_ended`, the last of them is the model's end of text.
         """
-        is_kept = self.matcher.consume_tokens(list(token_ids[: len(token_ids) - has_ended]))
-        if not is_kept or (has_ended and not self.matcher.is_accepting()):
-            raise self.broken()
+        text_ids = list(token_ids[:-1] if has_ended else token_ids)
+        is_kept = self.matcher.consume_tokens(text_ids)
+        if has_ended:
+            is_kept = is_kept and self.matcher.is_accepting()
+        if not is_kept:
+            raise self.to_error()
 
-    def broken(self) -> APIError:
+    def to_error(self) -> APIError:
+        """Return the error (400) of a reply that has not kept its grammar."""
         return _refused(self.param, "too complex, as the reply showed on the way")
 
 

@@ -5,7 +5,7 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -23,11 +23,13 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from engine.answers import Answer, WatchedAnswer, is_watched, joined, to_logprobs
-from engine.beam_runs import BeamTexts, read_run, search
+from engine.detokenizer import AnswerText
 from engine.dispatch import Dispatcher, OutputCallback
-from engine.grammar import GrammarChecker, Vocabulary
+from engine.grammar import GrammarChecker, GrammarCompiler
+from engine.greedy_runs import TokenCallback
 from engine.loading import LIGHT_PARTS, load
-from engine.sampling import to_rules, to_run_params, to_sampling_params, to_score_params
+from engine.sampling import to_beam_config, to_run_params, to_sampling_params, to_score_params
+from engine.vllm_beams import report_tokens, search_beams
 from errors import APIError, bad_request, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 
@@ -225,26 +227,27 @@ class VLLMEngine:
             await self._run(request.prompt.ids, request.params, request.id, reader)
 
     async def _search(self, request: _Request) -> Deltas:
-        """The beams of a beam search, which reads greedy runs of vLLM that stay ahead of it."""
+        """Yield the deltas of a beam search, which is admitted as one request for each beam."""
         assert self._llm is not None
         prompt, params = request.prompt, request.params
         inputs = self._llm.input_processor
         params.update_from_generation_config(
             inputs.generation_config_fields, inputs.renderer.get_eos_token_id()
         )
-        room = self.max_model_len - len(prompt.ids)
-        rules = to_rules(request.decoding, params, prompt, room)
+        context_left = self.max_model_len - len(prompt.ids)
+        config = to_beam_config(request.decoding, params, prompt, context_left)
         numbers = count()
 
-        async def run(token_ids: list[int], take: Callable[[TokenLogprob], None]) -> None:
-            run_params = to_run_params(rules, len(token_ids), self.vocabulary_size)
-            reader = partial(read_run, take, run_params.logprobs)
+        async def generate(token_ids: list[int], callback: TokenCallback) -> None:
+            run_params = to_run_params(config, len(token_ids), self.vocabulary_size)
+            reader = partial(report_tokens, callback, run_params.logprobs)
             run_id = f"{request.id}-{next(numbers)}"
             await self._run(prompt.ids + token_ids, run_params, run_id, reader)
 
-        texts = BeamTexts(self._llm.get_tokenizer(), prompt, params)
-        with self._room(rules.width):
-            async with aclosing(search(rules, texts, run, request.decoding.stream)) as deltas:
+        new_text = partial(AnswerText, self._llm.get_tokenizer(), prompt, params)
+        search = search_beams(config, new_text, generate, request.decoding.stream)
+        with self._room(config.num_beams):
+            async with aclosing(search) as deltas:
                 async for delta in deltas:
                     yield delta
 
@@ -258,14 +261,14 @@ class VLLMEngine:
             return []
         grammar, lead = cast(str, outputs.grammar), request.prompt.answer_lead
         first = await asyncio.to_thread(
-            lambda: self._vocabulary.checker(grammar, lead, constraint.param)
+            lambda: self._grammar_compiler.compile(grammar, lead, constraint.param)
         )
         return [first.fork() for _ in range(request.params.n)]
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def _grammar_compiler(self) -> GrammarCompiler:
         assert self._llm is not None
-        return Vocabulary(self._llm.get_tokenizer(), self.vocabulary_size)
+        return GrammarCompiler(self._llm.get_tokenizer(), self.vocabulary_size)
 
     def _check_room(self, choices: int) -> None:
         if self._unfinished + choices > self._max_unfinished:
@@ -346,7 +349,7 @@ def _copied(source: Source[Delta], n: int) -> Source[Delta]:
 def _check(completion: CompletionOutput, checker: GrammarChecker) -> None:
     """Raise APIError where the output breaks the grammar that it was to keep."""
     if completion.finish_reason == "error":
-        raise checker.broken()
+        raise checker.to_error()
     has_ended = completion.finish_reason == "stop" and completion.stop_reason is None
     checker.check(completion.token_ids, has_ended)
 

@@ -1,4 +1,4 @@
-"""Beam search over made-up models: brute force and transformers agree with it, whatever the rules."""
+"""Beam search over made-up models: brute force and transformers agree with it, whatever the config."""
 
 import asyncio
 import random
@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from engine.beam_search import Beam, BeamSearch, Rules, beam_search
-from engine.lookahead import Lookahead
+from engine.beam_search import Beam, BeamSearch, BeamSearchConfig, beam_search
+from engine.greedy_runs import GreedyRuns
 from generation import Delta, TokenLogprob
 from tests.support.scripted_model import EOS, ScriptedModel
 
@@ -34,27 +34,27 @@ class Letters:
 
 
 def collect(
-    model: ScriptedModel, rules: Rules, stream: bool = False, hits=None
+    model: ScriptedModel, config: BeamSearchConfig, stream: bool = False, hits=None
 ) -> tuple[BeamSearch, list[Delta]]:
     """The search, ended, and its deltas."""
-    search = BeamSearch(rules, hits)
+    search = BeamSearch(config, hits)
 
     async def run() -> list[Delta]:
-        next_tokens = partial(model.next_tokens, rules=rules)
-        texts = [Letters() for _ in range(rules.n)]
+        next_tokens = partial(model.next_tokens, config=config)
+        texts = [Letters() for _ in range(config.n)]
         return [delta async for delta in beam_search(search, next_tokens, texts, stream)]
 
     return search, asyncio.run(run())
 
 
 def results(search: BeamSearch) -> list[tuple[list[int], float]]:
-    return [(beam.token_ids(), search.score(beam)) for beam in search.finished[: search.rules.n]]
+    return [(beam.token_ids(), search.score(beam)) for beam in search.finished[: search.config.n]]
 
 
-def some_rules(seed: int, width: int) -> Rules:
+def some_config(seed: int, width: int) -> BeamSearchConfig:
     chooser = random.Random(seed)
-    return Rules(
-        width=width,
+    return BeamSearchConfig(
+        num_beams=width,
         n=chooser.randint(1, width),
         max_tokens=chooser.randint(1, 24),
         min_tokens=chooser.choice((0, 0, 1)),
@@ -72,9 +72,11 @@ def test_a_wide_search_finds_what_brute_force_finds(
 ):
     for seed in range(8):
         model = ScriptedModel(seed, vocabulary)
-        rules = Rules(width=vocabulary**max_tokens, n=5, max_tokens=max_tokens, length_penalty=length_penalty,
-                      early_stopping=early_stopping, stop_token_ids=frozenset({EOS}))  # fmt: skip
-        found = results(collect(model, rules)[0])
+        config = BeamSearchConfig(
+            num_beams=vocabulary**max_tokens, n=5, max_tokens=max_tokens, length_penalty=length_penalty,
+            early_stopping=early_stopping, stop_token_ids=frozenset({EOS}),
+        )  # fmt: skip
+        found = results(collect(model, config)[0])
         best = model.best(5, max_tokens, length_penalty)
         assert [tokens for tokens, _ in found] == [tokens for tokens, _ in best]
         assert [score for _, score in found] == pytest.approx([score for _, score in best])
@@ -88,11 +90,13 @@ def test_results_are_those_of_transformers(width, length_penalty, early_stopping
 
     for seed in range(3):
         model = ScriptedModel(seed, 40, evenness=1 + seed / 2)
-        rules = Rules(width=width, n=width, max_tokens=12 + 8 * seed, min_tokens=(0, 0, 3)[seed],
-                      length_penalty=length_penalty, early_stopping=early_stopping,
-                      stop_token_ids=frozenset({EOS} if seed < 2 else {EOS, 1}))  # fmt: skip
-        found = results(collect(model, rules)[0])
-        theirs = scripted_beams(model, rules)
+        config = BeamSearchConfig(
+            num_beams=width, n=width, max_tokens=12 + 8 * seed, min_tokens=(0, 0, 3)[seed],
+            length_penalty=length_penalty, early_stopping=early_stopping,
+            stop_token_ids=frozenset({EOS} if seed < 2 else {EOS, 1}),
+        )  # fmt: skip
+        found = results(collect(model, config)[0])
+        theirs = scripted_beams(model, config)
         assert [tokens for tokens, _ in found] == [tokens for tokens, _ in theirs]
         if width > 1:
             assert [score for _, score in found] == pytest.approx(
@@ -106,10 +110,12 @@ def test_penalties_are_those_of_transformers(penalty):
 
     for seed in range(4):
         model = ScriptedModel(seed, 40, evenness=1.5)
-        rules = Rules(width=4, n=4, max_tokens=20, stop_token_ids=frozenset({EOS}), repetition_penalty=penalty,
-                      prompt_ids=frozenset({7, 8}), logit_bias={3: -2.0, 5: -100.0} if seed % 2 else {})  # fmt: skip
-        found = results(collect(model, rules)[0])
-        theirs = scripted_beams(model, rules)
+        config = BeamSearchConfig(
+            num_beams=4, n=4, max_tokens=20, stop_token_ids=frozenset({EOS}), repetition_penalty=penalty,
+            prompt_ids=frozenset({7, 8}), logit_bias={3: -2.0, 5: -100.0} if seed % 2 else {},
+        )  # fmt: skip
+        found = results(collect(model, config)[0])
+        theirs = scripted_beams(model, config)
         assert [tokens for tokens, _ in found] == [tokens for tokens, _ in theirs]
         assert [score for _, score in found] == pytest.approx(
             [score for _, score in theirs], abs=1e-4
@@ -119,10 +125,10 @@ def test_penalties_are_those_of_transformers(penalty):
 @pytest.mark.parametrize("width", [1, 2, 4, 7])
 @pytest.mark.parametrize("seed", range(40))
 def test_a_stream_joins_to_the_plain_reply(seed, width):
-    model, rules = ScriptedModel(seed, 26, evenness=0.4), some_rules(seed, width)
-    _, plain = collect(model, rules)
-    stream = collect(model, rules, stream=True)[1]
-    assert [delta.index for delta in plain] == list(range(rules.n))
+    model, config = ScriptedModel(seed, 26, evenness=0.4), some_config(seed, width)
+    _, plain = collect(model, config)
+    stream = collect(model, config, stream=True)[1]
+    assert [delta.index for delta in plain] == list(range(config.n))
     for whole in plain:
         pieces = [delta for delta in stream if delta.index == whole.index]
         assert "".join(piece.text for piece in pieces) == whole.text
@@ -133,10 +139,10 @@ def test_a_stream_joins_to_the_plain_reply(seed, width):
 
 
 def test_what_beams_share_goes_out_before_the_end():
-    """Tokens that are nearly certain are settled as soon as beams that took others have lost."""
+    """Tokens that are nearly certain are sent as soon as beams that took others have lost."""
     model = ScriptedModel(3, 26, evenness=0.25)
-    rules = Rules(width=4, n=1, max_tokens=40)
-    _, stream = collect(model, rules, stream=True)
+    config = BeamSearchConfig(num_beams=4, n=1, max_tokens=40)
+    _, stream = collect(model, config, stream=True)
     assert len([delta for delta in stream if delta.text]) > 2
     assert len(stream[-1].text) < 30
 
@@ -150,30 +156,32 @@ def test_a_search_ends_when_no_live_beam_can_win():
                 [-0.0001, -9.5, -10.0, -10.5] if len(tokens) == 2 else [-9.5, -0.0001, -10.0, -10.5]
             )
 
-    rules = Rules(
-        width=2, n=1, max_tokens=50, early_stopping="never", stop_token_ids=frozenset({EOS})
+    config = BeamSearchConfig(
+        num_beams=2, n=1, max_tokens=50, early_stopping="never", stop_token_ids=frozenset({EOS})
     )
-    search, (delta,) = collect(Certain(0, 4), rules)
+    search, (delta,) = collect(Certain(0, 4), config)
     assert delta.token_ids == [1, 1, EOS]
     assert search.live[0].length == 3
 
 
 def test_a_search_does_not_run_out_its_limit():
-    rules = Rules(width=4, n=4, max_tokens=10_000, stop_token_ids=frozenset({EOS}))
-    search, deltas = collect(ScriptedModel(1, 20), rules)
+    config = BeamSearchConfig(num_beams=4, n=4, max_tokens=10_000, stop_token_ids=frozenset({EOS}))
+    search, deltas = collect(ScriptedModel(1, 20), config)
     assert max(len(delta.token_ids) for delta in deltas) <= search.live[0].length < 200
 
 
 def test_a_stop_string_ends_a_beam():
     model = ScriptedModel(5, 26, evenness=0.5)
-    rules = Rules(width=4, n=4, max_tokens=30, early_stopping=True, stop_token_ids=frozenset({EOS}))
-    (whole, *_) = collect(model, rules)[1]
+    config = BeamSearchConfig(
+        num_beams=4, n=4, max_tokens=30, early_stopping=True, stop_token_ids=frozenset({EOS})
+    )
+    (whole, *_) = collect(model, config)[1]
     stop = whole.token_ids[:2]
 
     def hits(beam: Beam) -> bool:
         return beam.token_ids()[-2:] == stop
 
-    search, deltas = collect(model, rules, hits=hits)
+    search, deltas = collect(model, config, hits=hits)
     assert (stop, "stop") in [(delta.token_ids, delta.finish_reason) for delta in deltas]
     for beam in search.finished:
         ids = beam.token_ids()
@@ -182,24 +190,24 @@ def test_a_stop_string_ends_a_beam():
 
 def test_log_probabilities_are_the_models_own():
     model = ScriptedModel(2, 26)
-    rules = Rules(width=3, n=2, max_tokens=9, repetition_penalty=1.5, logprobs=5)
-    for delta in collect(model, rules)[1]:
+    config = BeamSearchConfig(num_beams=3, n=2, max_tokens=9, repetition_penalty=1.5, logprobs=5)
+    for delta in collect(model, config)[1]:
         assert [token.token_id for token in delta.logprobs] == delta.token_ids
         for at, token in enumerate(delta.logprobs):
             assert token.logprob == model.logprobs(tuple(delta.token_ids[:at]))[token.token_id]
             assert list(token.top) == model.likeliest(delta.token_ids[:at], 5)
-    assert collect(model, Rules(width=3, n=2, max_tokens=9))[1][0].logprobs is None
+    assert collect(model, BeamSearchConfig(num_beams=3, n=2, max_tokens=9))[1][0].logprobs is None
 
 
-def test_looking_for_what_is_settled_costs_little():
+def test_looking_for_stable_prefixes_costs_little():
     """Beams that part early and live long: what they share is looked for seldom, so a stream costs about the same."""
     model = ScriptedModel(1, 60, evenness=30.0)
-    rules = Rules(width=8, n=8, max_tokens=400)
-    collect(model, rules)  # makes the model's numbers
+    config = BeamSearchConfig(num_beams=8, n=8, max_tokens=400)
+    collect(model, config)  # makes the model's numbers
 
     def cost(stream: bool) -> float:
         began = time.process_time()
-        collect(model, rules, stream=stream)
+        collect(model, config, stream=stream)
         return time.process_time() - began
 
     assert min(cost(stream=True) / cost(stream=False) for _ in range(5)) < 2
@@ -213,49 +221,48 @@ def test_stop_strings_look_at_all_that_transformers_looks_at(width):
     endings = {token_id for token_id in range(40) if token_id % 3 == 0}
     for seed in range(6):
         model = ScriptedModel(seed, 40, evenness=2.0)
-        rules = Rules(width=width, n=width, max_tokens=12, has_stop_strings=True)
-        search, _ = collect(model, rules, hits=lambda beam: beam.token.token_id in endings)
-        theirs = scripted_beams(model, rules, endings)
+        config = BeamSearchConfig(num_beams=width, n=width, max_tokens=12, has_stop_strings=True)
+        search, _ = collect(model, config, hits=lambda beam: beam.token.token_id in endings)
+        theirs = scripted_beams(model, config, endings)
         assert [tokens for tokens, _ in results(search)] == [tokens for tokens, _ in theirs]
 
 
-class Runs:
-    """Greedy runs over a made-up model, counted."""
+class GreedyModel:
+    """Greedy generations of a made-up model, counted."""
 
     def __init__(self, model: ScriptedModel, length: int, pause: float = 0.0) -> None:
         self.model, self.length, self.pause = model, length, pause
         self.begun = self.open = 0
 
-    async def start(self, tokens, take):
+    async def generate(self, token_ids, callback):
         self.begun += 1
         self.open += 1
         try:
-            async for step in self.model.run(tokens, self.length, self.pause):
-                take(step)
+            async for step in self.model.run(token_ids, self.length, self.pause):
+                callback(step)
         finally:
             self.open -= 1
 
 
-async def searched_ahead(runs: Runs, rules: Rules) -> list[Delta]:
-    lookahead = Lookahead(runs.start)
+async def with_greedy_runs(model: GreedyModel, config: BeamSearchConfig) -> list[Delta]:
+    runs = GreedyRuns(model.generate)
     try:
-        texts = [Letters() for _ in range(rules.n)]
+        texts = [Letters() for _ in range(config.n)]
         return [
-            delta
-            async for delta in beam_search(BeamSearch(rules), lookahead.next_tokens, texts, False)
+            delta async for delta in beam_search(BeamSearch(config), runs.next_tokens, texts, False)
         ]
     finally:
-        await lookahead.close()
-        assert runs.open == 0
+        await runs.close()
+        assert model.open == 0
 
 
 @pytest.mark.parametrize("length", [1, 3, 100])
 @pytest.mark.parametrize("width", [1, 4, 8])
-def test_runs_ahead_change_nothing(width, length):
+def test_greedy_runs_change_nothing(width, length):
     for seed in range(10):
-        model, rules = ScriptedModel(seed, 26, evenness=0.5), some_rules(seed, width)
-        runs = Runs(model, length)
-        assert asyncio.run(searched_ahead(runs, rules)) == collect(model, rules)[1]
+        model, config = ScriptedModel(seed, 26, evenness=0.5), some_config(seed, width)
+        greedy = GreedyModel(model, length)
+        assert asyncio.run(with_greedy_runs(greedy, config)) == collect(model, config)[1]
 
 
 def test_beams_that_go_on_with_their_likeliest_token_need_no_new_run():
@@ -264,29 +271,30 @@ def test_beams_that_go_on_with_their_likeliest_token_need_no_new_run():
             return [-99.0, *super()._logprobs(tokens)[1:]]
 
     for width, most in ((1, 1), (4, 120)):
-        runs = Runs(Endless(4, 26, evenness=0.3), 60)
-        (best,) = asyncio.run(searched_ahead(runs, Rules(width=width, n=1, max_tokens=60)))
+        model = GreedyModel(Endless(4, 26, evenness=0.3), 60)
+        config = BeamSearchConfig(num_beams=width, n=1, max_tokens=60)
+        (best,) = asyncio.run(with_greedy_runs(model, config))
         assert len(best.token_ids) == 60
-        assert runs.begun <= most
+        assert model.begun <= most
 
 
 def test_the_failure_of_a_run_is_the_searchs():
-    async def start(tokens, take):
-        take(TokenLogprob(1, -0.1, [(1, -0.1), (2, -3.0), (3, -4.0), (4, -5.0)]))
+    async def generate(token_ids, callback):
+        callback(TokenLogprob(1, -0.1, [(1, -0.1), (2, -3.0), (3, -4.0), (4, -5.0)]))
         raise ConnectionError("the engine died")
 
     async def search():
-        lookahead = Lookahead(start)
+        runs = GreedyRuns(generate)
         try:
-            rules = Rules(width=2, n=1, max_tokens=9)
+            config = BeamSearchConfig(num_beams=2, n=1, max_tokens=9)
             return [
-                d
-                async for d in beam_search(
-                    BeamSearch(rules), lookahead.next_tokens, [Letters()], False
+                delta
+                async for delta in beam_search(
+                    BeamSearch(config), runs.next_tokens, [Letters()], False
                 )
             ]
         finally:
-            await lookahead.close()
+            await runs.close()
 
     with pytest.raises(ConnectionError):
         asyncio.run(search())
@@ -294,13 +302,13 @@ def test_the_failure_of_a_run_is_the_searchs():
 
 def test_closing_ends_all_runs():
     async def leave():
-        runs = Runs(ScriptedModel(1, 26), 1000, pause=0.001)
-        lookahead = Lookahead(runs.start)
-        search = BeamSearch(Rules(width=4, n=1, max_tokens=1000))
+        model = GreedyModel(ScriptedModel(1, 26), 1000, pause=0.001)
+        runs = GreedyRuns(model.generate)
+        search = BeamSearch(BeamSearchConfig(num_beams=4, n=1, max_tokens=1000))
         for _ in range(5):
-            search.advance(await lookahead.next_tokens(search.live))
-        assert runs.open >= 4
-        await lookahead.close()
-        assert runs.open == 0
+            search.advance(await runs.next_tokens(search.live))
+        assert model.open >= 4
+        await runs.close()
+        assert model.open == 0
 
     asyncio.run(leave())

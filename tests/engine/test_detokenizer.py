@@ -59,9 +59,9 @@ def test_beams_meet_stop_strings_where_vllms_detokenizer_does(demo_encoder, min_
     from vllm.v1.engine import EngineCoreRequest
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-    from engine.beam_runs import StopStrings
     from engine.beam_search import Beam
     from engine.detokenizer import AnswerText
+    from engine.vllm_beams import StopStrings
     from generation import Prompt, TokenLogprob
 
     tokenizer, chooser = get_tokenizer(str(DEMO_MODEL)), random.Random(7)

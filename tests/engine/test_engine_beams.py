@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 
 from api.decoding import to_decoding
-from engine.beam_search import Rules
+from engine.beam_search import BeamSearchConfig
 from errors import APIError
 from generation import Delta
 from prompt_template import load_prompt_template
@@ -55,45 +55,47 @@ class Both:
             + varied_strings(1500)[:: 1500 // RANDOM][:RANDOM]
         )
 
-    def ours(self, text: str, rules: Rules, has_lead: bool = False, **fields) -> list[list[int]]:
+    def ours(
+        self, text: str, config: BeamSearchConfig, has_lead: bool = False, **fields
+    ) -> list[list[int]]:
         """The token ids of our results; without a lead in the prompt they are all that the model generated."""
         body = CompletionRequest(
-            prompt=text, num_beams=rules.width, n=rules.n, length_penalty=rules.length_penalty,
-            early_stopping=rules.early_stopping, max_tokens=rules.max_tokens, **fields,
+            prompt=text, num_beams=config.num_beams, n=config.n, length_penalty=config.length_penalty,
+            early_stopping=config.early_stopping, max_tokens=config.max_tokens, **fields,
         )  # fmt: skip
         prompt = self.template.render_instruction(text)
         if not has_lead:
             prompt = replace(prompt, answer_lead="", lead_ids=frozenset())
 
         async def search() -> list[list[int]]:
-            source = self.engine.generate(prompt, to_decoding(body), f"{text} {rules}")
-            results: list[list[int]] = [[] for _ in range(rules.n)]
+            source = self.engine.generate(prompt, to_decoding(body), f"{text} {config}")
+            results: list[list[int]] = [[] for _ in range(config.n)]
             for delta in await collect(source):
                 results[delta.index] += delta.token_ids
             return results
 
         return self.runner.run(search())
 
-    def theirs(self, text: str, rules: Rules) -> list[tuple[list[int], float]]:
+    def theirs(self, text: str, config: BeamSearchConfig) -> list[tuple[list[int], float]]:
         from tests.support.transformers_beams import beams
 
-        return beams(self.model, self.template.render_instruction(text).ids, rules)
+        return beams(self.model, self.template.render_instruction(text).ids, config)
 
-    def score(self, text: str, tokens: list[int], rules: Rules) -> float:
+    def score(self, text: str, tokens: list[int], config: BeamSearchConfig) -> float:
         import torch
 
         prompt = self.template.render_instruction(text).ids
         with torch.no_grad():
             logits = self.model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
         logprobs = torch.log_softmax(logits, -1)[range(len(tokens)), tokens]
-        return logprobs.sum().item() / len(tokens) ** rules.length_penalty
+        return logprobs.sum().item() / len(tokens) ** config.length_penalty
 
-    def compare(self, text: str, rules: Rules) -> str:
+    def compare(self, text: str, config: BeamSearchConfig) -> str:
         """`same` ids in the same order, a `tie` if the scores are as good as equal, else `different`."""
-        ours, theirs = self.ours(text, rules), self.theirs(text, rules)
+        ours, theirs = self.ours(text, config), self.theirs(text, config)
         if ours == [tokens for tokens, _ in theirs]:
             return "same"
-        scores = [self.score(text, tokens, rules) for tokens in ours]
+        scores = [self.score(text, tokens, config) for tokens in ours]
         is_tie = all(abs(one - other) < TIE for one, (_, other) in zip(scores, theirs, strict=True))
         return "tie" if is_tie else "different"
 
@@ -112,9 +114,13 @@ def pair() -> Iterator[Both]:
         yield pair
 
 
-def rules_of(width: int, length_penalty: float, early_stopping: bool | str, **others) -> Rules:
-    return Rules(width=width, n=min(width, 4), max_tokens=MAX_TOKENS, length_penalty=length_penalty,
-                 early_stopping=early_stopping, stop_token_ids=frozenset({EOS}), **others)  # fmt: skip
+def config_of(
+    width: int, length_penalty: float, early_stopping: bool | str, **others
+) -> BeamSearchConfig:
+    return BeamSearchConfig(
+        num_beams=width, n=min(width, 4), max_tokens=MAX_TOKENS, length_penalty=length_penalty,
+        early_stopping=early_stopping, stop_token_ids=frozenset({EOS}), **others,
+    )  # fmt: skip
 
 
 async def collect(source) -> list[Delta]:
@@ -127,7 +133,7 @@ def test_results_are_those_of_transformers(pair):
     prompts = pair.prompts()
     assert len(prompts) == len(set(prompts)) == TOPICS + RANDOM
     outcomes = [
-        pair.compare(prompt, rules_of(*COMBINATIONS[number % len(COMBINATIONS)]))
+        pair.compare(prompt, config_of(*COMBINATIONS[number % len(COMBINATIONS)]))
         for number, prompt in enumerate(prompts)
     ]
     assert outcomes.count("different") == 0
@@ -137,7 +143,7 @@ def test_results_are_those_of_transformers(pair):
 def test_penalised_results_are_those_of_transformers(pair):
     for text in pair.prompts()[::12]:
         template = pair.template.render_instruction(text)
-        rules = rules_of(
+        config = config_of(
             4,
             1.0,
             False,
@@ -146,8 +152,8 @@ def test_penalised_results_are_those_of_transformers(pair):
             logit_bias={438: -3.0},
         )
         fields = {"repetition_penalty": 1.2, "logit_bias": {"438": -3.0}}
-        assert pair.ours(text, rules, **fields) == [
-            tokens for tokens, _ in pair.theirs(text, rules)
+        assert pair.ours(text, config, **fields) == [
+            tokens for tokens, _ in pair.theirs(text, config)
         ]
 
 
@@ -157,14 +163,16 @@ def test_the_templates_lead_is_scored_but_no_part_of_a_result(pair, stream):
     compared = 0
     for text in pair.prompts()[::9]:
         for max_tokens, min_tokens in ((1, 0), (6, 0), (40, 20)):
-            rules = replace(rules_of(4, 1.0, False), max_tokens=max_tokens, min_tokens=min_tokens)
+            config = replace(config_of(4, 1.0, False), max_tokens=max_tokens, min_tokens=min_tokens)
             theirs = pair.theirs(
                 text,
-                replace(rules, max_tokens=max_tokens + 1, min_tokens=min_tokens + bool(min_tokens)),
+                replace(
+                    config, max_tokens=max_tokens + 1, min_tokens=min_tokens + bool(min_tokens)
+                ),
             )
             if {tokens[0] for tokens, _ in theirs} != {LEAD}:
                 continue
-            ours = pair.ours(text, rules, has_lead=True, min_tokens=min_tokens, stream=stream)
+            ours = pair.ours(text, config, has_lead=True, min_tokens=min_tokens, stream=stream)
             assert ours == [tokens[1:] for tokens, _ in theirs]
             compared += 1
     assert compared > 20
@@ -245,20 +253,20 @@ def test_stop_strings_end_beams_as_transformers_ends_them(pair):
         "告诉我中国和美国分别各有哪些优点缺点",
         "介绍一下西湖",
     ):
-        rules = rules_of(4, 1.0, False)
+        config = config_of(4, 1.0, False)
         theirs = [
             tokens
             for tokens, _ in pair.theirs(
-                text, replace(rules, stop_token_ids=frozenset({EOS, comma}))
+                text, replace(config, stop_token_ids=frozenset({EOS, comma}))
             )
         ]
         assert any(comma in tokens for tokens in theirs)
-        assert pair.ours(text, rules, stop=["，"]) == theirs
+        assert pair.ours(text, config, stop=["，"]) == theirs
 
 
 def test_min_tokens_hold_back_every_end(pair):
-    rules = rules_of(4, 1.0, False, min_tokens=20)
+    config = config_of(4, 1.0, False, min_tokens=20)
     for text in pair.prompts()[::20]:
-        ours = pair.ours(text, rules, min_tokens=20)
-        assert ours == [tokens for tokens, _ in pair.theirs(text, rules)]
+        ours = pair.ours(text, config, min_tokens=20)
+        assert ours == [tokens for tokens, _ in pair.theirs(text, config)]
         assert min(map(len, ours)) > 20

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from api.decoding import to_decoding
 from api.tool_calls import callable_functions
-from engine.grammar import Vocabulary, to_grammar
+from engine.grammar import GrammarCompiler, to_grammar
 from errors import APIError
 from generation import Constraint
 from prompts.encoder import SentencePieceEncoder
@@ -62,9 +62,9 @@ NOW = {"type": "function", "function": {"name": "now"}}
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
+def compiler() -> GrammarCompiler:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    return Vocabulary(tokenizer, len(tokenizer))
+    return GrammarCompiler(tokenizer, len(tokenizer))
 
 
 def constraint_of(**fields) -> Constraint | None:
@@ -78,9 +78,9 @@ def grammar(**fields) -> str:
     return to_grammar(constraint, LEAD)
 
 
-def is_kept(vocabulary: Vocabulary, text: str, **fields) -> bool:
+def is_kept(compiler: GrammarCompiler, text: str, **fields) -> bool:
     """Whether the text may be the whole reply, as a model writes it: no id is a control token but the last."""
-    checker = vocabulary.checker(grammar(**fields), LEAD, "tools")
+    checker = compiler.compile(grammar(**fields), LEAD, "tools")
     try:
         checker.check([*ENCODER.encode([text]), END], has_ended=True)
     except APIError:
@@ -186,9 +186,9 @@ def json_schema(schema: dict) -> dict:
     ],
     ids=lambda value: json.dumps(value, ensure_ascii=False)[:50] if isinstance(value, dict) else "",
 )
-def test_a_grammar_takes_what_was_asked_for_and_nothing_else(vocabulary, fields, kept, broken):
-    assert [text for text in kept if not is_kept(vocabulary, text, **fields)] == []
-    assert [text for text in broken if is_kept(vocabulary, text, **fields)] == []
+def test_a_grammar_takes_what_was_asked_for_and_nothing_else(compiler, fields, kept, broken):
+    assert [text for text in kept if not is_kept(compiler, text, **fields)] == []
+    assert [text for text in broken if is_kept(compiler, text, **fields)] == []
 
 
 NAME = {"type": "string", "maxLength": 3}
@@ -211,7 +211,7 @@ SPELT = [
     ("name", "spell"), SPELT, ids=lambda value: value if isinstance(value, str) else value.__name__
 )
 @pytest.mark.parametrize("place", ["$defs", "definitions", "my types"])
-def test_a_reference_may_have_any_name(vocabulary, name, spell, place):
+def test_a_reference_may_have_any_name(compiler, name, spell, place):
     reference = f"#/{spell(place)}/{spell(name.replace('~', '~0').replace('/', '~1'))}"
     schema = {
         place: {name: NAME},
@@ -219,12 +219,12 @@ def test_a_reference_may_have_any_name(vocabulary, name, spell, place):
         "properties": {"c": {"$ref": reference}},
         "required": ["c"],
     }
-    assert is_kept(vocabulary, '{"c": "abc"}', **json_schema(schema))
-    assert not is_kept(vocabulary, '{"c": "abcd"}', **json_schema(schema))
+    assert is_kept(compiler, '{"c": "abc"}', **json_schema(schema))
+    assert not is_kept(compiler, '{"c": "abcd"}', **json_schema(schema))
 
 
 @pytest.mark.parametrize("where", ["response_format", "json_object", "json", "tools"])
-def test_a_reference_may_have_any_name_wherever_a_schema_is_read(vocabulary, where):
+def test_a_reference_may_have_any_name_wherever_a_schema_is_read(compiler, where):
     defs = {"$defs": {"城市": NAME}}
     schema = {
         **defs,
@@ -240,8 +240,8 @@ def test_a_reference_may_have_any_name_wherever_a_schema_is_read(vocabulary, whe
         "tools": {"tools": [tool], "tool_choice": "required"},
     }[where]
     frame = '{"name": "f", "arguments": %s}' if where == "tools" else "%s"
-    assert is_kept(vocabulary, frame % '{"c": "杭州"}', **fields)
-    assert not is_kept(vocabulary, frame % '{"c": 1}', **fields)
+    assert is_kept(compiler, frame % '{"c": "杭州"}', **fields)
+    assert not is_kept(compiler, frame % '{"c": 1}', **fields)
 
 
 @pytest.mark.parametrize(
@@ -264,9 +264,9 @@ def test_a_reference_may_have_any_name_wherever_a_schema_is_read(vocabulary, whe
     ],
     ids=str,
 )
-def test_other_references_may_have_any_name_too(vocabulary, schema, kept, broken):
-    assert [text for text in kept if not is_kept(vocabulary, text, **json_schema(schema))] == []
-    assert [text for text in broken if is_kept(vocabulary, text, **json_schema(schema))] == []
+def test_other_references_may_have_any_name_too(compiler, schema, kept, broken):
+    assert [text for text in kept if not is_kept(compiler, text, **json_schema(schema))] == []
+    assert [text for text in broken if is_kept(compiler, text, **json_schema(schema))] == []
 
 
 @pytest.mark.parametrize("text", CONTROL)
@@ -302,11 +302,11 @@ def test_other_references_may_have_any_name_too(vocabulary, schema, kept, broken
     ],
     ids=["choice", "regex", "lark", "gbnf", "const", "enum", "pattern", "property", "tools"],
 )
-def test_text_that_spells_a_control_token_is_text(vocabulary, text, kind):
+def test_text_that_spells_a_control_token_is_text(compiler, text, kind):
     """At no place is a control token the only way to go on, or a way at all but for the end."""
     fields, reply = kind(text)
-    assert is_kept(vocabulary, reply, **fields)
-    matcher = vocabulary.checker(grammar(**fields), LEAD, "tools").matcher
+    assert is_kept(compiler, reply, **fields)
+    matcher = compiler.compile(grammar(**fields), LEAD, "tools").matcher
     for token_id in ENCODER.encode([reply]):
         allowed = int.from_bytes(matcher.compute_bitmask(), "little")
         assert not allowed & 0b111 or matcher.is_accepting()
@@ -325,11 +325,9 @@ def test_a_grammar_that_asks_for_a_control_token_is_a_400(token, place):
     assert (failure.value.status, failure.value.param) == (400, "structured_outputs")
 
 
-def test_what_only_looks_like_a_control_token_is_none(vocabulary):
+def test_what_only_looks_like_a_control_token_is_none(compiler):
     for lark in ('start: "<s>" // <s>', "start: /<s>/ # <s>", 'start: "\\"<s>"'):
-        vocabulary.checker(
-            grammar(structured_outputs={"grammar": lark}), LEAD, "structured_outputs"
-        )
+        compiler.compile(grammar(structured_outputs={"grammar": lark}), LEAD, "structured_outputs")
 
 
 @pytest.mark.parametrize(
@@ -437,10 +435,10 @@ def test_what_only_looks_like_a_control_token_is_none(vocabulary):
     ),
 )
 def test_keywords_that_say_nothing_are_dropped_and_equal_ones_are_read(
-    vocabulary, fields, kept, broken
+    compiler, fields, kept, broken
 ):
-    assert [text for text in kept if not is_kept(vocabulary, text, **fields)] == []
-    assert [text for text in broken if is_kept(vocabulary, text, **fields)] == []
+    assert [text for text in kept if not is_kept(compiler, text, **fields)] == []
+    assert [text for text in broken if is_kept(compiler, text, **fields)] == []
 
 
 @pytest.mark.parametrize(
@@ -457,12 +455,12 @@ def test_keywords_that_say_nothing_are_dropped_and_equal_ones_are_read(
     ],
     ids=str,
 )
-def test_a_schema_without_its_wrapper_is_kept(vocabulary, response_format, kept, broken):
+def test_a_schema_without_its_wrapper_is_kept(compiler, response_format, kept, broken):
     assert [
-        text for text in kept if not is_kept(vocabulary, text, response_format=response_format)
+        text for text in kept if not is_kept(compiler, text, response_format=response_format)
     ] == []
     assert [
-        text for text in broken if is_kept(vocabulary, text, response_format=response_format)
+        text for text in broken if is_kept(compiler, text, response_format=response_format)
     ] == []
 
 
@@ -511,6 +509,7 @@ DOUBLED = {
     [
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"not": {"type": "string"}}, '"not"'),
+        ({"propertyNames": {"enum": 5}}, "propertyNames"),
         ({"if": {"type": "string"}, "then": {"minLength": 3}}, '"if"'),
         ({"type": "array", "contains": {"type": "string"}}, '"contains"'),
         ({"type": "object", "properties": 5, "required": [[], 5], "allOf": 5}, "not valid"),
@@ -524,10 +523,10 @@ DOUBLED = {
     ],
     ids=lambda value: json.dumps(value)[:40],
 )
-def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(vocabulary, schema, reason):
+def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(compiler, schema, reason):
     def begin() -> None:
-        checker = vocabulary.checker(grammar(**json_schema(schema)), LEAD, "response_format")
-        checker.check(vocabulary._tokenizer.tokenize_str(" {"), has_ended=False)
+        checker = compiler.compile(grammar(**json_schema(schema)), LEAD, "response_format")
+        checker.check(compiler._tokenizer.tokenize_str(" {"), has_ended=False)
 
     with pytest.raises(APIError, match=reason) as failure:
         begin()
@@ -565,8 +564,8 @@ def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(vocabulary, schema,
     ],
     ids=lambda fields: json.dumps(fields)[-60:],
 )
-def test_a_monstrous_grammar_is_read_or_refused_within_a_second(vocabulary, fields):
+def test_a_monstrous_grammar_is_read_or_refused_within_a_second(compiler, fields):
     began = time.perf_counter()
     with suppress(APIError):
-        vocabulary.checker(grammar(**fields), LEAD, "response_format")
+        compiler.compile(grammar(**fields), LEAD, "response_format")
     assert time.perf_counter() - began < 1

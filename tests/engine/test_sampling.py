@@ -50,15 +50,20 @@ def test_greedy_choices_are_made_once_and_the_best_are_scored(fields, n, logprob
 
 
 def test_a_penalised_run_asks_for_all_that_may_be_lowered():
-    from engine.beam_search import Rules
-    from engine.sampling import PENALISED_AHEAD, to_run_params
+    from engine.beam_search import BeamSearchConfig
+    from engine.sampling import MAX_PENALISED_RUN, to_run_params
 
-    rules = Rules(width=4, n=1, max_tokens=100, min_tokens=30, stop_token_ids=frozenset({2}))
-    params = to_run_params(rules, 10, 55296)
-    assert (params.max_tokens, params.min_tokens, params.logprobs) == (90, 20, 5)
-    rules = Rules(
-        width=4, n=1, max_tokens=100, repetition_penalty=1.1, prompt_ids=frozenset(range(20))
+    config = BeamSearchConfig(
+        num_beams=4, n=1, max_tokens=100, min_tokens=30, stop_token_ids=frozenset({2})
     )
-    params = to_run_params(rules, 10, 55296)
-    assert (params.max_tokens, params.logprobs) == (PENALISED_AHEAD, 4 + 20 + 10 + PENALISED_AHEAD)
-    assert to_run_params(rules, 10, 30).logprobs == 30
+    params = to_run_params(config, 10, 55296)
+    assert (params.max_tokens, params.min_tokens, params.logprobs) == (90, 20, 5)
+    config = BeamSearchConfig(
+        num_beams=4, n=1, max_tokens=100, repetition_penalty=1.1, prompt_ids=frozenset(range(20))
+    )
+    params = to_run_params(config, 10, 55296)
+    assert (params.max_tokens, params.logprobs) == (
+        MAX_PENALISED_RUN,
+        4 + 20 + 10 + MAX_PENALISED_RUN,
+    )
+    assert to_run_params(config, 10, 30).logprobs == 30

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
-from engine.grammar import Vocabulary
+from engine.grammar import GrammarCompiler
 from prompt_template import load_prompt_template
 from prompts.encoder import Encoder, SentencePieceEncoder, load_encoder
 from settings import Settings, StartError
@@ -203,5 +203,5 @@ def test_grammars_are_read_with_control_tokens_beyond_the_models_rows(
     pad(model, count)
     tokenizer = AutoTokenizer.from_pretrained(model)
     assert len(tokenizer) == 4600 + count
-    checker = Vocabulary(tokenizer, 4600).checker('start: "北京"', "", "structured_outputs")
+    checker = GrammarCompiler(tokenizer, 4600).compile('start: "北京"', "", "structured_outputs")
     checker.check([*encoder_of(model).encode(["北京"])[1:], 2], has_ended=True)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import cache
 from itertools import product
 
-from engine.beam_search import Beam, Likeliest, Rules
+from engine.beam_search import Beam, BeamSearchConfig, TopLogprobs
 from generation import TokenLogprob
 
 EOS = 0
@@ -28,13 +28,17 @@ class ScriptedModel:
         total = math.log(sum(map(math.exp, logits)))
         return [logit - total for logit in logits]
 
-    def likeliest(self, tokens: Sequence[int], count: int) -> Likeliest:
+    def likeliest(self, tokens: Sequence[int], count: int) -> TopLogprobs:
         """The `count` likeliest next tokens, as an engine would send them."""
         logprobs = self.logprobs(tuple(tokens))
         return sorted(enumerate(logprobs), key=lambda token: token[1], reverse=True)[:count]
 
-    async def next_tokens(self, beams: Sequence[Beam], rules: Rules) -> list[Likeliest]:
-        return [self.likeliest(beam.token_ids(), rules.needed(beam.length)) for beam in beams]
+    async def next_tokens(
+        self, beams: Sequence[Beam], config: BeamSearchConfig
+    ) -> list[TopLogprobs]:
+        return [
+            self.likeliest(beam.token_ids(), config.num_top_logprobs(beam.length)) for beam in beams
+        ]
 
     async def run(
         self, tokens: list[int], length: int, pause: float = 0.0

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from engine.beam_search import Rules
+from engine.beam_search import BeamSearchConfig
 from tests.support.scripted_model import ScriptedModel
 
 BOS = 7
@@ -52,46 +52,48 @@ class EndsWith(StoppingCriteria):  # type: ignore[misc]
 
 
 def scripted_beams(
-    model: ScriptedModel, rules: Rules, endings: set[int] | None = None
+    model: ScriptedModel, config: BeamSearchConfig, endings: set[int] | None = None
 ) -> list[tuple[list[int], float]]:
-    prompt = sorted(rules.prompt_ids) or [BOS]
+    prompt = sorted(config.prompt_ids) or [BOS]
     hub = ScriptedForCausalLM(ScriptedConfig(vocab_size=model.vocabulary), model, len(prompt))
     criteria = StoppingCriteriaList([EndsWith(endings)] if endings else [])
-    return beams(hub, prompt, rules, criteria, use_cache=False)
+    return beams(hub, prompt, config, criteria, use_cache=False)
 
 
 def beams(
     model: GenerationMixin,
     prompt: Sequence[int],
-    rules: Rules,
+    config: BeamSearchConfig,
     criteria: StoppingCriteriaList | None = None,
     **options: bool,
 ) -> list[tuple[list[int], float]]:
     """Token ids and scores, the best first."""
-    config = GenerationConfig(
-        num_beams=rules.width,
-        num_return_sequences=rules.n,
+    generation_config = GenerationConfig(
+        num_beams=config.num_beams,
+        num_return_sequences=config.n,
         do_sample=False,
-        max_new_tokens=rules.max_tokens,
-        min_new_tokens=rules.min_tokens or None,
-        length_penalty=rules.length_penalty,
-        early_stopping=rules.early_stopping,
-        eos_token_id=sorted(rules.stop_token_ids) or None,
+        max_new_tokens=config.max_tokens,
+        min_new_tokens=config.min_tokens or None,
+        length_penalty=config.length_penalty,
+        early_stopping=config.early_stopping,
+        eos_token_id=sorted(config.stop_token_ids) or None,
         pad_token_id=0,
-        repetition_penalty=rules.repetition_penalty,
-        sequence_bias=[[[token], bias] for token, bias in rules.logit_bias.items()] or None,
+        repetition_penalty=config.repetition_penalty,
+        sequence_bias=[[[token], bias] for token, bias in config.logit_bias.items()] or None,
         output_scores=True,
         return_dict_in_generate=True,
         **options,
     )
     found = model.generate(
-        torch.tensor([list(prompt)]), generation_config=config, stopping_criteria=criteria
+        torch.tensor([list(prompt)]),
+        generation_config=generation_config,
+        stopping_criteria=criteria,
     )
     ends = frozenset(token_id for one in criteria or () for token_id in one.endings.tolist())
     # One beam is greedy search there, which has no such scores.
-    scores = found.sequences_scores.tolist() if rules.width > 1 else [math.nan]
+    scores = found.sequences_scores.tolist() if config.num_beams > 1 else [math.nan]
     return [
-        (_cut(row[len(prompt) :], rules.stop_token_ids | ends), score)
+        (_cut(row[len(prompt) :], config.stop_token_ids | ends), score)
         for row, score in zip(found.sequences.tolist(), scores, strict=True)
     ]
 
