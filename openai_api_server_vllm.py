@@ -19,7 +19,6 @@ from generation import Engine
 from model_files import check_model_files
 from prompt_template import load_prompt_template
 from server import console
-from server.access_log import log_writer
 from server.sockets import to_port, to_sockets
 from server.uvicorn_server import DrainingServer, end_on_signals, uvicorn_config
 from settings import (
@@ -86,7 +85,7 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
             defaults = settings.override_generation_config
             print_stderr(console.banner(settings, layout, encoder, engine.max_model_len, defaults))
 
-    app = build_app(engine, template, settings, log_writer(settings), started)
+    app = build_app(engine, template, settings, console.log_writer(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
     server.run(sockets)
     gc.unfreeze()  # else a library warns at exit of each of its objects that was not freed

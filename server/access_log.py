@@ -3,13 +3,9 @@
 Prompts and replies are in the log only with `--log-requests`.
 """
 
-import atexit
 import re
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -21,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from generation import Delta, Prompt, Source, changed
 from server.metrics import Metrics
 from server.request_record import STATE_KEY, RequestRecord
-from settings import Settings, print_stderr
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that disconnects before its reply; it is sent to nobody."""
@@ -31,39 +26,8 @@ MAX_LOGGED_TEXTS = 4
 MAX_LOGGED_CHARACTERS = 1000
 """Of each prompt and each reply that is logged."""
 
-MAX_WAITING_LINES = 10_000
-WRITE_INTERVAL_SECONDS = 0.1
-
 Log = Callable[[str], None]
 """Takes a line of the log, and returns before it is written."""
-
-
-def log_writer(settings: Settings) -> Log | None:
-    """Start a thread that writes the log to the terminal; None where `--log-level` is `error`.
-
-    Every 0.1 seconds it writes the lines that have come. A terminal that takes none blocks no request: up to 10,000
-    lines wait for it, and each further one replaces the oldest.
-    """
-    if settings.log_level == "error":
-        return None
-    waiting: deque[str] = deque(maxlen=MAX_WAITING_LINES)
-    has_ended = threading.Event()
-
-    def write() -> None:
-        while not has_ended.wait(WRITE_INTERVAL_SECONDS) or waiting:
-            if lines := [waiting.popleft() for _ in range(len(waiting))]:
-                # The disk may be full: these lines are lost, but the next ones may not be.
-                with suppress(OSError):
-                    print_stderr("\n".join(lines))
-
-    def end() -> None:
-        has_ended.set()
-        writer.join(1)
-
-    writer = threading.Thread(target=write, daemon=True)
-    writer.start()
-    atexit.register(end)
-    return waiting.append
 
 
 class AccessLog:

@@ -1,18 +1,24 @@
-"""What the terminal shows of a start: a line for each step that takes long, and a banner once requests are answered."""
+"""What the terminal shows: each step of the start that takes long, a banner once requests are answered, and the log."""
 
+import atexit
 import shlex
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from protocol import CompletionRequest
-from settings import Settings
+from server.access_log import Log
+from settings import Settings, print_stderr
 
 SHOWN_FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
 """Sampling fields whose defaults the banner shows."""
 LINE_INTERVAL_SECONDS = 10
+MAX_WAITING_LINES = 10_000
+WRITE_INTERVAL_SECONDS = 0.1
 
 
 class Progress:
@@ -84,3 +90,31 @@ def banner(
   try        {curl} {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'
 {warning}"""
+
+
+def log_writer(settings: Settings) -> Log | None:
+    """Start a thread that writes the log to the terminal; None where `--log-level` is `error`.
+
+    Every 0.1 seconds it writes the lines that have come. A terminal that takes none blocks no request: up to 10,000
+    lines wait for it, and each further one replaces the oldest.
+    """
+    if settings.log_level == "error":
+        return None
+    waiting: deque[str] = deque(maxlen=MAX_WAITING_LINES)
+    has_ended = threading.Event()
+
+    def write() -> None:
+        while not has_ended.wait(WRITE_INTERVAL_SECONDS) or waiting:
+            if lines := [waiting.popleft() for _ in range(len(waiting))]:
+                # The disk may be full: these lines are lost, but the next ones may not be.
+                with suppress(OSError):
+                    print_stderr("\n".join(lines))
+
+    def end() -> None:
+        has_ended.set()
+        writer.join(1)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    atexit.register(end)
+    return waiting.append

@@ -120,7 +120,7 @@ class JSONRoute(APIRoute):
 async def _read(request: Request) -> bytes:
     """A request's body, decompressed, without a byte order mark; raises APIError."""
     fields = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
-    coding = to_coding(fields)
+    coding = to_coding(fields) if fields else None
     body = await request.body()
     if coding is not None:
         # Always in the thread: a short body may become a long one.

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from server import access_log
+from server import console
 from settings import Settings
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import ASK
@@ -130,7 +130,7 @@ def test_the_log_is_whole_and_in_order_at_the_end(last):
     script = """
 import sys, time
 from settings import Settings
-from server.access_log import log_writer
+from server.console import log_writer
 assert log_writer(Settings(log_level="error")) is None
 log = log_writer(Settings())
 for number in range(5000):
@@ -157,8 +157,8 @@ def test_a_terminal_that_fails_once_shows_the_next_lines(monkeypatch):
         if line == "first":
             raise OSError("no space left")
 
-    monkeypatch.setattr(access_log, "print_stderr", show)
-    log = access_log.log_writer(Settings())
+    monkeypatch.setattr(console, "print_stderr", show)
+    log = console.log_writer(Settings())
     for line in ("first", "second"):
         log(line)
         assert wait_for(lambda line=line: line in shown, 2)
