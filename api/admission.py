@@ -156,7 +156,7 @@ class Admission:
                 sources.append(self.engine.generate(prompt, own, f"{request_id}-{number}"))
             else:
                 sources.append(partial(pour, empty_choices(decoding.n)))
-        return merge(sources, decoding.n)
+        return merge(sources, decoding.n) if len(sources) > 1 else sources[0]
 
 
 def _texts_of(messages: Sequence[ChatMessage]) -> list[Message]:
