@@ -257,6 +257,7 @@ def changed(source: Source[Item], change: Callable[[Item], Item]) -> Source[Item
 
 def merge(sources: Sequence[Source[Delta]], n: int) -> Source[Delta]:
     """The deltas of several prompts as they come, indices offset by `n` for each; the first failure ends them all."""
+
     def shift(delta: Delta, offset: int) -> Delta:
         return replace(delta, index=delta.index + offset)
 

@@ -1,6 +1,10 @@
 """Compares this server with `vllm serve` and with the engine without HTTP: same model, engine flags and loads, in turn.
 
 python benchmarks/compare.py [--rounds 5] [--starts 3] [--client-rounds 2] [--peer-flags=...] [--plot FILE]
+python benchmarks/compare.py --before FOLDER [--rounds 7] [--starts 3]
+
+With `--before` another checkout of this server stands in for `vllm serve`, such as one before a change, and only the
+loads of which a change is judged are put on the two.
 
 Prints a table of medians: the CPU time of the API process, what clients measure, and the ratios. There are two clients:
 `load.py`, and vLLM's own (`vllm bench serve`), which needs about a core itself. The engine alone keeps no statistics,
@@ -37,7 +41,7 @@ from servers import (
     to_arguments,
 )
 
-THIS, OTHER, ALONE = "this server", "vllm serve", "engine alone"
+THIS, OTHER, BEFORE, ALONE = "this server", "vllm serve", "before", "engine alone"
 LOADS = (
     Load("1 stream of 128 tokens", 1, 128, 4),
     Load("32 streams of 128 tokens", 32, 128, 4),
@@ -47,6 +51,7 @@ LOADS = (
     Load("32 plain replies of 128 tokens", 32, 128, is_streamed=False),
     Load("64 plain replies of 16 tokens", 64, 16, 16, is_streamed=False),
 )
+CHANGE_LOADS = (LOADS[1], LOADS[2], LOADS[6])
 PROMPT_TOKENS = 40
 MANY_TOKENS = 50_000
 """Of loads with more tokens one round is measured."""
@@ -185,14 +190,15 @@ def median_of(rounds: Sequence[Figures], name: str) -> float:
 
 def print_rows(title: str, rounds: Rounds) -> None:
     """Print the figures of a load as rows of the table; ratios are taken within each round."""
-    for name in rounds[THIS][0]:
+    this, other, *_ = rounds
+    for name in rounds[this][0]:
         ratio = median(
             mine[name] / theirs[name]
-            for mine, theirs in zip(rounds[THIS], rounds[OTHER], strict=True)
+            for mine, theirs in zip(rounds[this], rounds[other], strict=True)
         )
         medians = [
             f"{median_of(rounds[target], name):.1f}" if target in rounds else ""
-            for target in (THIS, OTHER, ALONE)
+            for target in (this, other, ALONE)
         ]
         print(
             f"| {title} | {name} | {medians[0]} | {medians[1]} | **{ratio:.2f}** | {medians[2]} |",
@@ -228,6 +234,28 @@ def plot(tables: dict[str, Rounds], file: str) -> None:
     drawing.savefig(file, dpi=120)
 
 
+def compare_checkouts(folder: Path, rounds: int, starts: int) -> None:
+    """Print the figures of this checkout and of the one in `folder`."""
+    commands = {THIS: OURS, BEFORE: [str(folder.resolve() / OURS[0])]}
+    print(f"| load | figure | {THIS} | {BEFORE} | ratio | |\n|---|---|---|---|---|---|")
+    if starts:
+        made = in_turn([*commands], lambda name: start_figures(commands[name]), starts)
+        print_rows("start", made)
+    with ExitStack() as stack:
+        targets = {
+            name: http_target(stack.enter_context(server(command)))
+            for name, command in commands.items()
+        }
+        for load in CHANGE_LOADS:
+            made = in_turn(
+                [*targets],
+                lambda name, load=load: load_figures(targets[name], load),
+                rounds,
+                warm_ups=1,
+            )
+            print_rows(load.name, made)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -235,7 +263,11 @@ def main() -> None:
     parser.add_argument("--client-rounds", type=int, default=2, help="of vllm bench serve")
     parser.add_argument("--peer-flags", default="", help="more flags of vllm serve")
     parser.add_argument("--plot", default="benchmarks/compare.png")
+    parser.add_argument("--before", type=Path, help="another checkout, instead of vllm serve")
     asked = parser.parse_args()
+    if asked.before is not None:
+        compare_checkouts(asked.before, asked.rounds, asked.starts)
+        return
     commands: dict[str, Sequence[str]] = {THIS: OURS, OTHER: [*PEER, *asked.peer_flags.split()]}
     tables: dict[str, Rounds] = {}
     print(f"| load | figure | {THIS} | {OTHER} | ratio | {ALONE} |\n|---|---|---|---|---|---|")
