@@ -5,10 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from prompts.encoder import SentencePieceEncoder
 from server import console
 from settings import Settings
 from tests.support.app_on_fake_engine import listening
@@ -32,7 +36,9 @@ SECRET = "秘密-marker"
         ("a\tb", False),
     ],
 )
-def test_the_id_of_a_request_is_taken_or_made(client, lines, sent, is_taken):
+def test_the_id_of_a_request_is_taken_or_made(
+    client: TestClient, lines: Callable[[], list[str]], sent: str, is_taken: bool
+) -> None:
     reply = client.post("/v1/completions", json=ASK, headers={"X-Request-Id": sent.encode()})
     made = reply.headers["x-request-id"]
     assert (made == sent) == is_taken
@@ -41,7 +47,7 @@ def test_the_id_of_a_request_is_taken_or_made(client, lines, sent, is_taken):
     assert f"id={made} " in lines()[-1]
 
 
-def test_every_reply_has_an_id(serve, engine):
+def test_every_reply_has_an_id(serve: Callable[..., TestClient], engine: FakeEngine) -> None:
     engine.script = [RuntimeError("broken")]
     client = serve()
     origin = {"Origin": "http://example.org", "Access-Control-Request-Method": "POST"}
@@ -63,7 +69,12 @@ def test_every_reply_has_an_id(serve, engine):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_has_one_line_without_its_text(serve, lines, caplog, stream):
+def test_a_request_has_one_line_without_its_text(
+    serve: Callable[..., TestClient],
+    lines: Callable[[], list[str]],
+    caplog: pytest.LogCaptureFixture,
+    stream: bool,
+) -> None:
     client = serve(log_format="json")
     ask = {"messages": SECRET, "stream": stream, "user": SECRET, SECRET: 1, "stop": SECRET}
     client.post("/v1/chat/completions", json=ask, headers={"X-Request-Id": "mine"})
@@ -95,7 +106,9 @@ def test_a_request_has_one_line_without_its_text(serve, lines, caplog, stream):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_prompts_and_replies_are_shown_if_asked_for_cut_short(serve, lines, log_format, stream):
+def test_prompts_and_replies_are_shown_if_asked_for_cut_short(
+    serve: Callable[..., TestClient], lines: Callable[[], list[str]], log_format: str, stream: bool
+) -> None:
     client = serve(log_requests=True, log_format=log_format)
     ask = {"prompt": [f"{SECRET}\n\x1b[2J", "字" * 1500, *"abc"], "stream": stream}
     client.post("/v1/completions", json=ask)
@@ -114,7 +127,9 @@ def test_prompts_and_replies_are_shown_if_asked_for_cut_short(serve, lines, log_
         assert "replies=['北京。', '北京。', '北京。', '北京。']" in shown
 
 
-def test_a_client_that_left_is_noted(demo_encoder, lines):
+def test_a_client_that_left_is_noted(
+    demo_encoder: SentencePieceEncoder, lines: Callable[[], list[str]]
+) -> None:
     with listening(FakeEngine(delay=2), demo_encoder) as url:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/v1/completions", json=ASK, timeout=0.3)
@@ -125,7 +140,7 @@ def test_a_client_that_left_is_noted(demo_encoder, lines):
 @pytest.mark.parametrize(
     "last", ["", "time.sleep(0.5); print('later', file=sys.stderr, flush=True)"]
 )
-def test_the_log_is_whole_and_in_order_at_the_end(last):
+def test_the_log_is_whole_and_in_order_at_the_end(last: str) -> None:
     """Its lines are written some at a time, soon."""
     script = """
 import sys, time
@@ -149,23 +164,24 @@ for number in range(5000):
     ] * bool(last)
 
 
-def test_a_terminal_that_fails_once_shows_the_next_lines(monkeypatch):
+def test_a_terminal_that_fails_once_shows_the_next_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
 
-    def show(line):
+    def show(line: str) -> None:
         shown.append(line)
         if line == "first":
             raise OSError("no space left")
 
     monkeypatch.setattr(console, "print_stderr", show)
     log = console.log_writer(Settings())
+    assert log is not None
     for line in ("first", "second"):
         log(line)
-        assert wait_for(lambda line=line: line in shown, 2)
+        assert wait_for(partial(shown.__contains__, line), 2)
 
 
 @pytest.mark.engine
-def test_a_terminal_that_has_stopped_stops_no_request():
+def test_a_terminal_that_has_stopped_stops_no_request() -> None:
     """Nobody reads the pipe that the log goes to, and it is full long before the last request."""
     server = Server("--port", "0", "--log-format", "json")
     server.reader = threading.Thread(target=lambda: None)

@@ -10,18 +10,21 @@ import time
 import weakref
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import httpx
 import pytest
 
-from generation import Delta
+from generation import Decoding, Delta, Deltas, Prompt
+from prompts.encoder import SentencePieceEncoder
 from server.connection import Http1Connection
 from tests.support.app_on_fake_engine import listening
 from tests.support.fake_engine import FakeEngine
 from tests.support.polling import wait_for
+from tests.support.server_process import Server
 
 ENDLESS = [Delta(0, "字", (5,)) for _ in range(10_000)]
-ASKS = {
+ASKS: dict[str, dict[str, Any]] = {
     "stream": {"prompt": ["a"], "stream": True},
     "plain": {"prompt": ["a"]},
     "batch": {"prompt": ["a", "b", "c"], "stream": True},
@@ -32,7 +35,7 @@ ASKS = {
 class SlowEngine(FakeEngine):
     """Speaks slowly, and in a plain reply waits all that time before its one delta."""
 
-    async def _speak(self, prompt, decoding):
+    async def _speak(self, prompt: Prompt, decoding: Decoding) -> Deltas:
         self.running += 1
         try:
             for delta in ENDLESS:
@@ -44,14 +47,16 @@ class SlowEngine(FakeEngine):
 
 
 @pytest.fixture
-def slow(demo_encoder) -> Iterator[tuple[SlowEngine, str]]:
+def slow(demo_encoder: SentencePieceEncoder) -> Iterator[tuple[SlowEngine, str]]:
     engine = SlowEngine()
     with listening(engine, demo_encoder) as url:
         yield engine, url
 
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
-def test_a_client_that_leaves_frees_the_engine(slow, ask, caplog):
+def test_a_client_that_leaves_frees_the_engine(
+    slow: tuple[SlowEngine, str], ask: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     engine, url = slow
     body = json.dumps(ask).encode()
     head = (
@@ -65,7 +70,9 @@ def test_a_client_that_leaves_frees_the_engine(slow, ask, caplog):
     assert "Traceback" not in caplog.text
 
 
-def test_a_client_that_leaves_in_mid_body_is_no_failure(slow, caplog):
+def test_a_client_that_leaves_in_mid_body_is_no_failure(
+    slow: tuple[SlowEngine, str], caplog: pytest.LogCaptureFixture
+) -> None:
     engine, url = slow
     with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as connection:
         connection.sendall(
@@ -78,17 +85,19 @@ def test_a_client_that_leaves_in_mid_body_is_no_failure(slow, caplog):
     assert not caplog.records
 
 
-def test_a_reader_that_pauses_stops_the_engine_and_loses_nothing(slow):
+def test_a_reader_that_pauses_stops_the_engine_and_loses_nothing(
+    slow: tuple[SlowEngine, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine, url = slow
-    said = []
+    said: list[str] = []
 
-    async def speak_much(prompt, decoding):
+    async def speak_much(prompt: Prompt, decoding: Decoding) -> Deltas:
         for number in range(2000):
             said.append(f"{number} " * 2000)
             yield Delta(0, said[-1], (5,))
         yield Delta(0, "", (2,), "stop")
 
-    engine._speak = speak_much
+    monkeypatch.setattr(engine, "_speak", speak_much)
     with httpx.stream("POST", f"{url}/v1/completions", json=ASKS["stream"], timeout=60) as reply:
         time.sleep(0.5)
         half = len(said)
@@ -102,9 +111,9 @@ def test_a_reader_that_pauses_stops_the_engine_and_loses_nothing(slow):
 
 
 @pytest.mark.engine
-def test_what_waits_for_a_slow_reader_is_merged_and_whole(server):
+def test_what_waits_for_a_slow_reader_is_merged_and_whole(server: Server) -> None:
     """The engine goes on, and what it makes is merged; log-probabilities of the likeliest tokens fill all buffers."""
-    ask = {
+    ask: dict[str, Any] = {
         "prompt": "讲一个很长的故事",
         "max_tokens": 1500,
         "min_tokens": 1500,
@@ -132,11 +141,13 @@ def test_what_waits_for_a_slow_reader_is_merged_and_whole(server):
             assert [item for log in logs for item in log[name]] == whole["logprobs"][name]
 
 
-def test_a_closed_connection_leaves_nothing_to_collect(demo_encoder, monkeypatch):
-    made = []
+def test_a_closed_connection_leaves_nothing_to_collect(
+    demo_encoder: SentencePieceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Http1Connection]] = []
     connection_made = Http1Connection.connection_made
 
-    def remember(self, transport):
+    def remember(self: Http1Connection, transport: asyncio.Transport) -> None:
         made.append(weakref.ref(self))
         connection_made(self, transport)
 
@@ -159,7 +170,9 @@ def test_a_closed_connection_leaves_nothing_to_collect(demo_encoder, monkeypatch
 
 
 @pytest.mark.parametrize("ask", ["stream", "plain"])
-def test_a_client_that_leaves_with_a_second_request_waiting_frees_the_engine(slow, ask):
+def test_a_client_that_leaves_with_a_second_request_waiting_frees_the_engine(
+    slow: tuple[SlowEngine, str], ask: str
+) -> None:
     engine, url = slow
     body = json.dumps(ASKS[ask]).encode()
     asks = (
@@ -176,7 +189,7 @@ def test_a_client_that_leaves_with_a_second_request_waiting_frees_the_engine(slo
     assert engine.running == 0
 
 
-def test_a_stream_arrives_as_it_is_spoken(slow):
+def test_a_stream_arrives_as_it_is_spoken(slow: tuple[SlowEngine, str]) -> None:
     _, url = slow
     with httpx.stream("POST", f"{url}/v1/completions", json=ASKS["stream"]) as reply:
         arrivals = [
@@ -203,7 +216,9 @@ LONG = {
 
 @pytest.mark.engine
 @pytest.mark.parametrize(("path", "body"), LONG.values(), ids=LONG)
-def test_a_long_prompt_does_not_stall_others(server, path, body):
+def test_a_long_prompt_does_not_stall_others(
+    server: Server, path: str, body: dict[str, Any]
+) -> None:
     """A megabyte is encoded beside the loop: the worst gap of another stream, and /health, stay under 200 ms."""
     url = server.url
     stream = {"prompt": "你好", "max_tokens": 1500, "min_tokens": 1500, "stream": True}
@@ -214,7 +229,7 @@ def test_a_long_prompt_does_not_stall_others(server, path, body):
     healthy: list[float] = []
     statuses: set[int] = set()
 
-    def ask_health():
+    def ask_health() -> None:
         with httpx.Client(base_url=url, timeout=60) as client:
             client.get("/health")
             while not healthy or long.is_alive():
@@ -242,7 +257,7 @@ def test_a_long_prompt_does_not_stall_others(server, path, body):
 
 
 @pytest.mark.parametrize("offer", ["Upgrade: h2c", "upgrade:h2c", "UPGRADE:  h2c "])
-def test_an_offer_of_http_2_loses_no_body(slow, offer):
+def test_an_offer_of_http_2_loses_no_body(slow: tuple[SlowEngine, str], offer: str) -> None:
     """As `curl --http2` and Java's own client make it."""
     _, url = slow
     body = b'{"tokens": [10, 11]}'
@@ -256,7 +271,7 @@ def test_an_offer_of_http_2_loses_no_body(slow, offer):
         assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
 
 
-def test_idle_connections_are_kept(slow):
+def test_idle_connections_are_kept(slow: tuple[SlowEngine, str]) -> None:
     _, url = slow
     with httpx.Client(base_url=url) as client:
         ports = {

@@ -7,11 +7,14 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from errors import APIError
+from prompts.encoder import SentencePieceEncoder
 from server.content_coding import MAX_MEMBERS, decompress
 from tests.support.app_on_fake_engine import listening
 from tests.support.fake_engine import FakeEngine
@@ -51,14 +54,16 @@ CODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 }
 
 
-def content(reply: httpx.Response) -> dict:
+def content(reply: httpx.Response) -> dict[str, Any]:
     assert reply.status_code == 200, reply.text
     return {name: value for name, value in reply.json().items() if name not in ("id", "created")}
 
 
 @pytest.mark.parametrize("path", ASKS)
 @pytest.mark.parametrize(("coding", "code"), CODERS.values(), ids=CODERS)
-def test_a_compressed_body_is_read_like_any_other(client, path, coding, code):
+def test_a_compressed_body_is_read_like_any_other(
+    client: TestClient, path: str, coding: str, code: Callable[[bytes], bytes]
+) -> None:
     body = json.dumps(ASKS[path]).encode()
     plain = client.post(path, content=body)
     headers = {"Content-Encoding": coding}
@@ -67,7 +72,7 @@ def test_a_compressed_body_is_read_like_any_other(client, path, coding, code):
     assert client.post(path, content=with_mark, headers=headers).status_code == 200
 
 
-def test_a_compressed_request_is_streamed_and_its_faults_are_named(client):
+def test_a_compressed_request_is_streamed_and_its_faults_are_named(client: TestClient) -> None:
     headers = {"Content-Encoding": "gzip"}
     sent = gzip.compress(json.dumps({"messages": "a", "stream": True}).encode())
     assert client.post("/v1/chat/completions", content=sent, headers=headers).text.endswith(
@@ -96,7 +101,9 @@ def test_a_compressed_request_is_streamed_and_its_faults_are_named(client):
         (["b\tr"], "Content-Encoding is"),
     ],
 )
-def test_another_coding_is_named_and_told_which_are_read(client, path, sent, told):
+def test_another_coding_is_named_and_told_which_are_read(
+    client: TestClient, path: str, sent: list[str], told: str
+) -> None:
     headers = [("Content-Encoding", coding.encode("latin-1")) for coding in sent]
     reply = client.post(
         path, content=b"\x28\xb5\x2f\xfd", headers=[*headers, ("Origin", "http://a.example")]
@@ -129,7 +136,9 @@ BROKEN = {
 
 @pytest.mark.parametrize(("coding", "sent"), BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
-def test_broken_and_cut_bodies_are_a_400(client, path, coding, sent):
+def test_broken_and_cut_bodies_are_a_400(
+    client: TestClient, path: str, coding: str, sent: bytes
+) -> None:
     message = error(
         client.post(path, content=sent, headers={"Content-Encoding": coding}), 400
     ).message
@@ -139,7 +148,9 @@ def test_broken_and_cut_bodies_are_a_400(client, path, coding, sent):
 @pytest.mark.parametrize(
     "path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"]
 )
-def test_the_limit_holds_for_what_is_sent_and_for_what_comes_out(serve, path):
+def test_the_limit_holds_for_what_is_sent_and_for_what_comes_out(
+    serve: Callable[..., TestClient], path: str
+) -> None:
     client = serve(max_body_bytes=1000)
     body = json.dumps(ASKS[path]).encode()
     for code, coding in (
@@ -168,7 +179,9 @@ def test_the_limit_holds_for_what_is_sent_and_for_what_comes_out(serve, path):
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
-def test_the_limit_of_a_question_about_tokens_holds_for_what_comes_out(client, path):
+def test_the_limit_of_a_question_about_tokens_holds_for_what_comes_out(
+    client: TestClient, path: str
+) -> None:
     sent = gzip.compress(json.dumps(ASKS[path]).encode().ljust(2**20 + 1))
     error(client.post(path, content=sent, headers={"Content-Encoding": "gzip"}), 413)
 
@@ -180,7 +193,7 @@ def bomb() -> bytes:
     return b"".join(compressor.compress(b" " * 2**20) for _ in range(256)) + compressor.flush()
 
 
-def test_a_bomb_costs_neither_memory_nor_time(bomb):
+def test_a_bomb_costs_neither_memory_nor_time(bomb: bytes) -> None:
     tracemalloc.start()
     began = time.monotonic()
     with pytest.raises(APIError, match="8388608"):
@@ -191,14 +204,14 @@ def test_a_bomb_costs_neither_memory_nor_time(bomb):
     assert peak < 3 * 8 * 2**20
 
 
-def test_a_crowd_of_tiny_members_costs_no_time():
+def test_a_crowd_of_tiny_members_costs_no_time() -> None:
     began = time.monotonic()
     with pytest.raises(APIError, match="members"):
         decompress(gzip.compress(b"") * 400_000, "gzip", 8 * 2**20)
     assert time.monotonic() - began < 1
 
 
-def test_bombs_hold_nobody_up(demo_encoder, bomb):
+def test_bombs_hold_nobody_up(demo_encoder: SentencePieceEncoder, bomb: bytes) -> None:
     """They are read beside the loop: others are answered meanwhile."""
     with listening(FakeEngine(), demo_encoder, max_body_bytes=64 * 2**20) as url:
         statuses: list[int] = []

@@ -2,10 +2,12 @@
 
 import json
 import time
+from typing import Any
 
 import httpx
 import pytest
 
+from prompts.encoder import SentencePieceEncoder
 from server import connection as http_connection
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import ASK
@@ -15,7 +17,9 @@ from tests.support.replies import error, events
 from tests.support.wire import HEAD, exchange, posted
 
 
-def test_a_body_shorter_than_announced_is_waited_for_and_given_up(demo_encoder, monkeypatch):
+def test_a_body_shorter_than_announced_is_waited_for_and_given_up(
+    demo_encoder: SentencePieceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.2)
     engine = FakeEngine()
     with listening(engine, demo_encoder) as url:
@@ -29,7 +33,9 @@ def test_a_body_shorter_than_announced_is_waited_for_and_given_up(demo_encoder, 
         assert not engine.asked
 
 
-def test_a_body_that_is_held_up_by_the_request_before_it_is_not_late(demo_encoder, monkeypatch):
+def test_a_body_that_is_held_up_by_the_request_before_it_is_not_late(
+    demo_encoder: SentencePieceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.2)
     engine = FakeEngine(delay=0.3)
     with listening(engine, demo_encoder) as url:
@@ -42,8 +48,8 @@ def test_a_body_that_is_held_up_by_the_request_before_it_is_not_late(demo_encode
 
 
 def test_a_connection_is_closed_if_the_rest_of_an_answered_request_does_not_come(
-    demo_encoder, monkeypatch
-):
+    demo_encoder: SentencePieceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.2)
     with listening(FakeEngine(), demo_encoder, api_key=["a key"]) as url:
         began = time.monotonic()
@@ -53,7 +59,9 @@ def test_a_connection_is_closed_if_the_rest_of_an_answered_request_does_not_come
 
 
 @pytest.mark.parametrize("pieces", [[HEAD], [b"P"], [HEAD + b"X: y"], [HEAD, *[b"X: y\r\n"] * 30]])
-def test_a_head_that_does_not_come_is_given_up(demo_encoder, monkeypatch, pieces):
+def test_a_head_that_does_not_come_is_given_up(
+    demo_encoder: SentencePieceEncoder, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]
+) -> None:
     monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.3)
     with listening(FakeEngine(), demo_encoder) as url:
         began = time.monotonic()
@@ -61,7 +69,7 @@ def test_a_head_that_does_not_come_is_given_up(demo_encoder, monkeypatch, pieces
         assert time.monotonic() - began < 3
 
 
-def test_a_silent_connection_is_closed(demo_encoder):
+def test_a_silent_connection_is_closed(demo_encoder: SentencePieceEncoder) -> None:
     with listening(FakeEngine(), demo_encoder, timeout_keep_alive=1) as url:
         for pieces in ([], [b"\r\n"]):
             began = time.monotonic()
@@ -69,7 +77,7 @@ def test_a_silent_connection_is_closed(demo_encoder):
             assert 0.5 < time.monotonic() - began < 3
 
 
-def test_a_request_that_takes_too_long_is_ended(demo_encoder):
+def test_a_request_that_takes_too_long_is_ended(demo_encoder: SentencePieceEncoder) -> None:
     engine = FakeEngine(HUNDRED, delay=2)
     with listening(engine, demo_encoder, request_timeout=0.5) as url:
         refused = error(httpx.post(f"{url}/v1/completions", json=ASK), 504)
@@ -84,7 +92,9 @@ def test_a_request_that_takes_too_long_is_ended(demo_encoder):
 
 @pytest.mark.parametrize("ask", [ASK, {**ASK, "stream": True}], ids=["plain", "streamed"])
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-def test_without_a_limit_of_time_a_request_takes_as_long_as_it_likes(demo_encoder, path, ask):
+def test_without_a_limit_of_time_a_request_takes_as_long_as_it_likes(
+    demo_encoder: SentencePieceEncoder, path: str, ask: dict[str, Any]
+) -> None:
     with listening(FakeEngine(delay=0.2), demo_encoder, request_timeout=0) as url:
         reply = httpx.post(f"{url}{path}", json={**ask, "messages": "a"})
     assert (reply.status_code, '"stop"' in reply.text, "error" in reply.text) == (200, True, False)
@@ -102,8 +112,8 @@ def test_without_a_limit_of_time_a_request_takes_as_long_as_it_likes(demo_encode
     ],
 )
 def test_without_time_for_idle_connections_each_reply_closes_its_own(
-    demo_encoder, method, path, content
-):
+    demo_encoder: SentencePieceEncoder, method: str, path: str, content: dict[str, Any] | None
+) -> None:
     with listening(FakeEngine(delay=0.05), demo_encoder, timeout_keep_alive=0) as url:
         body = b"" if content is None else json.dumps(content).encode()
         head = (
@@ -118,7 +128,9 @@ def test_without_time_for_idle_connections_each_reply_closes_its_own(
                 assert reply.headers["connection"] == "close"
 
 
-def test_without_time_for_idle_connections_a_new_one_is_waited_for(demo_encoder, monkeypatch):
+def test_without_time_for_idle_connections_a_new_one_is_waited_for(
+    demo_encoder: SentencePieceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_connection, "ARRIVAL_SECONDS", 0.5)
     with listening(FakeEngine(), demo_encoder, timeout_keep_alive=0) as url:
         assert exchange(url, b"", HEAD.replace(b"POST", b"GET"), b"\r\n", pause=0.2)

@@ -1,6 +1,7 @@
 """Clients that leave the real engine: it is free at once, whatever it did for them."""
 
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests.support.bodies import LONG, MODES
 from tests.support.polling import wait_for
 from tests.support.replies import numbers
-from tests.support.server_process import BATCH, ROOM, connect
+from tests.support.server_process import BATCH, ROOM, Server, connect
 from tests.support.wire import posted
 
 
@@ -27,7 +28,9 @@ def in_engine(http: httpx.Client) -> list[float]:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
-def test_leaving_frees_the_engine_within_a_second(server, http, fields):
+def test_leaving_frees_the_engine_within_a_second(
+    server: Server, http: httpx.Client, fields: dict[str, Any]
+) -> None:
     assert wait_for(lambda: in_engine(http) == [0, 0, 0], 5)
     shown = len(server.lines)
     with connect(server) as connection:
@@ -43,7 +46,9 @@ def test_leaving_frees_the_engine_within_a_second(server, http, fields):
 
 @pytest.mark.engine
 @pytest.mark.parametrize("stream", [False, True])
-def test_leaving_while_others_are_served_costs_nothing(server, http, stream):
+def test_leaving_while_others_are_served_costs_nothing(
+    server: Server, http: httpx.Client, stream: bool
+) -> None:
     """A client whose request waits for room in the batch takes it away; those before it go on."""
     before = numbers(http)["generated_tokens_total"]
     with connect(server) as running:

@@ -3,11 +3,13 @@
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from generation import Delta
+from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import ASK, CHAT, COMPLETIONS
 from tests.support.fake_engine import FakeEngine
@@ -20,14 +22,14 @@ LONG = [*(Delta(0, "字", (5,)) for _ in range(50)), Delta(0, "", (2,), "stop")]
 
 
 @pytest.fixture(scope="module")
-def served(demo_encoder) -> Iterator[tuple[FakeEngine, str]]:
+def served(demo_encoder: SentencePieceEncoder) -> Iterator[tuple[FakeEngine, str]]:
     engine = FakeEngine()
     with listening(engine, demo_encoder) as url:
         yield engine, url
 
 
 @pytest.fixture
-def url(served) -> str:
+def url(served: tuple[FakeEngine, str]) -> str:
     return served[1]
 
 
@@ -38,7 +40,11 @@ def head_and_body(url: str, sent: bytes) -> tuple[bytes, bytes]:
 
 
 def old(
-    path: str, content: dict | None, *fields: str, method: str = "POST", version: str = "1.0"
+    path: str,
+    content: dict[str, Any] | None,
+    *fields: str,
+    method: str = "POST",
+    version: str = "1.0",
 ) -> bytes:
     body = b"" if content is None else json.dumps(content).encode()
     length = () if content is None else (f"Content-Length: {len(body)}",)
@@ -53,8 +59,8 @@ def old(
 )
 @pytest.mark.parametrize("path", ASKS)
 def test_an_old_client_gets_a_stream_without_chunks_up_to_the_end_of_the_connection(
-    demo_encoder, path, fields, version
-):
+    demo_encoder: SentencePieceEncoder, path: str, fields: tuple[str, ...], version: str
+) -> None:
     engine = FakeEngine(LONG, delay=0.001)
     with listening(engine, demo_encoder) as url:
         head, body = head_and_body(
@@ -73,7 +79,9 @@ def test_an_old_client_gets_a_stream_without_chunks_up_to_the_end_of_the_connect
     )
 
 
-def test_an_old_client_gets_a_failure_in_a_stream_without_chunks(demo_encoder):
+def test_an_old_client_gets_a_failure_in_a_stream_without_chunks(
+    demo_encoder: SentencePieceEncoder,
+) -> None:
     engine = FakeEngine([Delta(0, "a", (5,)), RuntimeError("broken")])
     with listening(engine, demo_encoder) as url:
         _, body = head_and_body(url, old(COMPLETIONS, {"prompt": "a", "stream": True}))
@@ -84,7 +92,9 @@ def test_an_old_client_gets_a_failure_in_a_stream_without_chunks(demo_encoder):
         assert f"content-length: {len(body)}".encode() in head
 
 
-def test_an_old_client_that_leaves_a_stream_frees_the_engine(demo_encoder):
+def test_an_old_client_that_leaves_a_stream_frees_the_engine(
+    demo_encoder: SentencePieceEncoder,
+) -> None:
     engine = FakeEngine(LONG * 100, delay=0.01)
     with listening(engine, demo_encoder) as url:
         address = httpx.URL(url)
@@ -108,7 +118,9 @@ def test_an_old_client_that_leaves_a_stream_frees_the_engine(demo_encoder):
         ("GET", "/unknown", None),
     ],
 )
-def test_other_replies_to_an_old_client_are_those_to_a_new_one(url, method, path, content):
+def test_other_replies_to_an_old_client_are_those_to_a_new_one(
+    url: str, method: str, path: str, content: dict[str, Any] | None
+) -> None:
     head, body = head_and_body(url, old(path, content, method=method))
     new = httpx.request(method, f"{url}{path}", json=content)
     assert head.startswith(f"http/1.1 {new.status_code} ".encode())
@@ -117,13 +129,13 @@ def test_other_replies_to_an_old_client_are_those_to_a_new_one(url, method, path
     assert len(body) == len(new.content)
 
 
-def test_an_old_client_is_not_told_to_continue(url):
+def test_an_old_client_is_not_told_to_continue(url: str) -> None:
     head, body = head_and_body(url, old(COMPLETIONS, {"prompt": "a"}, "Expect: 100-continue"))
     assert head.startswith(b"http/1.1 200 ")
     assert json.loads(body)["choices"][0]["text"] == "北京。"
 
 
-def test_a_new_client_gets_chunks_and_keeps_its_connection(url):
+def test_a_new_client_gets_chunks_and_keeps_its_connection(url: str) -> None:
     with httpx.Client(base_url=url) as client:
         for _ in range(2):
             reply = client.post(COMPLETIONS, json={"prompt": "a", "stream": True})
@@ -139,7 +151,8 @@ def refused(url: str, sent: bytes) -> str:
     assert f"content-length: {len(body)}".encode() in head
     error = json.loads(body)["error"]
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", None, None)
-    return error["message"]
+    message: str = error["message"]
+    return message
 
 
 @pytest.mark.parametrize(
@@ -158,7 +171,7 @@ def refused(url: str, sent: bytes) -> str:
     ids=str,
 )
 @pytest.mark.parametrize("path", ["/health", COMPLETIONS])
-def test_a_request_has_one_host(url, version, fields, path):
+def test_a_request_has_one_host(url: str, version: str, fields: list[str], path: str) -> None:
     content = None if path == "/health" else {"prompt": "a"}
     assert refused(
         url, old(path, content, *fields, version=version, method="POST" if content else "GET")
@@ -169,7 +182,7 @@ def test_a_request_has_one_host(url, version, fields, path):
     "host",
     ["", "x", "localhost:8000", "127.0.0.1", "[::1]:80", "a_b.example", "%2Ftmp%2Fx.sock", "x \t"],
 )
-def test_every_host_that_is_one_is_welcome(url, host):
+def test_every_host_that_is_one_is_welcome(url: str, host: str) -> None:
     for spelt in (host, f"\t {host} \t"):
         sent = f"GET /health HTTP/1.1\r\nHost:{spelt}\r\nConnection: close\r\n\r\n".encode()
         assert head_and_body(url, sent)[0].startswith(b"http/1.1 200 ")
@@ -213,7 +226,9 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize(("fields", "body"), AMBIGUOUS.values(), ids=AMBIGUOUS)
-def test_what_could_be_read_in_two_ways_is_a_400(served, fields, body):
+def test_what_could_be_read_in_two_ways_is_a_400(
+    served: tuple[FakeEngine, str], fields: list[str], body: bytes
+) -> None:
     engine, url = served
     engine.asked.clear()
     head = "\r\n".join((f"POST {COMPLETIONS} HTTP/1.1", "Host: x", *fields, "", "")).encode()
@@ -221,12 +236,12 @@ def test_what_could_be_read_in_two_ways_is_a_400(served, fields, body):
     assert not engine.asked
 
 
-def test_chunks_from_an_old_client_are_a_400(url):
+def test_chunks_from_an_old_client_are_a_400(url: str) -> None:
     head = f"POST {COMPLETIONS} HTTP/1.0\r\n{CHUNKED}\r\n\r\n".encode()
     assert "chunked" in refused(url, head + CHUNKS)
 
 
-def test_well_formed_chunks_are_read(url):
+def test_well_formed_chunks_are_read(url: str) -> None:
     for chunks in (
         CHUNKS,
         CHUNKS.replace(b"f\r", b"F;a=b\r", 1),
@@ -239,14 +254,18 @@ def test_well_formed_chunks_are_read(url):
 @pytest.mark.parametrize(
     "noise", [b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n", b"{}\r\n\r\n"]
 )
-def test_what_is_no_http_gets_the_one_shape_of_errors(demo_encoder, noise):
+def test_what_is_no_http_gets_the_one_shape_of_errors(
+    demo_encoder: SentencePieceEncoder, noise: bytes
+) -> None:
     with listening(FakeEngine(), demo_encoder) as url:
         heard = exchange(url, noise)
         assert b" 400 " in heard.split(b"\r\n")[0]
         assert "HTTP" in error(parsed(heard), 400).message
 
 
-def test_noise_after_a_request_ends_it_without_a_second_head(demo_encoder):
+def test_noise_after_a_request_ends_it_without_a_second_head(
+    demo_encoder: SentencePieceEncoder,
+) -> None:
     engine = FakeEngine(script=[Delta(0, "a", (5,))] * 1000, delay=0.01)
     with listening(engine, demo_encoder) as url:
         body = json.dumps({**ASK, "stream": True}).encode()

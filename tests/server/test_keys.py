@@ -1,8 +1,12 @@
 """Keys: which requests want one, where they are read from, and that nobody is shown them."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 import openai_api_server_vllm
 from settings import Settings, StartError, read_keys
@@ -13,7 +17,7 @@ KEYS = ["first key", "zweiter-Schlüssel"]
 
 
 @pytest.fixture
-def guarded(serve):
+def guarded(serve: Callable[..., TestClient]) -> TestClient:
     return serve(api_key=KEYS)
 
 
@@ -21,10 +25,14 @@ def bearer(key: str) -> dict[str, bytes]:
     return {"Authorization": f"Bearer {key}".encode()}
 
 
-def test_every_route_but_health_wants_a_key(serve, guarded):
+def test_every_route_but_health_wants_a_key(
+    serve: Callable[..., TestClient], guarded: TestClient
+) -> None:
+    app = guarded.app
+    assert isinstance(app, FastAPI)
     paths = {
         route.path.replace("{model_id:path}", "a/b")
-        for route in guarded.app.routes
+        for route in app.routes
         if hasattr(route, "path")
     }
     assert {
@@ -57,7 +65,7 @@ def test_every_route_but_health_wants_a_key(serve, guarded):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_each_key_opens(guarded, key):
+def test_each_key_opens(guarded: TestClient, key: str) -> None:
     assert guarded.get("/v1/models", headers=bearer(key)).status_code == 200
     assert (
         guarded.get("/v1/models", headers={"Authorization": f"bearer  {key} ".encode()}).status_code
@@ -70,14 +78,14 @@ def test_each_key_opens(guarded, key):
     "sent",
     ["", "Bearer", "Bearer ", "Bearer first", "first key", "Basic first key", "Bearer x" * 999],
 )
-def test_what_is_no_key_does_not_open(guarded, sent):
+def test_what_is_no_key_does_not_open(guarded: TestClient, sent: str) -> None:
     assert (
         error(guarded.get("/v1/models", headers={"Authorization": sent}), 401).code
         == "invalid_api_key"
     )
 
 
-def test_a_browser_can_read_the_refusal_and_ask_before(guarded):
+def test_a_browser_can_read_the_refusal_and_ask_before(guarded: TestClient) -> None:
     origin = {"Origin": "http://example.org"}
     refused = guarded.get("/v1/models", headers=origin)
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
@@ -90,7 +98,7 @@ def test_a_browser_can_read_the_refusal_and_ask_before(guarded):
     assert guarded.options("/v1/completions").status_code == 405
 
 
-def test_keys_come_from_flags_and_the_environment(monkeypatch):
+def test_keys_come_from_flags_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
     monkeypatch.setattr(
         openai_api_server_vllm, "serve", lambda settings, others: seen.append(settings)
@@ -114,26 +122,33 @@ def test_keys_come_from_flags_and_the_environment(monkeypatch):
         (["my key", "钥匙"], "k3", ["my key", "钥匙", "k3"]),
     ],
 )
-def test_blanks_around_a_key_are_no_part_of_it(given, variable, keys):
+def test_blanks_around_a_key_are_no_part_of_it(
+    given: list[str], variable: str | None, keys: list[str]
+) -> None:
     assert read_keys(given, variable) == keys
 
 
 @pytest.mark.parametrize("key", ["", "  ", "\n", "\ufeff", "k1\nk2", "k\x00"])
-def test_a_key_that_no_client_can_send_ends_the_start(key):
+def test_a_key_that_no_client_can_send_ends_the_start(key: str) -> None:
     with pytest.raises(StartError, match="key"):
         read_keys(["k1", key], None)
 
 
 @pytest.mark.parametrize("variable", ["", " ", ",", " , \n", "\ufeff"])
 @pytest.mark.parametrize("given", [[], ["k1"]])
-def test_a_variable_without_a_key_ends_the_start(capsys, monkeypatch, given, variable):
+def test_a_variable_without_a_key_ends_the_start(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    variable: str,
+) -> None:
     monkeypatch.setattr(sys, "argv", ["server", *(f"--api-key={key}" for key in given)])
     monkeypatch.setenv("VLLM_API_KEY", variable)
     assert openai_api_server_vllm.main() == 1
     assert capsys.readouterr().err.startswith("error: VLLM_API_KEY is set, but holds no key")
 
 
-def test_keys_stay_out_of_the_log(guarded, lines):
+def test_keys_stay_out_of_the_log(guarded: TestClient, lines: Callable[[], list[str]]) -> None:
     for sent in (KEYS[1], "wrong-marker"):
         guarded.get("/v1/models", headers=bearer(sent))
         guarded.get(f"/v1/models?key={sent}", headers=bearer(sent))
@@ -141,7 +156,7 @@ def test_keys_stay_out_of_the_log(guarded, lines):
     assert not [line for line in lines() if KEYS[1] in line or "wrong-marker" in line]
 
 
-def test_keys_stay_out_of_what_is_shown():
+def test_keys_stay_out_of_what_is_shown() -> None:
     settings = Settings(api_key=KEYS, host="0.0.0.0")
     from server.console import banner
 
@@ -163,7 +178,7 @@ def test_keys_stay_out_of_what_is_shown():
         ({"host": "0.0.0.0", "api_key": KEYS}, False),
     ],
 )
-def test_an_open_server_says_so(settings, is_open):
+def test_an_open_server_says_so(settings: dict[str, Any], is_open: bool) -> None:
     from server.console import banner
 
     assert (

@@ -1,13 +1,16 @@
 """The numbers of `/metrics`: of requests, and of the engine."""
 
+import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.support.bodies import ASK, LONG
+from tests.support.fake_engine import FakeEngine
 from tests.support.polling import wait_for
 from tests.support.replies import numbers
 
 
-def test_metrics_count(client, engine):
+def test_metrics_count(client: TestClient, engine: FakeEngine) -> None:
     before = numbers(client)
     prompt_tokens = client.post("/v1/completions", json=ASK).json()["usage"]["prompt_tokens"]
     client.post("/v1/completions", json={**ASK, "stream": True})
@@ -27,7 +30,7 @@ def test_metrics_count(client, engine):
 
 
 @pytest.mark.engine
-def test_the_engine_is_seen(http):
+def test_the_engine_is_seen(http: httpx.Client) -> None:
     with http.stream(
         "POST", "/v1/completions", json={**LONG, "prompt": "你好", "stream": True}
     ) as stream:

@@ -1,19 +1,23 @@
 """Behind a proxy with a prefix: every path works with it and without it, whatever the proxy leaves of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.routing import Mount, Route
 
+from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
 from tests.support.fake_engine import FakeEngine
 from tests.support.replies import events
 
 ROOT_PATH = "/llm/api"
 KEY = {"Authorization": "Bearer a key"}
-ASKS = {
+ASKS: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "a"},
     "/v1/chat/completions": {"messages": "a"},
     "/tokenize": {"prompt": "a"},
@@ -26,8 +30,12 @@ NAMES = ("a/b", "llm/api/v1/models", "/data/llm")
 
 
 @pytest.fixture(scope="module")
-def client(demo_encoder) -> Iterator[httpx.Client]:
-    settings = {"root_path": "llm//api/", "api_key": ["a key"], "served_model_name": NAMES}
+def client(demo_encoder: SentencePieceEncoder) -> Iterator[httpx.Client]:
+    settings: dict[str, Any] = {
+        "root_path": "llm//api/",
+        "api_key": ["a key"],
+        "served_model_name": NAMES,
+    }
     with (
         listening(FakeEngine(), demo_encoder, **settings) as url,
         httpx.Client(base_url=url, headers=KEY) as client,
@@ -36,7 +44,9 @@ def client(demo_encoder) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_route_is_there_with_and_without_the_prefix(client, spelling):
+def test_every_route_is_there_with_and_without_the_prefix(
+    client: httpx.Client, spelling: str
+) -> None:
     for path in READ:
         reply = client.get(f"{client.base_url}{spelling.format(path.format(NAMES[0]))}")
         assert reply.status_code == 200, path
@@ -55,23 +65,26 @@ def test_every_route_is_there_with_and_without_the_prefix(client, spelling):
     assert events(stream.text)[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_no_route_is_left_out_here(client, serve):
-    paths = {route.path for route in serve().app.routes} - {
-        "/docs/oauth2-redirect",
-        "/static-offline-docs",
-    }
+def test_no_route_is_left_out_here(client: httpx.Client, serve: Callable[..., TestClient]) -> None:
+    app = serve().app
+    assert isinstance(app, FastAPI)
+    routes = [route for route in app.routes if isinstance(route, Route | Mount)]
+    assert len(routes) == len(app.routes)
+    paths = {route.path for route in routes} - {"/docs/oauth2-redirect", "/static-offline-docs"}
     assert {re.sub("{.*}", "{}", path) for path in paths} <= {*READ, *ASKS}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_is_found_by_a_name_that_looks_like_the_prefix(client, spelling, name):
+def test_a_model_is_found_by_a_name_that_looks_like_the_prefix(
+    client: httpx.Client, spelling: str, name: str
+) -> None:
     path = spelling.format(f"/v1/models/{name}")
     assert client.get(f"{client.base_url}{path}").json()["id"] == name
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_the_key_is_wanted_with_and_without_the_prefix(client, spelling):
+def test_the_key_is_wanted_with_and_without_the_prefix(client: httpx.Client, spelling: str) -> None:
     for path in [*READ, *ASKS, "/unknown", "/health/x", "/llm/api/health", "/llm"]:
         reply = client.get(
             f"{client.base_url}{spelling.format(path)}", headers={"Authorization": "Bearer other"}
@@ -91,17 +104,17 @@ def test_the_key_is_wanted_with_and_without_the_prefix(client, spelling):
         "/llmx/api",
     ],
 )
-def test_other_paths_are_not_found(client, path):
+def test_other_paths_are_not_found(client: httpx.Client, path: str) -> None:
     reply = client.get(path)
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["", "/", "/llm/api", "/llm/api/", "//llm/api//"])
-def test_the_root_is_one_path(client, path):
+def test_the_root_is_one_path(client: httpx.Client, path: str) -> None:
     assert client.get(f"{client.base_url}{path}").status_code == 404
 
 
-def test_the_docs_lead_to_paths_that_are_there(client):
+def test_the_docs_lead_to_paths_that_are_there(client: httpx.Client) -> None:
     assert client.get("/openapi.json").json()["servers"] == [{"url": ROOT_PATH}]
     for page in ("/docs", f"{ROOT_PATH}/docs"):
         text = client.get(page).text
@@ -116,12 +129,16 @@ def test_the_docs_lead_to_paths_that_are_there(client):
     "path",
     ["/v1/models", "/v1/v1/models", "/version", "/v1/version", "/v1/models/a", "/v1/v1/models/a"],
 )
-def test_a_prefix_that_begins_a_route_hides_none(demo_encoder, path):
+def test_a_prefix_that_begins_a_route_hides_none(
+    demo_encoder: SentencePieceEncoder, path: str
+) -> None:
     with listening(FakeEngine(), demo_encoder, root_path="/v1", served_model_name=("a",)) as url:
         assert httpx.get(f"{url}{path}").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/llm/api/v1/models", "/llm/api/llm/api/v1/models"])
-def test_a_server_that_puts_no_prefix_before_the_path_is_understood_too(serve, path):
+def test_a_server_that_puts_no_prefix_before_the_path_is_understood_too(
+    serve: Callable[..., TestClient], path: str
+) -> None:
     client = TestClient(serve().app, root_path=ROOT_PATH)
     assert client.get(path).status_code == 200

@@ -7,13 +7,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import serving
 from tests.support.bodies import ASK
 from tests.support.fake_engine import HUNDRED, FakeEngine
@@ -24,9 +25,11 @@ from tests.support.wire import HEAD, received
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_without_time_to_drain_running_requests_are_told_at_once(demo_encoder, stream):
+def test_without_time_to_drain_running_requests_are_told_at_once(
+    demo_encoder: SentencePieceEncoder, stream: bool
+) -> None:
     engine = FakeEngine(HUNDRED, delay=0.3)
-    heard = []
+    heard: list[httpx.Response] = []
     with serving(engine, demo_encoder, drain_timeout=0) as (url, server):
         asking = in_threads(
             2,
@@ -48,7 +51,7 @@ def test_without_time_to_drain_running_requests_are_told_at_once(demo_encoder, s
         assert error["code"] == "shutting_down"
 
 
-def in_threads(count: int, work) -> list[threading.Thread]:
+def in_threads(count: int, work: Callable[[], object]) -> list[threading.Thread]:
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -56,9 +59,11 @@ def in_threads(count: int, work) -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-def test_a_signal_lets_running_requests_end_or_tells_them(demo_encoder, is_late):
+def test_a_signal_lets_running_requests_end_or_tells_them(
+    demo_encoder: SentencePieceEncoder, is_late: bool
+) -> None:
     engine = FakeEngine(HUNDRED, delay=0.02)
-    heard = []
+    heard: list[str] = []
     with serving(engine, demo_encoder, drain_timeout=0.5 if is_late else 30) as (url, server):
         streams = in_threads(
             8,
@@ -85,7 +90,7 @@ def test_a_signal_lets_running_requests_end_or_tells_them(demo_encoder, is_late)
     assert len(heard) == 8
 
 
-def test_the_death_of_the_engine_ends_the_server(demo_encoder):
+def test_the_death_of_the_engine_ends_the_server(demo_encoder: SentencePieceEncoder) -> None:
     engine = FakeEngine()
     with serving(engine, demo_encoder) as (_, server):
         engine.is_dead = True
@@ -129,7 +134,7 @@ def busy(
 
 
 @pytest.mark.engine
-def test_ctrl_c_amid_streams_lets_all_end():
+def test_ctrl_c_amid_streams_lets_all_end() -> None:
     """As SIGTERM does; a terminal sends it to all processes of the command."""
     with busy(32, 400) as (server, heard, listeners):
         os.killpg(server.process.pid, signal.SIGINT)
@@ -151,7 +156,7 @@ def test_ctrl_c_amid_streams_lets_all_end():
 
 
 @pytest.mark.engine
-def test_the_engine_does_not_outlive_a_killed_server():
+def test_the_engine_does_not_outlive_a_killed_server() -> None:
     with busy(1, 1900) as (server, _, _):
         processes = _engine_processes(server.process.pid).values()
         assert len(processes) >= 2
@@ -161,7 +166,7 @@ def test_the_engine_does_not_outlive_a_killed_server():
 
 
 @pytest.mark.engine
-def test_a_second_signal_ends_at_once():
+def test_a_second_signal_ends_at_once() -> None:
     with busy(4, 1900) as (server, heard, listeners):
         processes = _engine_processes(server.process.pid).values()
         server.process.send_signal(signal.SIGTERM)
@@ -184,7 +189,7 @@ def _children(pid: int) -> list[int]:
 
 def _engine_processes(pid: int) -> dict[str, int]:
     """By what they call themselves."""
-    found = {}
+    found: dict[str, int] = {}
     for child in _children(pid):
         name = Path(f"/proc/{child}/comm").read_text().strip()
         found |= {name: child, **_engine_processes(child)}
@@ -193,7 +198,7 @@ def _engine_processes(pid: int) -> dict[str, int]:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("name", ["VLLM::EngineCor", "VLLM::Worker"])
-def test_a_dead_engine_is_told_and_ends_the_process(name):
+def test_a_dead_engine_is_told_and_ends_the_process(name: str) -> None:
     with busy(8, 1900) as (server, heard, listeners):
         processes = _engine_processes(server.process.pid)
         os.kill(processes[name], signal.SIGKILL)

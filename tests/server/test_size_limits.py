@@ -1,10 +1,13 @@
 """Bodies and heads that are too large, refused as soon as that is known."""
 
 import json
+from collections.abc import Callable
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import ASK
 from tests.support.fake_engine import FakeEngine
@@ -12,13 +15,13 @@ from tests.support.replies import error
 from tests.support.wire import HEAD, exchange, parsed
 
 
-def test_a_body_announced_too_large_is_refused_unread(serve):
+def test_a_body_announced_too_large_is_refused_unread(serve: Callable[..., TestClient]) -> None:
     client = serve(max_body_bytes=1000)
     assert "1000 bytes" in error(client.post("/v1/completions", content=b" " * 1001), 413).message
     assert client.post("/v1/completions", content=json.dumps(ASK).ljust(1000)).status_code == 200
 
 
-def test_a_body_that_grows_too_large_is_refused(demo_encoder):
+def test_a_body_that_grows_too_large_is_refused(demo_encoder: SentencePieceEncoder) -> None:
     with listening(FakeEngine(), demo_encoder, max_body_bytes=1000) as url:
         chunk = b"258\r\n" + b" " * 600 + b"\r\n"
         heard = exchange(url, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk)
@@ -37,7 +40,9 @@ def test_a_body_that_grows_too_large_is_refused(demo_encoder):
     ],
     ids=["one field", "no end", "many fields", "path"],
 )
-def test_a_head_that_is_too_large_is_cut_off(demo_encoder, pieces):
+def test_a_head_that_is_too_large_is_cut_off(
+    demo_encoder: SentencePieceEncoder, pieces: list[bytes]
+) -> None:
     with listening(FakeEngine(), demo_encoder) as url:
         heard = exchange(url, *pieces)
         assert b" 431 " in heard.split(b"\r\n")[0]

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import pytest
 import uvloop
@@ -10,17 +11,19 @@ from server.sockets import bind_sockets
 from settings import Settings, StartError
 
 
-def test_a_name_that_is_no_host():
+def test_a_name_that_is_no_host() -> None:
     with pytest.raises(StartError, match="no address"):
         bind_sockets(Settings(host="no.such.host.invalid"))
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_no_connection_holds_small_events_back(loop):
+def test_no_connection_holds_small_events_back(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     """Whichever loop serves: asyncio's leaves Nagle's delay on where a listening socket does not name its protocol."""
 
     class Answer(asyncio.Protocol):
-        def connection_made(self, transport):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             accepted = transport.get_extra_info("socket")
             transport.write(bytes([accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)]))
 
@@ -37,7 +40,7 @@ def test_no_connection_holds_small_events_back(loop):
         assert runner.run(connected()) == b"\x01"
 
 
-def test_every_address_of_localhost_listens_on_one_port():
+def test_every_address_of_localhost_listens_on_one_port() -> None:
     sockets = bind_sockets(Settings(host="localhost", port=0))
     assert len({bound.getsockname()[1] for bound in sockets}) == 1
     for bound in sockets:

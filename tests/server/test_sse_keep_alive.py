@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from fastapi.testclient import TestClient
+from starlette.types import Message, Scope
 
 from api.events import SPELLING, to_event
 from errors import APIError
-from generation import Delta
+from generation import Delta, Sink, Source
+from prompts.encoder import SentencePieceEncoder
 from server.event_stream import COMMENT, EventStream
 from server.request_record import STATE_KEY, RequestRecord
 from tests.support.app_on_fake_engine import listening
@@ -42,17 +46,17 @@ HEARTBEAT = COMMENT.decode()
 Kept = Callable[..., tuple[FakeEngine, str]]
 
 
-def as_events(payloads):
+def as_events(payloads: Source[bytes]) -> Source[bytes]:
     """What writes JSON payloads, some at a time, as what writes events."""
 
-    async def events(write):
+    async def events(write: Sink[bytes]) -> None:
         await payloads(lambda pieces: write([*map(to_event, pieces)]))
 
     return events
 
 
 @pytest.fixture(scope="module")
-def kept(demo_encoder) -> Iterator[Kept]:
+def kept(demo_encoder: SentencePieceEncoder) -> Iterator[Kept]:
     """A server that lets a stream be silent for 0.1 seconds: its engine, which speaks as told from then on, its URL."""
     engine = FakeEngine()
 
@@ -69,7 +73,9 @@ def script(choices: int = 1, *after: Exception) -> list[Delta | Exception]:
 
 
 @contextmanager
-def asked(url: str, path: str, content: dict, version: str = "1.1") -> Iterator[socket.socket]:
+def asked(
+    url: str, path: str, content: dict[str, Any], version: str = "1.1"
+) -> Iterator[socket.socket]:
     """A connection that has asked for a stream."""
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port), timeout=10) as connection:
@@ -89,7 +95,9 @@ def pieces(connection: socket.socket) -> list[tuple[float, bytes]]:
 @pytest.mark.parametrize(
     ("path", "content", "version"), [*((*ask, "1.1") for ask in ASKS.values()), OLD], ids=str
 )
-def test_a_silent_stream_is_kept_alive_from_its_head_on(kept, path, content, version):
+def test_a_silent_stream_is_kept_alive_from_its_head_on(
+    kept: Kept, path: str, content: dict[str, Any], version: str
+) -> None:
     _, url = kept(script(content.get("n", 1)), 0.2)
     with asked(url, path, content, version) as connection:
         said = b"".join(piece for _, piece in pieces(connection))
@@ -102,7 +110,7 @@ def test_a_silent_stream_is_kept_alive_from_its_head_on(kept, path, content, ver
     assert body.count(COMMENT) >= 3
 
 
-def test_no_silence_is_much_longer_than_asked_for(kept):
+def test_no_silence_is_much_longer_than_asked_for(kept: Kept) -> None:
     _, url = kept(script(), 1)
     with asked(url, CHAT, {"messages": "a"}) as connection:
         times = [0.0, *(at for at, _ in pieces(connection))]
@@ -111,7 +119,9 @@ def test_no_silence_is_much_longer_than_asked_for(kept):
 
 
 @pytest.mark.parametrize(("path", "content"), ASKS.values(), ids=ASKS)
-def test_the_comments_are_all_that_a_stream_has_more(serve, engine, path, content):
+def test_the_comments_are_all_that_a_stream_has_more(
+    serve: Callable[..., TestClient], engine: FakeEngine, path: str, content: dict[str, Any]
+) -> None:
     """Through TestClient, which writes nothing at once."""
     engine.script = script(content.get("n", 1))
     ask = {**content, "stream": True, "stream_options": {"include_usage": True}}
@@ -129,7 +139,7 @@ def test_the_comments_are_all_that_a_stream_has_more(serve, engine, path, conten
     assert client_events(reply) == plain
 
 
-def client_events(reply: httpx.Response) -> list[dict]:
+def client_events(reply: httpx.Response) -> list[dict[str, Any]]:
     """The events without what differs between two replies."""
     assert reply.status_code == 200
     payloads = events(reply.text.replace(HEARTBEAT, ""))
@@ -140,7 +150,9 @@ def client_events(reply: httpx.Response) -> list[dict]:
 
 
 @pytest.mark.parametrize("delay", [0.02, 0.2])
-def test_no_comment_comes_while_something_else_does_or_where_they_are_off(demo_encoder, delay):
+def test_no_comment_comes_while_something_else_does_or_where_they_are_off(
+    demo_encoder: SentencePieceEncoder, delay: float
+) -> None:
     engine = FakeEngine([Delta(0, "字", (5,))] * 8 + [Delta(0, "", (2,), "stop")], delay=delay)
     with listening(engine, demo_encoder, sse_keep_alive=0.15 if delay < 0.1 else 0) as url:
         assert (
@@ -156,8 +168,13 @@ FULL = APIError(503, "Full.", code="server_overloaded", headers={"Retry-After": 
     ("failure", "status", "code"), [(FULL, 503, FULL.code), (RuntimeError(), 500, None)]
 )
 def test_a_failure_keeps_its_status_until_the_first_comment(
-    kept, path, content, failure, status, code
-):
+    kept: Kept,
+    path: str,
+    content: dict[str, Any],
+    failure: Exception,
+    status: int,
+    code: str | None,
+) -> None:
     _, url = kept([failure], 0)
     reply = httpx.post(f"{url}{path}", json={**content, "stream": True})
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
@@ -173,7 +190,9 @@ def test_a_failure_keeps_its_status_until_the_first_comment(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_request_that_takes_too_long_is_an_event_after_the_first_comment(demo_encoder, stream):
+def test_a_request_that_takes_too_long_is_an_event_after_the_first_comment(
+    demo_encoder: SentencePieceEncoder, stream: bool
+) -> None:
     with listening(
         FakeEngine(delay=5), demo_encoder, sse_keep_alive=0.1, request_timeout=0.35
     ) as url:
@@ -188,8 +207,13 @@ def test_a_request_that_takes_too_long_is_an_event_after_the_first_comment(demo_
 )
 @pytest.mark.parametrize("hears_comments", [True, False])
 def test_a_client_that_leaves_a_silent_stream_frees_the_engine(
-    kept, path, content, version, hears_comments, caplog
-):
+    kept: Kept,
+    path: str,
+    content: dict[str, Any],
+    version: str,
+    hears_comments: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     engine, url = kept([Delta(0, "", (5,))] * 100, 60)
     with asked(url, path, content, version) as connection:
         assert wait_for(lambda: engine.running, 5)
@@ -199,7 +223,7 @@ def test_a_client_that_leaves_a_silent_stream_frees_the_engine(
     assert not caplog.records
 
 
-def test_a_client_that_reads_slowly_gets_no_comments(demo_encoder):
+def test_a_client_that_reads_slowly_gets_no_comments(demo_encoder: SentencePieceEncoder) -> None:
     """Its connection is full of events, and stays as it is."""
     large = [Delta(0, "字" * 500_000, (5,)) for _ in range(20)]
     engine = FakeEngine([*large, Delta(0, "", (2,), "stop")])
@@ -217,7 +241,7 @@ class Peer:
     """An ASGI server that sends nothing while there is no room."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
+        self.scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
         if is_direct:
             self.scope["write_now"] = self.write_now
         self.sent: list[bytes] = []
@@ -229,10 +253,10 @@ class Peer:
         self.sent.append(body)
         return self.room.is_set()
 
-    async def receive(self):
-        await asyncio.Event().wait()
+    async def receive(self) -> Message:
+        return await asyncio.Future[Message]()
 
-    async def send(self, message) -> None:
+    async def send(self, message: Message) -> None:
         self.waits += 1
         await self.room.wait()
         self.waits -= 1
@@ -242,12 +266,12 @@ class Peer:
 @pytest.mark.parametrize("is_direct", [True, False])
 @pytest.mark.parametrize("silent", [True, False])
 def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_stream(
-    is_direct, silent
-):
-    async def payloads(write):
+    is_direct: bool, silent: bool
+) -> None:
+    async def payloads(write: Sink[bytes]) -> None:
         peer.room.clear()
         if not silent and (drain := write([b"1"])):
-            draining = asyncio.create_task(drain())
+            draining = asyncio.ensure_future(drain())
         await asyncio.sleep(0.2)
         assert peer.waits == 1
         peer.room.set()
@@ -257,7 +281,7 @@ def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_strea
         if drain := write([b"2"]):
             await drain()
 
-    async def stream():
+    async def stream() -> None:
         await EventStream(as_events(payloads), SPELLING, {}, 600, 0.02)(
             peer.scope, peer.receive, peer.send
         )
@@ -274,16 +298,18 @@ def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_strea
     asyncio.run(stream())
 
 
-def test_a_server_that_fails_to_send_a_comment_harms_nothing(caplog):
+def test_a_server_that_fails_to_send_a_comment_harms_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """As other servers than uvicorn do once the client has left."""
 
-    async def payloads(write):
+    async def payloads(write: Sink[bytes]) -> None:
         await asyncio.sleep(0.1)
 
-    async def stream():
+    async def stream() -> None:
         peer = Peer(is_direct=False)
 
-        async def send(message):
+        async def send(message: Message) -> None:
             peer.waits += 1
             if message.get("body") == COMMENT:
                 raise OSError("the client has left")
@@ -297,20 +323,21 @@ def test_a_server_that_fails_to_send_a_comment_harms_nothing(caplog):
     assert not caplog.records
 
 
-def test_the_official_client_passes_over_comments(demo_encoder):
+def test_the_official_client_passes_over_comments(demo_encoder: SentencePieceEncoder) -> None:
     with listening(FakeEngine(delay=0.2), demo_encoder, sse_keep_alive=0.05) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
-        messages = [{"role": "user", "content": "a"}]
         chunks = [
             *client.chat.completions.create(
-                model="chinese-llama-alpaca-2", messages=messages, stream=True
+                model="chinese-llama-alpaca-2",
+                messages=[{"role": "user", "content": "a"}],
+                stream=True,
             )
         ]
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "北京。"
         client.close()
 
 
-def test_a_reader_of_lines_sees_a_comment_as_one(demo_encoder):
+def test_a_reader_of_lines_sees_a_comment_as_one(demo_encoder: SentencePieceEncoder) -> None:
     with (
         listening(FakeEngine(delay=0.2), demo_encoder, sse_keep_alive=0.05) as url,
         httpx.stream("POST", f"{url}{CHAT}", json={"messages": "a", "stream": True}) as reply,

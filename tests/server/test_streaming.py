@@ -1,21 +1,23 @@
 """A stream of events at the level of ASGI: what is written at once, and what waits for a slow client."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Scope
 
 from api.events import SPELLING, to_event
 from errors import APIError
-from generation import Delta, merge
+from generation import Delta, Sink, Source, merge
 from server.event_stream import EventStream, while_connected
 from server.request_record import STATE_KEY, RequestRecord
 
 
-def as_events(payloads):
+def as_events(payloads: Source[bytes]) -> Source[bytes]:
     """What writes JSON payloads, some at a time, as what writes events."""
 
-    async def events(write):
+    async def events(write: Sink[bytes]) -> None:
         await payloads(lambda pieces: write([*map(to_event, pieces)]))
 
     return events
@@ -25,10 +27,10 @@ class Server:
     """What an ASGI server gives an app; `write_now` is there if `is_direct`, and says no when `is_slow`."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
+        self.scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
         if is_direct:
             self.scope["write_now"] = self.write_now
-        self.sent: list[str | int] = []
+        self.sent: list[Any] = []
         self.is_slow = False
         self.room = asyncio.Event()
         self.room.set()
@@ -37,15 +39,15 @@ class Server:
         self.sent.append(body.decode())
         return not self.is_slow
 
-    async def receive(self):
-        await asyncio.Event().wait()
+    async def receive(self) -> Message:
+        return await asyncio.Future[Message]()
 
-    async def send(self, message) -> None:
+    async def send(self, message: Message) -> None:
         await self.room.wait()
         await asyncio.sleep(0)
         self.sent.append(message.get("status") or message["body"].decode())
 
-    async def stream(self, payloads) -> list[str | int]:
+    async def stream(self, payloads: Source[bytes]) -> list[Any]:
         await EventStream(as_events(payloads), SPELLING, {}, 600, 0)(
             self.scope, self.receive, self.send
         )
@@ -53,13 +55,13 @@ class Server:
 
 
 @pytest.mark.parametrize("is_direct", [True, False])
-def test_events_come_in_order(is_direct):
-    async def payloads(write):
+def test_events_come_in_order(is_direct: bool) -> None:
+    async def payloads(write: Sink[bytes]) -> None:
         for batch in ([b"1", b"2"], [b"3"], [b"4"]):
             if drain := write(batch):
                 await drain()
 
-    async def stream():
+    async def stream() -> None:
         server = Server(is_direct)
         first, second, third, *others = await server.stream(payloads)
         assert (first, second, third) == (200, "data: 1\n\ndata: 2\n\n", "data: 3\n\n")
@@ -69,26 +71,24 @@ def test_events_come_in_order(is_direct):
 
 
 @pytest.mark.parametrize("is_direct", [True, False])
-def test_writers_beside_each_other_keep_the_order_of_their_writes(is_direct):
-    server = None
+def test_writers_beside_each_other_keep_the_order_of_their_writes(is_direct: bool) -> None:
+    server = Server(is_direct)
 
-    async def payloads(write):
-        async def one(number):
+    async def payloads(write: Sink[bytes]) -> None:
+        async def one(number: int) -> None:
             for at in range(3):
                 written.append(f"{number}{at}")
                 if drain := write([f"{number}{at}".encode()]):
                     await drain()
                 await asyncio.sleep(0.001 * number)
 
-        written = []
+        written: list[str] = []
         server.room.clear()  # the head waits for the client
         asyncio.get_running_loop().call_later(0.01, server.room.set)
         await asyncio.gather(*map(one, range(3)))
         write([("after " + ",".join(written)).encode()])
 
-    async def stream():
-        nonlocal server
-        server = Server(is_direct)
+    async def stream() -> None:
         head, *events = await server.stream(payloads)
         *first, order, done = "".join(events).split("\n\n")[:-1]
         assert (head, done) == (200, "data: [DONE]")
@@ -98,17 +98,19 @@ def test_writers_beside_each_other_keep_the_order_of_their_writes(is_direct):
     asyncio.run(stream())
 
 
-def test_a_slow_client_is_waited_for():
-    async def stream():
+def test_a_slow_client_is_waited_for() -> None:
+    async def stream() -> None:
         server = Server(is_direct=True)
 
-        async def payloads(write):
-            await write([b"1"])()
+        async def payloads(write: Sink[bytes]) -> None:
+            drain = write([b"1"])
+            assert drain is not None
+            await drain()
             server.is_slow = True
             drain = write([b"2"])
             assert drain is not None
             server.room.clear()
-            waiting = asyncio.create_task(drain())
+            waiting = asyncio.ensure_future(drain())
             await asyncio.sleep(0.01)
             assert not waiting.done()
             server.is_slow = False
@@ -123,15 +125,17 @@ def test_a_slow_client_is_waited_for():
 
 
 @pytest.mark.parametrize("is_direct", [True, False])
-def test_a_failure_is_a_status_before_the_head_and_an_event_after(is_direct):
-    async def at_once(write):
+def test_a_failure_is_a_status_before_the_head_and_an_event_after(is_direct: bool) -> None:
+    async def at_once(write: Sink[bytes]) -> None:
         raise APIError(503, "full", code="server_overloaded")
 
-    async def later(write):
-        await write([b"1"])()
+    async def later(write: Sink[bytes]) -> None:
+        drain = write([b"1"])
+        assert drain is not None
+        await drain()
         raise APIError(503, "full", code="server_overloaded")
 
-    async def stream():
+    async def stream() -> None:
         status, body = await Server(is_direct).stream(at_once)
         assert (status, "server_overloaded" in body) == (503, True)
         status, first, *others = await Server(is_direct).stream(later)
@@ -144,14 +148,16 @@ def test_a_failure_is_a_status_before_the_head_and_an_event_after(is_direct):
     asyncio.run(stream())
 
 
-def test_a_failure_beside_a_head_that_waits_has_its_status():
+def test_a_failure_beside_a_head_that_waits_has_its_status() -> None:
     """Of two prompts, the first waits to send the head and is cancelled by the failure of the second."""
 
-    async def payloads(write):
-        async def first(sink):
-            await sink([Delta(0, "a", (5,))])()
+    async def payloads(write: Sink[bytes]) -> None:
+        async def first(sink: Sink[Delta]) -> None:
+            drain = sink([Delta(0, "a", (5,))])
+            assert drain is not None
+            await drain()
 
-        async def second(_):
+        async def second(_: Sink[Delta]) -> None:
             await asyncio.sleep(0.01)
             raise APIError(503, "full", code="server_overloaded")
 
@@ -159,7 +165,7 @@ def test_a_failure_beside_a_head_that_waits_has_its_status():
             lambda deltas: write([delta.text.encode() for delta in deltas])
         )
 
-    async def stream():
+    async def stream() -> None:
         server = Server(is_direct=True)
         server.room.clear()
         asyncio.get_running_loop().call_later(0.05, server.room.set)
@@ -176,7 +182,7 @@ class Client:
         self.left = asyncio.Event()
         self.waits = 0
 
-    async def receive(self):
+    async def receive(self) -> Message:
         self.waits += 1
         try:
             await self.left.wait()
@@ -189,16 +195,19 @@ class Client:
 @pytest.mark.parametrize(
     ("leaves", "is_cancelled"), [(True, False), (False, True), (True, True), (False, False)]
 )
-def test_work_ends_with_its_client_with_its_time_or_with_the_server(leaves, is_cancelled, is_late):
-    async def work(ended):
+def test_work_ends_with_its_client_with_its_time_or_with_the_server(
+    leaves: bool, is_cancelled: bool, is_late: bool
+) -> None:
+    async def work(ended: list[str]) -> str:
         try:
             return await asyncio.sleep(0.1, "done")
         except asyncio.CancelledError:
             ended.append("work")
             raise
 
-    async def connected():
-        client, ended = Client(), []
+    async def connected() -> None:
+        client = Client()
+        ended: list[str] = []
         task = asyncio.create_task(
             while_connected(client.receive, work(ended), 0.05 if is_late else 5)
         )

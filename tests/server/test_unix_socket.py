@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from api.app import build_app
 from prompt_template import PromptTemplate
+from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 from server.console import banner
 from server.sockets import UnixSocket, to_sockets
@@ -32,12 +34,14 @@ from tests.support.wire import posted
 
 
 @pytest.fixture
-def path(tmp_path) -> Path:
+def path(tmp_path: Path) -> Path:
     return tmp_path / "a socket"
 
 
 @contextmanager
-def serving_at(path: Path, encoder, engine: FakeEngine, **settings) -> Iterator[httpx.Client]:
+def serving_at(
+    path: Path, encoder: SentencePieceEncoder, engine: FakeEngine, **settings: Any
+) -> Iterator[httpx.Client]:
     chosen = Settings(uds=str(path), **settings)
     sockets = to_sockets(chosen)
     app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen, log=logged.append)
@@ -55,7 +59,9 @@ def serving_at(path: Path, encoder, engine: FakeEngine, **settings) -> Iterator[
         thread.join(10)
 
 
-def test_requests_are_answered_at_a_path_which_is_gone_at_the_end(demo_encoder, path):
+def test_requests_are_answered_at_a_path_which_is_gone_at_the_end(
+    demo_encoder: SentencePieceEncoder, path: Path
+) -> None:
     engine = FakeEngine(delay=0.02)
     with serving_at(path, demo_encoder, engine, api_key=["a key"], sse_keep_alive=0.01) as client:
         assert stat.S_ISSOCK(path.stat().st_mode)
@@ -76,7 +82,9 @@ def test_requests_are_answered_at_a_path_which_is_gone_at_the_end(demo_encoder, 
     assert not path.exists()
 
 
-def test_a_client_that_leaves_frees_the_engine(demo_encoder, path):
+def test_a_client_that_leaves_frees_the_engine(
+    demo_encoder: SentencePieceEncoder, path: Path
+) -> None:
     engine = FakeEngine(delay=60)
     with serving_at(path, demo_encoder, engine):
         with socket.socket(socket.AF_UNIX) as connection:
@@ -91,7 +99,7 @@ def leave_stale(path: Path) -> None:
         left.bind(str(path))
 
 
-def test_a_socket_that_a_dead_process_has_left_is_replaced(path):
+def test_a_socket_that_a_dead_process_has_left_is_replaced(path: Path) -> None:
     leave_stale(path)
     with UnixSocket(str(path)), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -109,7 +117,7 @@ def refused(path: Path | str) -> str:
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_a_socket_in_use_is_left_alone(path, is_full):
+def test_a_socket_in_use_is_left_alone(path: Path, is_full: bool) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen(0)
@@ -123,7 +131,7 @@ def test_a_socket_in_use_is_left_alone(path, is_full):
             client.close()
 
 
-def test_what_is_no_socket_is_left_alone(path, tmp_path):
+def test_what_is_no_socket_is_left_alone(path: Path, tmp_path: Path) -> None:
     path.write_text("a file")
     assert "no socket" in refused(path)
     assert path.read_text() == "a file"
@@ -134,7 +142,7 @@ def test_what_is_no_socket_is_left_alone(path, tmp_path):
     assert link.is_symlink()
 
 
-def test_a_path_that_cannot_be_is_one_sentence(tmp_path):
+def test_a_path_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     assert "No such file or directory" in refused(tmp_path / "no directory" / "socket")
     assert "Not a directory" in refused(Path(__file__) / "socket")
     assert "null" in refused(f"{tmp_path}/a\0b")
@@ -143,7 +151,9 @@ def test_a_path_that_cannot_be_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("character", ["a", "字"])
-def test_a_path_that_is_too_long_is_one_sentence(tmp_path, character, monkeypatch):
+def test_a_path_that_is_too_long_is_one_sentence(
+    tmp_path: Path, character: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     size = len(character.encode())
     longest = character * (107 // size) + "b" * (107 % size)
@@ -153,7 +163,7 @@ def test_a_path_that_is_too_long_is_one_sentence(tmp_path, character, monkeypatc
     assert "107 bytes" in refused("/x" * 50_000)
 
 
-def test_the_end_takes_away_nothing_of_another_process(path):
+def test_the_end_takes_away_nothing_of_another_process(path: Path) -> None:
     ours = UnixSocket(str(path))
     path.unlink()
     theirs = UnixSocket(str(path))
@@ -164,7 +174,7 @@ def test_the_end_takes_away_nothing_of_another_process(path):
     assert not path.exists()
 
 
-def test_a_child_of_the_process_takes_nothing_away(path):
+def test_a_child_of_the_process_takes_nothing_away(path: Path) -> None:
     with UnixSocket(str(path)) as bound:
         if (child := os.fork()) == 0:
             bound.close()
@@ -174,7 +184,7 @@ def test_a_child_of_the_process_takes_nothing_away(path):
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_banner_shows_it_with_a_line_that_works(path, scheme):
+def test_the_banner_shows_it_with_a_line_that_works(path: Path, scheme: str) -> None:
     settings = Settings(
         uds=str(path), host="0.0.0.0", ssl_certfile="c" if scheme == "https" else None
     )
@@ -188,7 +198,7 @@ def test_the_banner_shows_it_with_a_line_that_works(path, scheme):
 
 
 @pytest.mark.parametrize("kind", ["file", "in use"])
-def test_a_start_that_cannot_have_it_is_refused_at_once(path, kind):
+def test_a_start_that_cannot_have_it_is_refused_at_once(path: Path, kind: str) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         if kind == "file":
             path.write_text("a file")
@@ -200,7 +210,7 @@ def test_a_start_that_cannot_have_it_is_refused_at_once(path, kind):
     assert process.stderr.startswith(f"error: --uds {path} is ")
 
 
-def test_a_start_that_fails_afterwards_leaves_nothing(path):
+def test_a_start_that_fails_afterwards_leaves_nothing(path: Path) -> None:
     process = run_command("--uds", str(path), "--prompt-template", "none.jinja")
     assert process.returncode == 1
     assert not path.exists()
@@ -208,7 +218,7 @@ def test_a_start_that_fails_afterwards_leaves_nothing(path):
 
 @pytest.mark.engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_start_leaves_nothing(path, number):
+def test_a_signal_during_the_start_leaves_nothing(path: Path, number: signal.Signals) -> None:
     server = Server("--uds", str(path))
     assert wait_for(path.is_socket, 60)
     while "Importing vLLM" not in server.terminal.readline():
@@ -229,7 +239,7 @@ SILENT = {
 
 
 @pytest.mark.engine
-def test_the_real_server_at_a_path_with_no_limits(path):
+def test_the_real_server_at_a_path_with_no_limits(path: Path) -> None:
     """Zero is no limit; the banner's own line works; silent streams are kept alive; signals leave nothing."""
     flags = ("--max-num-queued-reqs", "0", "--request-timeout", "0", "--sse-keep-alive", "0.2")
     server = Server("--uds", str(path), *flags)
