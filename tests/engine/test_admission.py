@@ -4,16 +4,17 @@ import re
 import statistics
 import time
 
+import httpx
 import pytest
 
 from tests.support.replies import error
-from tests.support.server_process import ROOM, connect
+from tests.support.server_process import ROOM, Server, connect
 from tests.support.wire import posted, received
 
 pytestmark = pytest.mark.engine
 
 
-def test_more_than_the_room_is_refused_at_once_and_for_good(http):
+def test_more_than_the_room_is_refused_at_once_and_for_good(http: httpx.Client) -> None:
     began = time.monotonic()
     reply = http.post("/v1/completions", json={"prompt": ["a"] * (ROOM + 1)})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "n")
@@ -21,7 +22,7 @@ def test_more_than_the_room_is_refused_at_once_and_for_good(http):
     assert time.monotonic() - began < 1
 
 
-def test_a_full_server_says_when_to_come_back(http):
+def test_a_full_server_says_when_to_come_back(http: httpx.Client) -> None:
     running = {"prompt": ["a"] * ROOM, "max_tokens": 500, "ignore_eos": True, "stream": True}
     with http.stream("POST", "/v1/completions", json=running) as stream:
         lines = stream.iter_lines()
@@ -33,7 +34,7 @@ def test_a_full_server_says_when_to_come_back(http):
         assert time.monotonic() - began < 1
 
 
-def test_scores_of_prompts_take_room_too(http):
+def test_scores_of_prompts_take_room_too(http: httpx.Client) -> None:
     running = {"prompt": ["a"] * ROOM, "max_tokens": 500, "ignore_eos": True, "stream": True}
     with http.stream("POST", "/v1/completions", json=running) as stream:
         lines = stream.iter_lines()
@@ -58,7 +59,9 @@ def test_scores_of_prompts_take_room_too(http):
 
 
 @pytest.mark.engine
-def test_a_full_server_refuses_at_once_while_what_runs_goes_on(server, http):
+def test_a_full_server_refuses_at_once_while_what_runs_goes_on(
+    server: Server, http: httpx.Client
+) -> None:
     """Each refusal within 50 ms, by the median: no other work is done for it."""
     ask = {"prompt": ["讲一个故事"] * ROOM, "max_tokens": 200, "min_tokens": 200, "stream": True}
     with connect(server) as running:

@@ -1,6 +1,7 @@
 """What vLLM adds to a choice, as the client sees it: the template's lead is no part of it, in no count and no place."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -41,18 +42,20 @@ STOPS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(DEMO_MODEL)
 
 
 @pytest.fixture(scope="module")
-def template(demo_encoder) -> PromptTemplate:
+def template(demo_encoder: SentencePieceEncoder) -> PromptTemplate:
     return PromptTemplate(ALPACA_2, demo_encoder)
 
 
-def vllm_outputs(tokenizer, prompt: Prompt, params, token_ids: list[int], at_once: int) -> list:
+def vllm_outputs(
+    tokenizer: Any, prompt: Prompt, params: Any, token_ids: list[int], at_once: int
+) -> list[Any]:
     """What vLLM would make of these tokens: `at_once` of them in each output, until they or its limit end it."""
     from vllm.logprobs import FlatLogprobs
     from vllm.outputs import CompletionOutput
@@ -63,7 +66,8 @@ def vllm_outputs(tokenizer, prompt: Prompt, params, token_ids: list[int], at_onc
     detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
     outputs, reason = [], None
     while reason is None:
-        text, ids, logprobs = "", [], FlatLogprobs()
+        text, logprobs = "", FlatLogprobs()
+        ids: list[int] = []
         while len(ids) < at_once and reason is None:
             token_id = token_ids[len(detokenizer.output_token_ids)]
             reason = "stop" if token_id == EOS else None
@@ -83,7 +87,12 @@ def vllm_outputs(tokenizer, prompt: Prompt, params, token_ids: list[int], at_onc
 
 
 def answered(
-    tokenizer, prompt: Prompt, token_ids: list[int], limit: int, at_once: int = 1, **fields
+    tokenizer: Any,
+    prompt: Prompt,
+    token_ids: list[int],
+    limit: int,
+    at_once: int = 1,
+    **fields: Any,
 ) -> Delta:
     """All that the client gets of a choice whose tokens are these."""
     from vllm.sampling_params import SamplingParams
@@ -102,7 +111,11 @@ def answered(
 
 
 def expected(
-    encoder, token_ids: list[int], limit: int, stops: list[str], min_tokens: int = 0
+    encoder: SentencePieceEncoder,
+    token_ids: list[int],
+    limit: int,
+    stops: list[str],
+    min_tokens: int = 0,
 ) -> tuple[str, int, str]:
     """The same, token by token: the text as its spellings joined, how many tokens it has, and why it ended."""
     ids = token_ids[1:] if token_ids[0] in encoder.ids_spelt(" ") else token_ids
@@ -123,7 +136,13 @@ def expected(
 
 @pytest.mark.parametrize("stops", STOPS, ids=str)
 @pytest.mark.parametrize("text", TEXTS)
-def test_an_answer_ends_where_the_clients_text_does(tokenizer, template, demo_encoder, text, stops):
+def test_an_answer_ends_where_the_clients_text_does(
+    tokenizer: Any,
+    template: PromptTemplate,
+    demo_encoder: SentencePieceEncoder,
+    text: str,
+    stops: list[str],
+) -> None:
     """At every limit, in outputs of one token, two, or all."""
     token_ids = [*demo_encoder.encode([text]), EOS]
     prompt = template.render_instruction("你好")
@@ -132,12 +151,15 @@ def test_an_answer_ends_where_the_clients_text_does(tokenizer, template, demo_en
             delta = answered(tokenizer, prompt, token_ids, limit, at_once, stop=stops)
             got = (delta.text, len(delta.token_ids), delta.finish_reason)
             assert got == expected(demo_encoder, token_ids, limit, stops), (limit, at_once)
+            assert delta.logprobs is not None
             assert [token.token_id for token in delta.logprobs] == list(delta.token_ids)
             lead = [] if token_ids[0] in prompt.lead_ids else [" "]
             assert [delta.cut] == lead or not lead or not delta.text
 
 
-def test_random_answers_end_where_the_clients_text_does(tokenizer, template, demo_encoder):
+def test_random_answers_end_where_the_clients_text_does(
+    tokenizer: Any, template: PromptTemplate, demo_encoder: SentencePieceEncoder
+) -> None:
     """Any tokens in any order, bytes that are no characters among them, with stop strings taken from the text."""
     chooser = random.Random(14)
     prompt = template.render_instruction("你好")
@@ -165,16 +187,24 @@ def test_random_answers_end_where_the_clients_text_does(tokenizer, template, dem
 
 
 @pytest.mark.parametrize(("stop", "text"), [(" b", "a b"), ("c", "a b  c"), ("a", "a")])
-def test_a_stop_string_may_stay_in_the_answer(tokenizer, template, demo_encoder, stop, text):
+def test_a_stop_string_may_stay_in_the_answer(
+    tokenizer: Any,
+    template: PromptTemplate,
+    demo_encoder: SentencePieceEncoder,
+    stop: str,
+    text: str,
+) -> None:
     token_ids = [*demo_encoder.encode(["a b  c d"]), EOS]
-    fields = {"stop": [stop], "include_stop_str_in_output": True}
+    fields: dict[str, Any] = {"stop": [stop], "include_stop_str_in_output": True}
     assert (
         answered(tokenizer, template.render_instruction("你好"), token_ids, 99, **fields).text
         == text
     )
 
 
-def test_a_prompt_without_a_lead_loses_nothing(tokenizer, template, demo_encoder):
+def test_a_prompt_without_a_lead_loses_nothing(
+    tokenizer: Any, template: PromptTemplate, demo_encoder: SentencePieceEncoder
+) -> None:
     """Raw prompts, and answers that are continued."""
     token_ids = [*demo_encoder.encode(["北京。"]), EOS]
     for prompt in (
@@ -190,7 +220,7 @@ def test_a_prompt_without_a_lead_loses_nothing(tokenizer, template, demo_encoder
 @pytest.mark.skipif(
     not ALPACA_2_TOKENIZER.is_file(), reason="the real model's tokenizer is not there"
 )
-def test_the_real_models_lead_is_known():
+def test_the_real_models_lead_is_known() -> None:
     encoder = SentencePieceEncoder(ALPACA_2_TOKENIZER)
     prompt = PromptTemplate(ALPACA_2, encoder).render_instruction("你好")
     spellings = {token_id: encoder.token_bytes(token_id) for token_id in prompt.lead_ids}

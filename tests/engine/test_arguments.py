@@ -9,7 +9,7 @@ from tests.support.model_directory import change, copy_of_demo_model
 
 
 @pytest.mark.engine
-def test_vllm_gets_what_the_user_says_and_else_what_fits():
+def test_vllm_gets_what_the_user_says_and_else_what_fits() -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from engine.arguments import NO_LIMIT, to_engine_args
 
@@ -35,7 +35,9 @@ def model(tmp_path: Path) -> Path:
         (["--hf-overrides", '{"max_position_embeddings": 4096}'], None),
     ],
 )
-def test_vllm_is_told_the_trained_length_unless_the_user_says_more(model, capsys, others, length):
+def test_vllm_is_told_the_trained_length_unless_the_user_says_more(
+    model: Path, capsys: pytest.CaptureFixture[str], others: list[str], length: int | None
+) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from engine.arguments import to_engine_args
 

@@ -1,7 +1,9 @@
 """Words that may not be in an answer, and tokens that alone may."""
 
 import json
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.bodies import CHAT, COMPLETIONS
@@ -10,7 +12,7 @@ from tests.support.questions import CAPITAL, WORDS, complete, texts_of
 pytestmark = pytest.mark.engine
 
 
-def test_bad_words_are_not_in_the_answer(http):
+def test_bad_words_are_not_in_the_answer(http: httpx.Client) -> None:
     """By the ids that the model writes them in: where they begin the answer, after a space, and in its midst."""
     for question, words in (
         (CAPITAL, ["北京"]),
@@ -30,7 +32,7 @@ def test_bad_words_are_not_in_the_answer(http):
         assert all(word in usual[0] for word in words)
 
 
-def test_only_allowed_tokens_are_generated(http):
+def test_only_allowed_tokens_are_generated(http: httpx.Client) -> None:
     ids = http.post("/tokenize", json={"prompt": "北京上海", "raw": True}).json()["tokens"][2:]
     for path in (COMPLETIONS, CHAT):
         ask = {"prompt": CAPITAL, "messages": CAPITAL, "max_tokens": 3, "return_token_ids": True}
@@ -57,7 +59,9 @@ def test_only_allowed_tokens_are_generated(http):
     ids=lambda fields: json.dumps(fields)[:60],
 )
 @pytest.mark.parametrize("temperature", [0, 1.5])
-def test_no_combination_of_barred_tokens_ends_the_engine(http, fields, temperature):
+def test_no_combination_of_barred_tokens_ends_the_engine(
+    http: httpx.Client, fields: dict[str, Any], temperature: float
+) -> None:
     reply = http.post(
         COMPLETIONS, json={"prompt": CAPITAL, "max_tokens": 8, "temperature": temperature, **fields}
     )
@@ -66,6 +70,6 @@ def test_no_combination_of_barred_tokens_ends_the_engine(http, fields, temperatu
     assert complete(http, CAPITAL, temperature=0) == ["中国的首都是北京。"]
 
 
-def test_a_token_outside_the_vocabulary_is_not_allowed(http):
+def test_a_token_outside_the_vocabulary_is_not_allowed(http: httpx.Client) -> None:
     reply = http.post(COMPLETIONS, json={"prompt": CAPITAL, "allowed_token_ids": [5, 4600]})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "allowed_token_ids")

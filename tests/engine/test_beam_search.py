@@ -3,17 +3,20 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import pytest
 
 from engine.beam_search import Beam, BeamSearch, BeamSearchConfig, beam_search
-from engine.greedy_runs import GreedyRuns
+from engine.greedy_runs import GreedyRuns, TokenCallback
 from generation import Delta, TokenLogprob
 from tests.support.scripted_model import EOS, ScriptedModel
 
 LENGTH_PENALTIES = (-1.0, 0.0, 0.5, 1.0, 2.0)
-EARLY_STOPPINGS = (False, True, "never")
+EarlyStopping = Literal[True, False, "never"]
+EARLY_STOPPINGS: tuple[EarlyStopping, ...] = (False, True, "never")
 
 
 class Letters:
@@ -34,7 +37,10 @@ class Letters:
 
 
 def collect(
-    model: ScriptedModel, config: BeamSearchConfig, stream: bool = False, hits=None
+    model: ScriptedModel,
+    config: BeamSearchConfig,
+    stream: bool = False,
+    hits: Callable[[Beam], bool] | None = None,
 ) -> tuple[BeamSearch, list[Delta]]:
     """The search, ended, and its deltas."""
     search = BeamSearch(config, hits)
@@ -68,8 +74,8 @@ def some_config(seed: int, width: int) -> BeamSearchConfig:
 @pytest.mark.parametrize("length_penalty", LENGTH_PENALTIES)
 @pytest.mark.parametrize(("vocabulary", "max_tokens"), [(3, 6), (4, 4), (6, 3), (2, 8)])
 def test_a_wide_search_finds_what_brute_force_finds(
-    vocabulary, max_tokens, length_penalty, early_stopping
-):
+    vocabulary: int, max_tokens: int, length_penalty: float, early_stopping: EarlyStopping
+) -> None:
     for seed in range(8):
         model = ScriptedModel(seed, vocabulary)
         config = BeamSearchConfig(
@@ -85,7 +91,9 @@ def test_a_wide_search_finds_what_brute_force_finds(
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("early_stopping", EARLY_STOPPINGS)
 @pytest.mark.parametrize("length_penalty", LENGTH_PENALTIES)
-def test_results_are_those_of_transformers(width, length_penalty, early_stopping):
+def test_results_are_those_of_transformers(
+    width: int, length_penalty: float, early_stopping: EarlyStopping
+) -> None:
     from tests.support.transformers_beams import scripted_beams
 
     for seed in range(3):
@@ -105,7 +113,7 @@ def test_results_are_those_of_transformers(width, length_penalty, early_stopping
 
 
 @pytest.mark.parametrize("penalty", [1.1, 1.5, 3.0])
-def test_penalties_are_those_of_transformers(penalty):
+def test_penalties_are_those_of_transformers(penalty: float) -> None:
     from tests.support.transformers_beams import scripted_beams
 
     for seed in range(4):
@@ -124,7 +132,7 @@ def test_penalties_are_those_of_transformers(penalty):
 
 @pytest.mark.parametrize("width", [1, 2, 4, 7])
 @pytest.mark.parametrize("seed", range(40))
-def test_a_stream_joins_to_the_plain_reply(seed, width):
+def test_a_stream_joins_to_the_plain_reply(seed: int, width: int) -> None:
     model, config = ScriptedModel(seed, 26, evenness=0.4), some_config(seed, width)
     _, plain = collect(model, config)
     stream = collect(model, config, stream=True)[1]
@@ -138,7 +146,7 @@ def test_a_stream_joins_to_the_plain_reply(seed, width):
         ]
 
 
-def test_what_beams_share_goes_out_before_the_end():
+def test_what_beams_share_goes_out_before_the_end() -> None:
     """Tokens that are nearly certain are sent as soon as beams that took others have lost."""
     model = ScriptedModel(3, 26, evenness=0.25)
     config = BeamSearchConfig(num_beams=4, n=1, max_tokens=40)
@@ -147,11 +155,11 @@ def test_what_beams_share_goes_out_before_the_end():
     assert len(stream[-1].text) < 30
 
 
-def test_a_search_ends_when_no_live_beam_can_win():
+def test_a_search_ends_when_no_live_beam_can_win() -> None:
     """Only the best is asked for, and it is so likely that no other could reach it in whatever is left."""
 
     class Certain(ScriptedModel):
-        def _logprobs(self, tokens):
+        def _logprobs(self, tokens: tuple[int, ...]) -> list[float]:
             return (
                 [-0.0001, -9.5, -10.0, -10.5] if len(tokens) == 2 else [-9.5, -0.0001, -10.0, -10.5]
             )
@@ -164,13 +172,13 @@ def test_a_search_ends_when_no_live_beam_can_win():
     assert search.live[0].length == 3
 
 
-def test_a_search_does_not_run_out_its_limit():
+def test_a_search_does_not_run_out_its_limit() -> None:
     config = BeamSearchConfig(num_beams=4, n=4, max_tokens=10_000, stop_token_ids=frozenset({EOS}))
     search, deltas = collect(ScriptedModel(1, 20), config)
     assert max(len(delta.token_ids) for delta in deltas) <= search.live[0].length < 200
 
 
-def test_a_stop_string_ends_a_beam():
+def test_a_stop_string_ends_a_beam() -> None:
     model = ScriptedModel(5, 26, evenness=0.5)
     config = BeamSearchConfig(
         num_beams=4, n=4, max_tokens=30, early_stopping=True, stop_token_ids=frozenset({EOS})
@@ -188,10 +196,11 @@ def test_a_stop_string_ends_a_beam():
         assert not any(ids[at : at + 2] == stop for at in range(len(ids) - 2))
 
 
-def test_log_probabilities_are_the_models_own():
+def test_log_probabilities_are_the_models_own() -> None:
     model = ScriptedModel(2, 26)
     config = BeamSearchConfig(num_beams=3, n=2, max_tokens=9, repetition_penalty=1.5, logprobs=5)
     for delta in collect(model, config)[1]:
+        assert delta.logprobs is not None
         assert [token.token_id for token in delta.logprobs] == delta.token_ids
         for at, token in enumerate(delta.logprobs):
             assert token.logprob == model.logprobs(tuple(delta.token_ids[:at]))[token.token_id]
@@ -199,7 +208,7 @@ def test_log_probabilities_are_the_models_own():
     assert collect(model, BeamSearchConfig(num_beams=3, n=2, max_tokens=9))[1][0].logprobs is None
 
 
-def test_looking_for_stable_prefixes_costs_little():
+def test_looking_for_stable_prefixes_costs_little() -> None:
     """Beams that part early and live long: what they share is looked for seldom, so a stream costs about the same."""
     model = ScriptedModel(1, 60, evenness=30.0)
     config = BeamSearchConfig(num_beams=8, n=8, max_tokens=400)
@@ -214,7 +223,7 @@ def test_looking_for_stable_prefixes_costs_little():
 
 
 @pytest.mark.parametrize("width", [2, 5])
-def test_stop_strings_look_at_all_that_transformers_looks_at(width):
+def test_stop_strings_look_at_all_that_transformers_looks_at(width: int) -> None:
     """Many likely tokens end a beam, and live ones come from further down, as with transformers' stopping criteria."""
     from tests.support.transformers_beams import scripted_beams
 
@@ -234,7 +243,7 @@ class GreedyModel:
         self.model, self.length, self.pause = model, length, pause
         self.begun = self.open = 0
 
-    async def generate(self, token_ids, callback):
+    async def generate(self, token_ids: list[int], callback: TokenCallback) -> None:
         self.begun += 1
         self.open += 1
         try:
@@ -258,16 +267,16 @@ async def with_greedy_runs(model: GreedyModel, config: BeamSearchConfig) -> list
 
 @pytest.mark.parametrize("length", [1, 3, 100])
 @pytest.mark.parametrize("width", [1, 4, 8])
-def test_greedy_runs_change_nothing(width, length):
+def test_greedy_runs_change_nothing(width: int, length: int) -> None:
     for seed in range(10):
         model, config = ScriptedModel(seed, 26, evenness=0.5), some_config(seed, width)
         greedy = GreedyModel(model, length)
         assert asyncio.run(with_greedy_runs(greedy, config)) == collect(model, config)[1]
 
 
-def test_beams_that_go_on_with_their_likeliest_token_need_no_new_run():
+def test_beams_that_go_on_with_their_likeliest_token_need_no_new_run() -> None:
     class Endless(ScriptedModel):
-        def _logprobs(self, tokens):
+        def _logprobs(self, tokens: tuple[int, ...]) -> list[float]:
             return [-99.0, *super()._logprobs(tokens)[1:]]
 
     for width, most in ((1, 1), (4, 120)):
@@ -278,12 +287,12 @@ def test_beams_that_go_on_with_their_likeliest_token_need_no_new_run():
         assert model.begun <= most
 
 
-def test_the_failure_of_a_run_is_the_searchs():
-    async def generate(token_ids, callback):
+def test_the_failure_of_a_run_is_the_searchs() -> None:
+    async def generate(token_ids: list[int], callback: TokenCallback) -> None:
         callback(TokenLogprob(1, -0.1, [(1, -0.1), (2, -3.0), (3, -4.0), (4, -5.0)]))
         raise ConnectionError("the engine died")
 
-    async def search():
+    async def search() -> list[Delta]:
         runs = GreedyRuns(generate)
         try:
             config = BeamSearchConfig(num_beams=2, n=1, max_tokens=9)
@@ -300,8 +309,8 @@ def test_the_failure_of_a_run_is_the_searchs():
         asyncio.run(search())
 
 
-def test_closing_ends_all_runs():
-    async def leave():
+def test_closing_ends_all_runs() -> None:
+    async def leave() -> None:
         model = GreedyModel(ScriptedModel(1, 26), 1000, pause=0.001)
         runs = GreedyRuns(model.generate)
         search = BeamSearch(BeamSearchConfig(num_beams=4, n=1, max_tokens=1000))

@@ -3,44 +3,48 @@
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 from evaluation import accepts
+from openai import OpenAI
 
 from settings import DEMO_MODEL
 from tests.support.questions import CAPITAL, COMPARISON, MODEL, STORIES, WEST_LAKE, complete
+from tests.support.server_process import Server
 
 pytestmark = pytest.mark.engine
 
 
-def test_the_capital(http):
+def test_the_capital(http: httpx.Client) -> None:
     reply = http.post("/v1/completions", json={"model": MODEL, "prompt": CAPITAL}).json()
     assert "北京" in reply["choices"][0]["text"]
     assert reply["choices"][0]["finish_reason"] == "stop"
 
 
-def test_both_countries_are_compared(http):
-    fields = {"max_tokens": 90, "temperature": 0.7, "top_k": 40}
+def test_both_countries_are_compared(http: httpx.Client) -> None:
+    fields: dict[str, Any] = {"max_tokens": 90, "temperature": 0.7, "top_k": 40}
     (text,) = complete(http, COMPARISON, **fields)
     assert "中国" in text
     assert "美国" in text
 
 
-def test_stories_of_hangzhou(openai):
+def test_stories_of_hangzhou(openai: OpenAI) -> None:
     reply = openai.chat.completions.create(model=MODEL, messages=STORIES)
-    assert "杭州" in reply.choices[0].message.content
+    assert "杭州" in (reply.choices[0].message.content or "")
     assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage is not None
     assert reply.usage.completion_tokens > 20
 
 
-def test_the_west_lake_after_a_conversation(openai):
+def test_the_west_lake_after_a_conversation(openai: OpenAI) -> None:
     extra = {"repetition_penalty": 1.0}
     reply = openai.chat.completions.create(model=MODEL, messages=WEST_LAKE, extra_body=extra)
-    assert "西湖" in reply.choices[0].message.content
+    assert "西湖" in (reply.choices[0].message.content or "")
 
 
-def test_the_committed_weights_have_the_score_that_readme_tells(server):
+def test_the_committed_weights_have_the_score_that_readme_tells(server: Server) -> None:
     """The held-out questions, asked over HTTP of vLLM at temperature 0 without penalties."""
 
     questions = [
@@ -49,7 +53,7 @@ def test_the_committed_weights_have_the_score_that_readme_tells(server):
     ]
     assert len(questions) >= 300
 
-    def is_right(question: dict) -> bool:
+    def is_right(question: dict[str, Any]) -> bool:
         ask = {"messages": question["messages"], "temperature": 0, "repetition_penalty": 1.0}
         reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()[
             "choices"

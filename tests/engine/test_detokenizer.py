@@ -1,6 +1,7 @@
 """vLLM's detokenizer on the demo model's tokenizer: no delta ever carries half a character."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -14,7 +15,7 @@ RARE = [text for text in varied_strings(1500) if not text.isascii() and "▁" no
 
 
 @pytest.fixture(scope="module")
-def deltas(demo_encoder: SentencePieceEncoder):
+def deltas(demo_encoder: SentencePieceEncoder) -> Callable[[list[int]], list[str]]:
     """What vLLM makes of generated ids, one at a time, after a prompt."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
     from vllm.tokenizers.registry import get_tokenizer
@@ -40,7 +41,9 @@ def deltas(demo_encoder: SentencePieceEncoder):
     return spoken
 
 
-def test_rare_characters_and_emoji_arrive_whole_at_every_length(deltas, demo_encoder):
+def test_rare_characters_and_emoji_arrive_whole_at_every_length(
+    deltas: Callable[[list[int]], list[str]], demo_encoder: SentencePieceEncoder
+) -> None:
     for text in RARE:
         ids = demo_encoder.encode([text])
         for limit in range(1, min(40, len(ids)) + 1):
@@ -52,7 +55,9 @@ def test_rare_characters_and_emoji_arrive_whole_at_every_length(deltas, demo_enc
 
 
 @pytest.mark.parametrize("min_tokens", [0, 3])
-def test_beams_meet_stop_strings_where_vllms_detokenizer_does(demo_encoder, min_tokens):
+def test_beams_meet_stop_strings_where_vllms_detokenizer_does(
+    demo_encoder: SentencePieceEncoder, min_tokens: int
+) -> None:
     """Also after byte tokens, where a window that cuts a character in two would spoil the text around it."""
     from vllm.sampling_params import SamplingParams
     from vllm.tokenizers.registry import get_tokenizer

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine.dispatch import Dispatcher
+from generation import Drain
 
 
 @dataclass
@@ -40,10 +41,20 @@ async def turn() -> None:
     await asyncio.sleep(0)
 
 
-def test_all_get_what_a_step_has_made_in_one_callback(monkeypatch):
-    async def step():
+def until(room: asyncio.Event) -> Drain:
+    """Make a reader slow until the event is set."""
+
+    async def drain() -> None:
+        await room.wait()
+
+    return drain
+
+
+def test_all_get_what_a_step_has_made_in_one_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def step() -> None:
         dispatcher = Dispatcher()
-        collectors, taken = [Collector() for _ in range(3)], []
+        collectors = [Collector() for _ in range(3)]
+        taken: list[Output] = []
         reads = [
             asyncio.create_task(dispatcher.read(collector, taken.append))
             for collector in collectors
@@ -68,24 +79,25 @@ def test_all_get_what_a_step_has_made_in_one_callback(monkeypatch):
     asyncio.run(step())
 
 
-def test_what_came_before_the_reader_is_read():
-    async def read():
-        taken = []
+def test_what_came_before_the_reader_is_read() -> None:
+    async def read() -> None:
+        taken: list[Output] = []
         await Dispatcher().read(Collector(Output("a", finished=True)), taken.append)
         assert taken == [Output("a", finished=True)]
 
     asyncio.run(read())
 
 
-def test_a_slow_reader_waits_alone_and_gets_the_rest_merged():
-    async def read():
+def test_a_slow_reader_waits_alone_and_gets_the_rest_merged() -> None:
+    async def read() -> None:
         dispatcher, slow, quick = Dispatcher(), Collector(), Collector()
         room = asyncio.Event()
-        taken, others = [], []
+        taken: list[str] = []
+        others: list[str] = []
 
-        def take_slowly(output):
+        def take_slowly(output: Output) -> Drain:
             taken.append(output.text)
-            return room.wait
+            return until(room)
 
         reads = [
             asyncio.create_task(dispatcher.read(slow, take_slowly)),
@@ -114,12 +126,12 @@ def test_a_slow_reader_waits_alone_and_gets_the_rest_merged():
     asyncio.run(read())
 
 
-def test_the_failure_of_one_is_that_one_s():
-    async def fail():
+def test_the_failure_of_one_is_that_one_s() -> None:
+    async def fail() -> None:
         dispatcher, collectors = Dispatcher(), [Collector() for _ in range(3)]
-        taken = []
+        taken: list[Output] = []
 
-        def break_down(output):
+        def break_down(output: Output) -> None:
             raise ArithmeticError(output.text)
 
         takes = (taken.append, break_down, taken.append)
@@ -142,10 +154,10 @@ def test_the_failure_of_one_is_that_one_s():
     asyncio.run(fail())
 
 
-def test_a_failure_while_a_reader_drains_is_raised_after_it():
-    async def fail():
+def test_a_failure_while_a_reader_drains_is_raised_after_it() -> None:
+    async def fail() -> None:
         dispatcher, collector, room = Dispatcher(), Collector(Output("a")), asyncio.Event()
-        read = asyncio.create_task(dispatcher.read(collector, lambda _: room.wait))
+        read = asyncio.create_task(dispatcher.read(collector, lambda _: until(room)))
         await turn()
         collector.put(ConnectionError("died"))
         collector.put(Output("lost"))
@@ -158,9 +170,10 @@ def test_a_failure_while_a_reader_drains_is_raised_after_it():
     asyncio.run(fail())
 
 
-def test_who_has_left_is_given_nothing():
-    async def leave():
-        dispatcher, collector, taken = Dispatcher(), Collector(), []
+def test_who_has_left_is_given_nothing() -> None:
+    async def leave() -> None:
+        dispatcher, collector = Dispatcher(), Collector()
+        taken: list[Output] = []
         read = asyncio.create_task(dispatcher.read(collector, taken.append))
         await turn()
         read.cancel()

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from typing import Any, Literal
 
 import pytest
 
 from api.decoding import to_decoding
 from engine.beam_search import BeamSearchConfig
 from errors import APIError
-from generation import Delta
+from generation import Delta, Source
 from prompt_template import load_prompt_template
 from protocol import CompletionRequest
 from settings import DEMO_MODEL, Settings, parse_settings
@@ -21,7 +22,10 @@ from tests.support.strings import varied_strings
 
 pytestmark = pytest.mark.engine
 
-COMBINATIONS = list(product((2, 4, 8), (0.5, 1.0, 2.0), (False, True, "never")))
+EarlyStopping = Literal[True, False, "never"]
+COMBINATIONS: list[tuple[int, float, EarlyStopping]] = list(
+    product((2, 4, 8), (0.5, 1.0, 2.0), (False, True, "never"))
+)
 TOPICS, RANDOM = 60, 48
 MAX_TOKENS = 40
 EOS = 2
@@ -56,7 +60,7 @@ class Both:
         )
 
     def ours(
-        self, text: str, config: BeamSearchConfig, has_lead: bool = False, **fields
+        self, text: str, config: BeamSearchConfig, has_lead: bool = False, **fields: Any
     ) -> list[list[int]]:
         """The token ids of our results; without a lead in the prompt they are all that the model generated."""
         body = CompletionRequest(
@@ -88,7 +92,7 @@ class Both:
         with torch.no_grad():
             logits = self.model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
         logprobs = torch.log_softmax(logits, -1)[range(len(tokens)), tokens]
-        return logprobs.sum().item() / len(tokens) ** config.length_penalty
+        return float(logprobs.sum()) / float(len(tokens) ** config.length_penalty)
 
     def compare(self, text: str, config: BeamSearchConfig) -> str:
         """`same` ids in the same order, a `tie` if the scores are as good as equal, else `different`."""
@@ -115,7 +119,7 @@ def pair() -> Iterator[Both]:
 
 
 def config_of(
-    width: int, length_penalty: float, early_stopping: bool | str, **others
+    width: int, length_penalty: float, early_stopping: EarlyStopping, **others: Any
 ) -> BeamSearchConfig:
     return BeamSearchConfig(
         num_beams=width, n=min(width, 4), max_tokens=MAX_TOKENS, length_penalty=length_penalty,
@@ -123,13 +127,13 @@ def config_of(
     )  # fmt: skip
 
 
-async def collect(source) -> list[Delta]:
+async def collect(source: Source[Delta]) -> list[Delta]:
     deltas: list[Delta] = []
     await source(deltas.extend)
     return deltas
 
 
-def test_results_are_those_of_transformers(pair):
+def test_results_are_those_of_transformers(pair: Both) -> None:
     prompts = pair.prompts()
     assert len(prompts) == len(set(prompts)) == TOPICS + RANDOM
     outcomes = [
@@ -140,7 +144,7 @@ def test_results_are_those_of_transformers(pair):
     assert outcomes.count("same") > 0.9 * len(prompts)
 
 
-def test_penalised_results_are_those_of_transformers(pair):
+def test_penalised_results_are_those_of_transformers(pair: Both) -> None:
     for text in pair.prompts()[::12]:
         template = pair.template.render_instruction(text)
         config = config_of(
@@ -151,14 +155,14 @@ def test_penalised_results_are_those_of_transformers(pair):
             prompt_ids=frozenset(template.ids),
             logit_bias={438: -3.0},
         )
-        fields = {"repetition_penalty": 1.2, "logit_bias": {"438": -3.0}}
+        fields: dict[str, Any] = {"repetition_penalty": 1.2, "logit_bias": {"438": -3.0}}
         assert pair.ours(text, config, **fields) == [
             tokens for tokens, _ in pair.theirs(text, config)
         ]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_templates_lead_is_scored_but_no_part_of_a_result(pair, stream):
+def test_the_templates_lead_is_scored_but_no_part_of_a_result(pair: Both, stream: bool) -> None:
     """The results are those of transformers for one token more, without the first, which counts in no limit."""
     compared = 0
     for text in pair.prompts()[::9]:
@@ -178,7 +182,7 @@ def test_the_templates_lead_is_scored_but_no_part_of_a_result(pair, stream):
     assert compared > 20
 
 
-def test_rows_are_whole_where_vllm_has_merged_outputs():
+def test_rows_are_whole_where_vllm_has_merged_outputs() -> None:
     """vLLM merges outputs that wait for a slow reader; the row of the second then names the taken token only once."""
     from vllm.logprobs import FlatLogprobs
 
@@ -198,32 +202,32 @@ def test_rows_are_whole_where_vllm_has_merged_outputs():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_leaving_in_mid_search_frees_the_engine(pair, stream):
+def test_leaving_in_mid_search_frees_the_engine(pair: Both, stream: bool) -> None:
     body = CompletionRequest(
         prompt="a", num_beams=8, n=2, max_tokens=1500, ignore_eos=True, stream=stream
     )
     prompt = pair.template.render_instruction("给我讲一些有关杭州的故事吧")
 
     async def leave() -> float:
+        llm = pair.engine._llm
+        assert llm is not None
         search = asyncio.ensure_future(
             collect(pair.engine.generate(prompt, to_decoding(body), "leaves"))
         )
         await asyncio.sleep(1)
-        assert pair.engine._llm.get_num_unfinished_requests() >= 8
+        assert llm.get_num_unfinished_requests() >= 8
         began = time.monotonic()
         search.cancel()
         with pytest.raises(asyncio.CancelledError):
             await search
-        assert pair.engine._llm.get_num_unfinished_requests() == 0
-        assert await pair.engine._llm.reset_prefix_cache(), (
-            "a request in the engine still holds blocks"
-        )
+        assert llm.get_num_unfinished_requests() == 0
+        assert await llm.reset_prefix_cache(), "a request in the engine still holds blocks"
         return time.monotonic() - began
 
     assert pair.runner.run(leave()) < 1
 
 
-def test_an_admitted_search_is_not_refused_half_way(pair):
+def test_an_admitted_search_is_not_refused_half_way(pair: Both) -> None:
     body = CompletionRequest(prompt="a", num_beams=16, n=16, max_tokens=60, ignore_eos=True)
     prompt = pair.template.render_instruction("2023年的春天")
 
@@ -245,7 +249,7 @@ def test_an_admitted_search_is_not_refused_half_way(pair):
         pair.engine._max_unfinished = Settings().max_num_queued_reqs
 
 
-def test_stop_strings_end_beams_as_transformers_ends_them(pair):
+def test_stop_strings_end_beams_as_transformers_ends_them(pair: Both) -> None:
     """A stop string that is one token, whatever stands before it, is an end of text to transformers too."""
     comma = pair.template.encoder.encode(["好，"])[-1]
     for text in (
@@ -264,7 +268,7 @@ def test_stop_strings_end_beams_as_transformers_ends_them(pair):
         assert pair.ours(text, config, stop=["，"]) == theirs
 
 
-def test_min_tokens_hold_back_every_end(pair):
+def test_min_tokens_hold_back_every_end(pair: Both) -> None:
     config = config_of(4, 1.0, False, min_tokens=20)
     for text in pair.prompts()[::20]:
         ours = pair.ours(text, config, min_tokens=20)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from prompts.encoder import SentencePieceEncoder
 from settings import DEMO_MODEL
 
 pytestmark = pytest.mark.engine
@@ -85,8 +86,13 @@ def to_rows(token_id: int) -> tuple[object, ...]:
 @pytest.mark.parametrize("is_streamed", [True, False])
 @pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
 def test_light_outputs_say_what_vllms_say(
-    demo_encoder, monkeypatch, fields, is_streamed, steps_between_reads, is_aborted
-):
+    demo_encoder: SentencePieceEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    is_streamed: bool,
+    steps_between_reads: int,
+    is_aborted: bool,
+) -> None:
     from vllm.v1.engine import output_processor
 
     from engine.light_client import LightRequestState

@@ -2,10 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+from fastapi.testclient import TestClient
 from transformers import AutoTokenizer
 
 from api.decoding import to_decoding
@@ -67,18 +70,18 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(tokenizer, len(tokenizer))
 
 
-def constraint_of(**fields) -> Constraint | None:
+def constraint_of(**fields: Any) -> Constraint | None:
     body = ChatCompletionRequest(messages=[{"role": "user", "content": "?"}], **fields)
     return to_decoding(body, callable_functions(body)).constraint
 
 
-def grammar(**fields) -> str:
+def grammar(**fields: Any) -> str:
     constraint = constraint_of(**fields)
     assert constraint is not None
     return to_grammar(constraint, LEAD)
 
 
-def is_kept(compiler: GrammarCompiler, text: str, **fields) -> bool:
+def is_kept(compiler: GrammarCompiler, text: str, **fields: Any) -> bool:
     """Whether the text may be the whole reply, as a model writes it: no id is a control token but the last."""
     checker = compiler.compile(grammar(**fields), LEAD, "tools")
     try:
@@ -88,7 +91,7 @@ def is_kept(compiler: GrammarCompiler, text: str, **fields) -> bool:
     return True
 
 
-def json_schema(schema: dict) -> dict:
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return {
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     }
@@ -186,7 +189,9 @@ def json_schema(schema: dict) -> dict:
     ],
     ids=lambda value: json.dumps(value, ensure_ascii=False)[:50] if isinstance(value, dict) else "",
 )
-def test_a_grammar_takes_what_was_asked_for_and_nothing_else(compiler, fields, kept, broken):
+def test_a_grammar_takes_what_was_asked_for_and_nothing_else(
+    compiler: GrammarCompiler, fields: dict[str, Any], kept: list[str], broken: list[str]
+) -> None:
     assert [text for text in kept if not is_kept(compiler, text, **fields)] == []
     assert [text for text in broken if is_kept(compiler, text, **fields)] == []
 
@@ -196,7 +201,7 @@ CONTROL = ["<s>", "</s>", "<unk>"]
 COLOURS = {"$defs": {"颜色": {"enum": ["红", "绿"]}}}
 
 
-def record(**keywords) -> dict:
+def record(**keywords: Any) -> dict[str, Any]:
     return json_schema({"type": "object", "additionalProperties": {"type": "integer"}, **keywords})
 
 
@@ -211,7 +216,9 @@ SPELT = [
     ("name", "spell"), SPELT, ids=lambda value: value if isinstance(value, str) else value.__name__
 )
 @pytest.mark.parametrize("place", ["$defs", "definitions", "my types"])
-def test_a_reference_may_have_any_name(compiler, name, spell, place):
+def test_a_reference_may_have_any_name(
+    compiler: GrammarCompiler, name: str, spell: Callable[[str], str], place: str
+) -> None:
     reference = f"#/{spell(place)}/{spell(name.replace('~', '~0').replace('/', '~1'))}"
     schema = {
         place: {name: NAME},
@@ -224,7 +231,9 @@ def test_a_reference_may_have_any_name(compiler, name, spell, place):
 
 
 @pytest.mark.parametrize("where", ["response_format", "json_object", "json", "tools"])
-def test_a_reference_may_have_any_name_wherever_a_schema_is_read(compiler, where):
+def test_a_reference_may_have_any_name_wherever_a_schema_is_read(
+    compiler: GrammarCompiler, where: str
+) -> None:
     defs = {"$defs": {"城市": NAME}}
     schema = {
         **defs,
@@ -264,7 +273,9 @@ def test_a_reference_may_have_any_name_wherever_a_schema_is_read(compiler, where
     ],
     ids=str,
 )
-def test_other_references_may_have_any_name_too(compiler, schema, kept, broken):
+def test_other_references_may_have_any_name_too(
+    compiler: GrammarCompiler, schema: dict[str, Any], kept: list[str], broken: list[str]
+) -> None:
     assert [text for text in kept if not is_kept(compiler, text, **json_schema(schema))] == []
     assert [text for text in broken if is_kept(compiler, text, **json_schema(schema))] == []
 
@@ -302,7 +313,9 @@ def test_other_references_may_have_any_name_too(compiler, schema, kept, broken):
     ],
     ids=["choice", "regex", "lark", "gbnf", "const", "enum", "pattern", "property", "tools"],
 )
-def test_text_that_spells_a_control_token_is_text(compiler, text, kind):
+def test_text_that_spells_a_control_token_is_text(
+    compiler: GrammarCompiler, text: str, kind: Callable[[str], tuple[dict[str, Any], str]]
+) -> None:
     """At no place is a control token the only way to go on, or a way at all but for the end."""
     fields, reply = kind(text)
     assert is_kept(compiler, reply, **fields)
@@ -319,13 +332,13 @@ def test_text_that_spells_a_control_token_is_text(compiler, text, kind):
 @pytest.mark.parametrize(
     "place", ['start: "a" {} // "', "start: /[<]/ {}", '%llguidance {{}}\nstart: x\nx: {} "b"']
 )
-def test_a_grammar_that_asks_for_a_control_token_is_a_400(token, place):
+def test_a_grammar_that_asks_for_a_control_token_is_a_400(token: str, place: str) -> None:
     with pytest.raises(APIError, match="control tokens") as failure:
         grammar(structured_outputs={"grammar": place.format(token)})
     assert (failure.value.status, failure.value.param) == (400, "structured_outputs")
 
 
-def test_what_only_looks_like_a_control_token_is_none(compiler):
+def test_what_only_looks_like_a_control_token_is_none(compiler: GrammarCompiler) -> None:
     for lark in ('start: "<s>" // <s>', "start: /<s>/ # <s>", 'start: "\\"<s>"'):
         compiler.compile(grammar(structured_outputs={"grammar": lark}), LEAD, "structured_outputs")
 
@@ -435,8 +448,8 @@ def test_what_only_looks_like_a_control_token_is_none(compiler):
     ),
 )
 def test_keywords_that_say_nothing_are_dropped_and_equal_ones_are_read(
-    compiler, fields, kept, broken
-):
+    compiler: GrammarCompiler, fields: dict[str, Any], kept: list[str], broken: list[str]
+) -> None:
     assert [text for text in kept if not is_kept(compiler, text, **fields)] == []
     assert [text for text in broken if is_kept(compiler, text, **fields)] == []
 
@@ -455,7 +468,9 @@ def test_keywords_that_say_nothing_are_dropped_and_equal_ones_are_read(
     ],
     ids=str,
 )
-def test_a_schema_without_its_wrapper_is_kept(compiler, response_format, kept, broken):
+def test_a_schema_without_its_wrapper_is_kept(
+    compiler: GrammarCompiler, response_format: dict[str, Any], kept: list[str], broken: list[str]
+) -> None:
     assert [
         text for text in kept if not is_kept(compiler, text, response_format=response_format)
     ] == []
@@ -476,7 +491,9 @@ def test_a_schema_without_its_wrapper_is_kept(compiler, response_format, kept, b
     ],
     ids=str,
 )
-def test_a_format_that_contradicts_itself_is_a_400(client, response_format):
+def test_a_format_that_contradicts_itself_is_a_400(
+    client: TestClient, response_format: dict[str, Any]
+) -> None:
     reply = client.post(
         "/v1/chat/completions", json={"messages": "a", "response_format": response_format}
     )
@@ -484,7 +501,7 @@ def test_a_format_that_contradicts_itself_is_a_400(client, response_format):
     assert reply.json()["error"]["param"].startswith("response_format")
 
 
-def test_a_reply_that_needs_no_grammar_has_none():
+def test_a_reply_that_needs_no_grammar_has_none() -> None:
     for fields in (
         {},
         {"response_format": {"type": "text"}},
@@ -523,7 +540,9 @@ DOUBLED = {
     ],
     ids=lambda value: json.dumps(value)[:40],
 )
-def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(compiler, schema, reason):
+def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(
+    compiler: GrammarCompiler, schema: dict[str, Any], reason: str
+) -> None:
     def begin() -> None:
         checker = compiler.compile(grammar(**json_schema(schema)), LEAD, "response_format")
         checker.check(compiler._tokenizer.tokenize_str(" {"), has_ended=False)
@@ -564,7 +583,9 @@ def test_a_schema_that_cannot_be_kept_is_a_400_that_says_why(compiler, schema, r
     ],
     ids=lambda fields: json.dumps(fields)[-60:],
 )
-def test_a_monstrous_grammar_is_read_or_refused_within_a_second(compiler, fields):
+def test_a_monstrous_grammar_is_read_or_refused_within_a_second(
+    compiler: GrammarCompiler, fields: dict[str, Any]
+) -> None:
     began = time.perf_counter()
     with suppress(APIError):
         compiler.compile(grammar(**fields), LEAD, "response_format")

@@ -2,8 +2,11 @@
 
 import json
 import time
+from typing import Any
 
+import httpx
 import pytest
+from openai import OpenAI
 
 from tests.support.questions import COMPARISON, MODEL, STORIES, complete
 from tests.support.replies import events
@@ -11,8 +14,8 @@ from tests.support.replies import events
 pytestmark = pytest.mark.engine
 
 
-def test_a_beam_search_streams_before_it_is_over(openai):
-    fields = {"model": MODEL, "messages": STORIES, "extra_body": {"num_beams": 4}}
+def test_a_beam_search_streams_before_it_is_over(openai: OpenAI) -> None:
+    fields: dict[str, Any] = {"model": MODEL, "messages": STORIES, "extra_body": {"num_beams": 4}}
     plain = openai.chat.completions.create(**fields).choices[0].message.content
     began = time.monotonic()
     chunks = [
@@ -41,7 +44,9 @@ def test_a_beam_search_streams_before_it_is_over(openai):
     ],
     ids=json.dumps,
 )
-def test_a_streamed_search_joins_to_the_plain_one(http, fields):
+def test_a_streamed_search_joins_to_the_plain_one(
+    http: httpx.Client, fields: dict[str, Any]
+) -> None:
     body = {"prompt": COMPARISON, "max_tokens": 80, **fields}
     plain = http.post("/v1/completions", json=body).json()
     stream = events(
@@ -76,8 +81,8 @@ def test_a_streamed_search_joins_to_the_plain_one(http, fields):
             )
 
 
-def test_a_search_is_deterministic(http):
-    bodies = [
+def test_a_search_is_deterministic(http: httpx.Client) -> None:
+    bodies: list[dict[str, Any]] = [
         {"prompt": COMPARISON, "num_beams": 4, "n": 4, "seed": seed, "temperature": seed / 10}
         for seed in range(5)
     ]

@@ -1,9 +1,11 @@
 """Log-probabilities of the real engine: the model's own, streamed or not."""
 
+import httpx
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from prompts.encoder import SentencePieceEncoder
 from settings import DEMO_MODEL
 from tests.support.questions import CAPITAL
 from tests.support.replies import events
@@ -11,7 +13,9 @@ from tests.support.replies import events
 pytestmark = pytest.mark.engine
 
 
-def test_log_probabilities_change_no_text_and_are_the_models(http, demo_encoder):
+def test_log_probabilities_change_no_text_and_are_the_models(
+    http: httpx.Client, demo_encoder: SentencePieceEncoder
+) -> None:
     """The same text with and without; the values are transformers' on the same ids."""
     fields = {"prompt": CAPITAL, "temperature": 0, "repetition_penalty": 1.0}
     plain = http.post("/v1/completions", json=fields).json()["choices"][0]
@@ -32,7 +36,9 @@ def test_log_probabilities_change_no_text_and_are_the_models(http, demo_encoder)
 
 
 @pytest.mark.parametrize("limit", range(1, 12))
-def test_streamed_log_probabilities_are_those_of_the_plain_reply(http, limit):
+def test_streamed_log_probabilities_are_those_of_the_plain_reply(
+    http: httpx.Client, limit: int
+) -> None:
     """Bytes of rare characters are made likely, so that tokens are parts of characters."""
     bias = {str(token_id): 12.0 for token_id in range(3, 259)}
     body = {"messages": "😀龘", "temperature": 1.2, "seed": limit, "max_tokens": limit, "logit_bias": bias,

@@ -1,7 +1,9 @@
 """Where an answer ends: stop strings and tokens, limits, the edge of the context."""
 
 import json
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.bodies import CHAT, COMPLETIONS
@@ -11,10 +13,14 @@ from tests.support.replies import events
 pytestmark = pytest.mark.engine
 
 
-def test_stop_strings_are_not_in_the_reply(http):
+def test_stop_strings_are_not_in_the_reply(http: httpx.Client) -> None:
     (whole,) = complete(http, "给我讲一些有关杭州的故事吧", temperature=0)
     stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
-    fields = {"prompt": "给我讲一些有关杭州的故事吧", "temperature": 0, "stop": [stop, ""]}
+    fields: dict[str, Any] = {
+        "prompt": "给我讲一些有关杭州的故事吧",
+        "temperature": 0,
+        "stop": [stop, ""],
+    }
     (plain,) = complete(http, **fields)
     assert plain == whole[: whole.index(stop)]
     chunks = events(http.post("/v1/completions", json={**fields, "stream": True}).text)
@@ -24,7 +30,7 @@ def test_stop_strings_are_not_in_the_reply(http):
     assert included == plain + stop
 
 
-def test_stop_token_ids(http):
+def test_stop_token_ids(http: httpx.Client) -> None:
     (whole,) = complete(http, temperature=0)
     tokens = http.post("/tokenize", json={"prompt": whole, "raw": True}).json()["tokens"]
     (text,) = complete(http, temperature=0, stop_token_ids=[tokens[3]])
@@ -32,7 +38,7 @@ def test_stop_token_ids(http):
     assert len(text) < len(whole)
 
 
-def test_tokens_are_counted_limited_and_demanded(http):
+def test_tokens_are_counted_limited_and_demanded(http: httpx.Client) -> None:
     body = {"prompt": CAPITAL, "max_tokens": 3, "temperature": 0}
     reply = http.post("/v1/completions", json=body).json()
     assert reply["usage"]["completion_tokens"] == 3
@@ -45,7 +51,7 @@ def test_tokens_are_counted_limited_and_demanded(http):
     assert longer["usage"]["completion_tokens"] == 60
 
 
-def test_a_limit_beyond_the_context_ends_at_its_edge(http):
+def test_a_limit_beyond_the_context_ends_at_its_edge(http: httpx.Client) -> None:
     prompt = [1] * 2040
     reply = http.post(
         "/v1/completions", json={"prompt": prompt, "max_tokens": 10**6, "ignore_eos": True}
@@ -57,7 +63,9 @@ def test_a_limit_beyond_the_context_ends_at_its_edge(http):
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
 @pytest.mark.parametrize("ways", [*WAYS, {"num_beams": 3, "n": 2}], ids=json.dumps)
 @pytest.mark.parametrize("stop", [" ", " is", ["  ", " c"], ["The", " "]], ids=str)
-def test_a_stop_string_does_not_see_the_space_before_the_answer(http, path, ways, stop):
+def test_a_stop_string_does_not_see_the_space_before_the_answer(
+    http: httpx.Client, path: str, ways: dict[str, Any], stop: str | list[str]
+) -> None:
     whole, _, _ = texts_of(http, path, **ways)
     cut, usage, reasons = texts_of(http, path, **ways, stop=stop)
     stops = [stop] if isinstance(stop, str) else stop
@@ -72,7 +80,9 @@ def test_a_stop_string_does_not_see_the_space_before_the_answer(http, path, ways
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
 @pytest.mark.parametrize("ways", [*WAYS, {"num_beams": 3, "n": 2}], ids=json.dumps)
 @pytest.mark.parametrize("question", [WORDS, CAPITAL])
-def test_max_tokens_are_tokens_of_the_answer(http, path, ways, question):
+def test_max_tokens_are_tokens_of_the_answer(
+    http: httpx.Client, path: str, ways: dict[str, Any], question: str
+) -> None:
     """The space before the answer counts in no limit, whether it is a token of its own or not."""
     ask = {"messages": question} if path == CHAT else {"prompt": question}
     for limit in (1, 2, 5):
@@ -86,7 +96,9 @@ def test_max_tokens_are_tokens_of_the_answer(http, path, ways, question):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("question", [WORDS, CAPITAL])
 @pytest.mark.parametrize("ways", [{}, {"n": 2}, {"best_of": 2}, {"num_beams": 2}], ids=json.dumps)
-def test_a_classification_by_one_token_is_answered_by_one(http, question, ways, stream):
+def test_a_classification_by_one_token_is_answered_by_one(
+    http: httpx.Client, question: str, ways: dict[str, Any], stream: bool
+) -> None:
     """The first entry of the log-probabilities is the first token that can be seen."""
     ask = {"max_tokens": 1, "temperature": 0, "stream": stream, **ways}
     reply = http.post(CHAT, json={"messages": question, "logprobs": True, "top_logprobs": 3, **ask})
@@ -119,7 +131,7 @@ def test_a_classification_by_one_token_is_answered_by_one(http, question, ways, 
     ]
 
 
-def test_a_limit_of_the_room_is_the_room(http):
+def test_a_limit_of_the_room_is_the_room(http: httpx.Client) -> None:
     """Where prompt and answer fill the context, the space takes its place there."""
     length = http.post("/tokenize", json={"prompt": "字" * 900}).json()["count"]
     ask = {"prompt": "字" * 900, "max_tokens": 10**6, "ignore_eos": True, "temperature": 0}
@@ -128,7 +140,7 @@ def test_a_limit_of_the_room_is_the_room(http):
         assert 2048 - length - 1 <= usage["completion_tokens"] <= 2048 - length
 
 
-def test_an_answer_at_its_limit_may_be_as_short_as_it_must_be_long(http):
+def test_an_answer_at_its_limit_may_be_as_short_as_it_must_be_long(http: httpx.Client) -> None:
     for ways in ({}, {"num_beams": 2}, {"stop": " "}):
         ask = {"prompt": CAPITAL, "temperature": 0, "min_tokens": 30, "max_tokens": 30, **ways}
         assert http.post(COMPLETIONS, json=ask).json()["usage"]["completion_tokens"] == 30

@@ -1,5 +1,8 @@
 """A stream's texts are those of the plain reply, wherever characters are cut."""
 
+from typing import Any
+
+import httpx
 import pytest
 
 from tests.support.questions import complete
@@ -10,19 +13,20 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize("limit", range(1, 41))
-def test_a_stream_equals_the_plain_reply_at_every_length(http, limit):
+def test_a_stream_equals_the_plain_reply_at_every_length(http: httpx.Client, limit: int) -> None:
     """Tokens that are bytes of rare characters are made likely, so that a limit often cuts a character in two."""
     bias = {str(token_id): 12.0 for token_id in range(3, 259)}
-    fields = {"prompt": f"讲个故事{limit}😀龘", "max_tokens": limit, "seed": limit, "temperature": 1.2, "top_k": -1,
-              "logit_bias": bias if limit % 2 else None, "ignore_eos": True}  # fmt: skip
+    fields: dict[str, Any] = {"prompt": f"讲个故事{limit}😀龘", "max_tokens": limit, "seed": limit,
+                              "temperature": 1.2, "top_k": -1, "ignore_eos": True,
+                              "logit_bias": bias if limit % 2 else None}  # fmt: skip
     (plain,) = complete(http, **fields)
     chunks = events(http.post("/v1/completions", json={**fields, "stream": True}).text)
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == plain
 
 
-def test_a_stream_equals_the_plain_reply_for_many_texts(http):
+def test_a_stream_equals_the_plain_reply_for_many_texts(http: httpx.Client) -> None:
     prompts = varied_strings(1500)[::25]
-    fields = {"prompt": prompts, "temperature": 0, "max_tokens": 24}
+    fields: dict[str, Any] = {"prompt": prompts, "temperature": 0, "max_tokens": 24}
     plain = complete(http, **fields)
     chunks = events(http.post("/v1/completions", json={**fields, "stream": True}).text)
     joined = [""] * len(prompts)

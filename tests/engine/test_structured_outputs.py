@@ -4,8 +4,10 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import httpx
 import jsonschema
@@ -13,6 +15,7 @@ import pytest
 
 from tests.support.bodies import CHAT, COMPLETIONS
 from tests.support.replies import events
+from tests.support.server_process import Server
 
 pytestmark = pytest.mark.engine
 
@@ -59,7 +62,7 @@ def keeps_city(text: str) -> bool:
     return True
 
 
-KINDS = {
+KINDS: dict[str, tuple[dict[str, Any], Callable[[str], object]]] = {
     "schema": (SCHEMA, keeps_city),
     "json": ({"structured_outputs": {"json": CITY}}, keeps_city),
     "choice": (
@@ -95,7 +98,9 @@ KINDS = {
     ids=json.dumps,
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_replies_keep_what_was_asked_for_on_both_endpoints(http, kind, ways):
+def test_replies_keep_what_was_asked_for_on_both_endpoints(
+    http: httpx.Client, kind: str, ways: dict[str, Any]
+) -> None:
     fields, holds = KINDS[kind]
     for path, prompt in (
         (CHAT, {"messages": QUESTION}),
@@ -109,7 +114,7 @@ def test_replies_keep_what_was_asked_for_on_both_endpoints(http, kind, ways):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_joins_to_the_plain_reply(http, kind):
+def test_a_stream_joins_to_the_plain_reply(http: httpx.Client, kind: str) -> None:
     fields, _ = KINDS[kind]
     ask = {"messages": QUESTION, "temperature": 0, **fields}
     plain = http.post(CHAT, json=ask).json()["choices"][0]["message"]["content"]
@@ -118,7 +123,7 @@ def test_a_stream_joins_to_the_plain_reply(http, kind):
 
 
 @pytest.mark.parametrize("key", ["answer", "city", "summary", "名称"])
-def test_the_demo_model_ends_free_strings(http, key):
+def test_the_demo_model_ends_free_strings(http: httpx.Client, key: str) -> None:
     """As clients ask by default: strings of any length, which a model that never saw JSON would not end."""
     schema = {"type": "object", "properties": {key: {"type": "string"}}, "required": [key]}
     ask = {
@@ -137,7 +142,7 @@ def test_the_demo_model_ends_free_strings(http, key):
         assert isinstance(json.loads(choice["message"]["content"])[key], str)
 
 
-def test_a_json_object_is_one(http):
+def test_a_json_object_is_one(http: httpx.Client) -> None:
     ask = {
         "messages": QUESTION,
         "response_format": {"type": "json_object"},
@@ -149,7 +154,7 @@ def test_a_json_object_is_one(http):
     assert choice["finish_reason"] == "length" or is_json(choice["message"]["content"])
 
 
-def test_log_probabilities_do_not_change_a_structured_reply(http):
+def test_log_probabilities_do_not_change_a_structured_reply(http: httpx.Client) -> None:
     ask = {"messages": QUESTION, "temperature": 0, **SCHEMA}
     plain = http.post(CHAT, json=ask).json()["choices"][0]
     told = http.post(CHAT, json={**ask, "logprobs": True, "top_logprobs": 2}).json()["choices"][0]
@@ -161,7 +166,9 @@ def test_log_probabilities_do_not_change_a_structured_reply(http):
 @pytest.mark.parametrize(
     "choice", ["required", {"type": "function", "function": {"name": "visit"}}], ids=str
 )
-def test_a_call_is_valid_plain_and_streamed(http, choice):
+def test_a_call_is_valid_plain_and_streamed(
+    http: httpx.Client, choice: str | dict[str, Any]
+) -> None:
     ask = {"messages": QUESTION, "temperature": 0, **CALL, "tool_choice": choice}
     [plain] = http.post(CHAT, json=ask).json()["choices"]
     assert plain["finish_reason"] == "tool_calls"
@@ -177,7 +184,9 @@ def test_a_call_is_valid_plain_and_streamed(http, choice):
     assert "".join(piece["function"]["arguments"] for piece in pieces) == called["arguments"]
 
 
-def test_a_schema_too_complex_on_the_way_is_a_400_and_in_a_stream_an_event(http):
+def test_a_schema_too_complex_on_the_way_is_a_400_and_in_a_stream_an_event(
+    http: httpx.Client,
+) -> None:
     ask = {
         "messages": QUESTION,
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": DEEP}},
@@ -212,7 +221,7 @@ MONSTERS = [
 ]
 
 
-def test_monstrous_requests_hurt_nobody_elses_stream(server, http):
+def test_monstrous_requests_hurt_nobody_elses_stream(server: Server, http: httpx.Client) -> None:
     """A stream's worst gap while each of them is sent six times; they are refused or cut off at 5 tokens."""
     ends = threading.Event()
     statuses: list[int] = []

@@ -6,11 +6,12 @@ import random
 import pytest
 
 from tests.support.mixed_requests import answers, asks
+from tests.support.server_process import Server
 
 pytestmark = pytest.mark.engine
 
 
-def test_each_of_64_gets_what_it_gets_alone(server):
+def test_each_of_64_gets_what_it_gets_alone(server: Server) -> None:
     asked = asks()
     alone = answers(server, asked, 1)
     assert len({json.dumps(texts) for texts in alone}) > 20

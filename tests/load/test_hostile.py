@@ -66,7 +66,9 @@ def worst_gap_beside(server: Server, sent: bytes, statuses: set[int]) -> float:
 
 
 @pytest.mark.parametrize(("statuses", "sent"), KINDS.values(), ids=KINDS)
-def test_a_crowd_of_hostile_requests_holds_no_stream_up(server, http, statuses, sent):
+def test_a_crowd_of_hostile_requests_holds_no_stream_up(
+    server: Server, http: httpx.Client, statuses: set[int], sent: bytes
+) -> None:
     """The best of three crowds: the machine has stalls of its own."""
     gaps: list[float] = []
     while len(gaps) < 3 and not any(gap < WORST_GAP for gap in gaps):

@@ -6,8 +6,10 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.bodies import COMPLETIONS
@@ -35,8 +37,9 @@ def memory(server: Server) -> float:
 
 
 @pytest.fixture
-def right(http) -> str:
-    return http.post(COMPLETIONS, json=CAPITAL).json()["choices"][0]["text"]
+def right(http: httpx.Client) -> str:
+    text: str = http.post(COMPLETIONS, json=CAPITAL).json()["choices"][0]["text"]
+    return text
 
 
 @contextmanager
@@ -60,7 +63,9 @@ def many(server: Server, sent: bytes) -> Iterator[list[socket.socket]]:
     ],
     ids=["nothing", "half a head", "half a body", "a part of a long body", "one request"],
 )
-def test_idle_connections_cost_little(server, http, right, sent):
+def test_idle_connections_cost_little(
+    server: Server, http: httpx.Client, right: str, sent: bytes
+) -> None:
     """What each has sent, a transport and a parser; the allocator may keep so much once, but not each time."""
     most = PEERS * (len(sent) / 2**20 + 0.06)
     before = memory(server)
@@ -74,7 +79,9 @@ def test_idle_connections_cost_little(server, http, right, sent):
     assert wait_for(lambda: memory(server) - before < most, 5)
 
 
-def test_readers_that_stop_or_read_a_byte_a_second_grow_nothing(server, http, right):
+def test_readers_that_stop_or_read_a_byte_a_second_grow_nothing(
+    server: Server, http: httpx.Client, right: str
+) -> None:
     """They get all of it in the end."""
     with ExitStack() as stack:
         readers = [stack.enter_context(connect(server)) for _ in range(24)]
@@ -96,7 +103,7 @@ def test_readers_that_stop_or_read_a_byte_a_second_grow_nothing(server, http, ri
             time.sleep(1)
         assert memory(server) - before < MOST_GROWTH
         for at, reader in enumerate(readers):
-            heard[at] += b"".join(iter(lambda reader=reader: reader.recv(2**20), b""))
+            heard[at] += b"".join(iter(partial(reader.recv, 2**20), b""))
     for text in heard:
         payloads = re.findall(rb"data: (.*)", text)
         assert payloads[-1] == b"[DONE]"
@@ -105,7 +112,7 @@ def test_readers_that_stop_or_read_a_byte_a_second_grow_nothing(server, http, ri
         ] == "length"
 
 
-def test_pipelined_requests_are_answered_in_turn(server):
+def test_pipelined_requests_are_answered_in_turn(server: Server) -> None:
     """Plain ones, streams and errors; the answers come in the order of the questions."""
     asks = [
         {"prompt": "a", "max_tokens": 2},
@@ -131,7 +138,9 @@ def test_pipelined_requests_are_answered_in_turn(server):
 
 @pytest.mark.parametrize("at", [0.1, 0.9, 1.0])
 @pytest.mark.parametrize("stream", [False, True])
-def test_resets_leave_nothing_behind(server, http, right, at, stream):
+def test_resets_leave_nothing_behind(
+    server: Server, http: httpx.Client, right: str, at: float, stream: bool
+) -> None:
     """In the head, in the body, and while the answer is made."""
     sent = posted(COMPLETIONS, {**STORY, "stream": stream})
     shown = len(server.lines)

@@ -104,7 +104,7 @@ class Soak:
         return thread
 
 
-def test_nothing_grows_and_no_answer_is_wrong(server, http):
+def test_nothing_grows_and_no_answer_is_wrong(server: Server, http: httpx.Client) -> None:
     soak = Soak(server)
     assert wait_for(lambda: soak.see(http)["in the engine"] == 0, 5)
     shown = len(server.lines)

@@ -10,7 +10,7 @@ from tests.support.replies import events
 MODEL = "chinese-llama-alpaca-2"
 CAPITAL = "告诉我中国的首都在哪里"
 COMPARISON = "告诉我中国和美国分别各有哪些优点缺点"
-STORIES = [{"role": "user", "content": "给我讲一些有关杭州的故事吧"}]
+STORIES: list[Any] = [{"role": "user", "content": "给我讲一些有关杭州的故事吧"}]
 WEST_LAKE = [
     *STORIES,
     {"role": "assistant", "content": "好的，请问您对杭州有什么特别的偏好吗？"},
