@@ -1,5 +1,6 @@
-"""Messages or an instruction -> prompt token ids: a layout, chosen for the model, on the model's encoder.
+"""Messages, an instruction or raw text -> a prompt of token ids; and which template a model gets.
 
+A layout (`prompts/layouts.py`) makes runs of text and control tokens, the encoder (`prompts/encoder.py`) their ids.
 Knows nothing about HTTP, sampling or the engine.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 from errors import bad_request
 from generation import Prompt
 from model_files import read_config, vocabulary_rows
-from prompts.encoder import Encoder, TokenizerEncoder, load_encoder, load_tokenizer
+from prompts.encoder import Encoder, Run, TokenizerEncoder, load_encoder, load_tokenizer
 from prompts.layouts import (
     ALPACA,
     ALPACA_2,
@@ -27,30 +28,37 @@ from settings import Settings, StartError, raising_start_error
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
+"""Parts of model names in lower case: a model with one of them was trained with that layout."""
 
 
 class PromptTemplate:
-    """One layout on one encoder."""
+    """Makes the prompts of one model."""
 
     def __init__(self, layout: Layout, encoder: Encoder, system_prompt: str | None = None) -> None:
+        """`system_prompt`: the system text of conversations that have none; None: the layout's own default."""
         self.layout = layout
         self.encoder = encoder
         self._system_prompt = system_prompt
         self._lead_ids = (
-            encoder.ids_spelt(layout.answer_lead) if layout.answer_lead else frozenset()
+            encoder.ids_spelt_as(layout.answer_lead) if layout.answer_lead else frozenset()
         )
 
     def check_fields(self, sent: Mapping[str, Any]) -> None:
-        """Raise APIError (400) for fields that a chat template in Jinja would take: other templates take none."""
+        """Raise APIError (400) for `chat_template_kwargs` if the template is in Jinja: others have no use for them."""
         if self.layout.is_jinja and sent.get("chat_template_kwargs"):
             raise bad_request("'chat_template_kwargs' is not supported.", "chat_template_kwargs")
 
     def render_chat(self, messages: Sequence[Message], functions: str = "") -> Prompt:
-        """The prompt of a conversation; a final assistant message is continued, `functions` end the system text."""
-        default = (
-            self.layout.system if functions and self._system_prompt is None else self._system_prompt
-        )
-        conversation = to_conversation(messages, default, functions)
+        """Return the prompt of a conversation: for an answer, or for the rest of it if the assistant's message is last.
+
+        `functions`: the text that describes callable functions, which ends the system text. Raises APIError (400) for
+        messages that the template cannot express.
+        """
+        default_system = self._system_prompt
+        # With functions there is a system text, so the layout would leave its own default out.
+        if default_system is None and functions:
+            default_system = self.layout.default_system
+        conversation = to_conversation(messages, default_system, functions)
         ids = self.encoder.encode(self.layout.runs(conversation, self.encoder))
         prompt = Prompt(ids, stop=self.layout.stop, stop_token_ids=self.layout.stop_token_ids)
         if not conversation.is_partial:
@@ -58,7 +66,7 @@ class PromptTemplate:
         return prompt
 
     def render_instruction(self, text: str) -> Prompt:
-        """The prompt of one instruction: a conversation of one user message."""
+        """Return the prompt of one instruction, a conversation of one user message; raises APIError (400)."""
         if self.layout is NO_LAYOUT:
             raise bad_request(
                 "This server has no prompt template: start it with --prompt-template to choose one.",
@@ -67,58 +75,64 @@ class PromptTemplate:
         return replace(self.render_chat([("user", text)]), text=text)
 
     def render_raw(self, text: str) -> Prompt:
-        """The text as it is, after the tokenizer's own beginning of a text."""
+        """Return the prompt of a text without a template, after the token that begins a text, if there is one."""
         return Prompt(self.encoder.encode([self.encoder.bos_id, text]), text)
 
 
 def load_prompt_template(settings: Settings) -> PromptTemplate:
-    """The template that the settings name, or that fits the model (`auto`); raises StartError."""
+    """Load the template that `--prompt-template` names, or in `auto` that of the model; raises StartError."""
     encoder = load_encoder(settings)
     system_prompt = settings.system_prompt
     if system_prompt and system_prompt.startswith("@"):
-        system_prompt = _read(system_prompt[1:], "--system-prompt")
+        system_prompt = _read_text(system_prompt[1:], "--system-prompt")
     with raising_start_error("The prompt template cannot render a message"):
         layout = _choose_layout(settings, encoder)
-        _check_rows(layout, encoder, vocabulary_rows(read_config(settings)))
+        probe = layout.runs(PROBE, encoder) if layout is not NO_LAYOUT else []
+        rows = vocabulary_rows(read_config(settings))
+        if rows is not None:
+            _check_rows(rows, encoder, layout.name, probe)
     return PromptTemplate(layout, encoder, system_prompt)
 
 
-def _check_rows(layout: Layout, encoder: Encoder, rows: int | None) -> None:
-    """Raise StartError where text or the template has ids that the model, with so many rows, does not know.
+def _check_rows(rows: int, encoder: Encoder, layout_name: str, runs: Sequence[Run]) -> None:
+    """Raise StartError if any text, or the template that gave `runs`, has ids that are not rows of the embeddings.
 
-    Control tokens beyond the rows, such as an added <pad>, hurt nobody as long as no prompt has them.
+    Other control tokens may have such ids, as an added <pad> does: no prompt has them.
     """
-    runs = layout.runs(PROBE, encoder) if layout is not NO_LAYOUT else []
-    if rows is None:
-        return
-    if encoder.text_size > rows:
-        counts = (
-            f"{encoder.text_size:,} pieces, and the model {rows:,} rows (vocab_size in config.json)"
-        )
+    pieces = encoder.text_vocabulary_size
+    if pieces > rows:
+        counts = f"{pieces:,} pieces, and the model {rows:,} rows (vocab_size in config.json)"
         raise StartError(
             f"The tokenizer has {counts}: has the model been merged, and is this its tokenizer?"
         )
-    if beyond := [
-        encoder.control_texts[run] for run in runs if isinstance(run, int) and run >= rows
-    ]:
-        raise StartError(
-            f"The prompt template {layout.name} has {beyond[0]}, for which the model has no row."
-        )
+    for run in runs:
+        if isinstance(run, int) and run >= rows:
+            raise StartError(
+                f"The prompt template {layout_name} has {encoder.control_texts[run]}, "
+                "for which the model has no row."
+            )
 
 
 def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:
+    """Return the layout that `--prompt-template` names; in `auto`, Alpaca's if the model's name tells it."""
     if settings.prompt_template != "auto":
         return _named_layout(settings.prompt_template, settings, encoder)
-    if settings.is_demo:  # it was trained on this one, whatever it is served as
+    # The demo model was trained with this layout, under whatever name it is served.
+    if settings.is_demo:
         return ALPACA_2
     names = [*settings.model_names, settings.model]
-    for layout, marks in ((ALPACA_2, ALPACA_2_NAMES), (ALPACA, ALPACA_NAMES)):
-        if any(mark in name.lower() for name in names for mark in marks):
+    # Alpaca-2 first: its names begin as Alpaca's do.
+    for layout, parts in ((ALPACA_2, ALPACA_2_NAMES), (ALPACA, ALPACA_NAMES)):
+        if any(part in name.lower() for name in names for part in parts):
             return layout
-    return _other_layout([*names, Path(settings.model).name], settings, encoder)
+    return _detected_layout([*names, Path(settings.model).name], settings, encoder)
 
 
-def _other_layout(names: Sequence[str], settings: Settings, encoder: Encoder) -> Layout:
+def _detected_layout(names: Sequence[str], settings: Settings, encoder: Encoder) -> Layout:
+    """Return the layout of the tokenizer's chat template, else fastchat's of one of the names; raises StartError.
+
+    If there is neither, a server with `--raw-completions` does without.
+    """
     tokenizer = _tokenizer(settings, encoder)
     if tokenizer.chat_template:
         return chat_template_layout("model", tokenizer)
@@ -134,13 +148,13 @@ def _other_layout(names: Sequence[str], settings: Settings, encoder: Encoder) ->
 
 
 def _named_layout(choice: str, settings: Settings, encoder: Encoder) -> Layout:
+    """Return the layout for a value of `--prompt-template` other than `auto`; raises StartError."""
     for layout in (ALPACA_2, ALPACA):
         if choice == layout.name:
             return layout
     if choice.endswith(".jinja"):
-        return chat_template_layout(
-            choice, _tokenizer(settings, encoder), _read(choice, "--prompt-template")
-        )
+        source = _read_text(choice, "--prompt-template")
+        return chat_template_layout(choice, _tokenizer(settings, encoder), source)
     if choice == "model":
         tokenizer = _tokenizer(settings, encoder)
         if not tokenizer.chat_template:
@@ -157,6 +171,7 @@ def _named_layout(choice: str, settings: Settings, encoder: Encoder) -> Layout:
 
 
 def _tokenizer(settings: Settings, encoder: Encoder) -> Any:
+    """Return transformers' tokenizer, loaded only if the encoder has none: that takes seconds."""
     return encoder.tokenizer if isinstance(encoder, TokenizerEncoder) else load_tokenizer(settings)
 
 
@@ -166,8 +181,8 @@ def _fastchat_names() -> frozenset[str]:
     return frozenset(conv_templates)
 
 
-def _read(file: str, flag: str) -> str:
-    """The text of a file, without what editors add: a byte order mark, the end of the last line."""
+def _read_text(file: str, flag: str) -> str:
+    """Read a flag's file without what editors add, a byte order mark and the last newline; raises StartError."""
     try:
         return Path(file).read_text(encoding="utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as failure:

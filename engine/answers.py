@@ -1,9 +1,9 @@
-"""vLLM's tokens of one choice -> its answer, as the client sees it: without the template's lead, and where it ends.
+"""vLLM's outputs of one choice -> deltas of its answer, without the `answer_lead`, which the model generates first.
 
-The lead (`Prompt.answer_lead`) is text that the model generates between prompt and answer, for Alpaca-2 a space. It
-is cut off here and nowhere else: from the text, and where a token spells nothing but the lead, from the token ids and
-log-probabilities too. So it counts in no limit, and stop strings are looked for in the text that the client sees.
-vLLM knows nothing of it: it is asked for one token more than the limit, and what is too much is left out again.
+The lead (`Prompt.answer_lead`) stands between prompt and answer; for Alpaca-2 it is a space. It is cut off the text,
+and if the first token is a lead token (one of `Prompt.lead_ids`, which spell the lead alone), that token and its
+log-probability are left out too. So the lead counts in no limit, and no stop string is found in it. vLLM knows nothing
+of it and is asked for one token more than the limit: where the first was no lead token, the last is left out here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,14 +26,15 @@ FINISH_REASONS = (None, *get_args(FinishReason))
 
 
 class Answer:
-    """One choice: what vLLM adds to it, as deltas.
+    """The answer of one choice: turns vLLM's outputs into deltas, in the order in which they come.
 
-    `limit`: tokens that the answer may have, the lead not counted. `alternatives`: how many of the likeliest tokens
-    are reported beside each; None: no log-probabilities.
+    `params`: what vLLM was asked for, with the stop strings of the request. `limit`: the most tokens of the answer, a
+    lead token not counted. `alternatives`: how many of the likeliest tokens are reported beside each; None: no
+    log-probabilities.
     """
 
     is_over = False
-    """Nothing that vLLM may still add is part of it."""
+    """Whether the answer has ended though vLLM may go on generating: further outputs are to be left out."""
 
     def __init__(
         self,
@@ -43,71 +44,79 @@ class Answer:
         limit: int,
         alternatives: int | None,
     ) -> None:
-        self._tokenizer, self._prompt, self._params = tokenizer, prompt, params
-        self._limit, self._alternatives = limit, alternatives
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        self._params = params
+        self._limit = limit
+        self._alternatives = alternatives
         self._lead = prompt.answer_lead
-        """Still to be cut off the text."""
-        self._has_begun = self._has_lone_lead = False
-        self._is_plain = not self._lead
-        """Nothing is left to be cut: every delta is vLLM's."""
+        """What is still to be cut off the text: the lead, or nothing."""
+        self._has_begun = False
+        """Whether vLLM has given the first token."""
+        self._had_lead_token = False
+        self._needs_cut = bool(self._lead)
+        """Whether something may still have to be cut; if not, deltas are just what vLLM gives."""
         self._token_ids: list[int] = []
-        self._sent = 0
-        """Characters of its text."""
+        self._sent_characters = 0
 
     def to_delta(self, completion: CompletionOutput, index: int) -> Delta:
-        """What vLLM's output adds to the answer, as choice `index`."""
+        """Return what vLLM's next output adds to the answer, as choice `index`; raises APIError if vLLM has failed."""
         delta = Delta(index, completion.text, completion.token_ids)
         if completion.finish_reason is not None:
             delta.finish_reason = to_finish_reason(completion.finish_reason)
         if completion.logprobs is not None and self._alternatives is not None:
             delta.logprobs = list(to_logprobs(completion.logprobs, self._alternatives))
-        if not self._is_plain:
+        if self._needs_cut:
             self._cut(delta)
         return delta
 
     def _cut(self, delta: Delta) -> None:
-        self._cut_lone_lead(delta)
+        """Take the lead, and what is beyond the limit, out of a delta."""
+        self._drop_lead_token(delta)
         if self._lead and delta.text:
             if delta.text.startswith(self._lead):
                 delta.text = delta.text.removeprefix(self._lead)
-                delta.cut = "" if self._has_lone_lead else self._lead
+                delta.cut = "" if self._had_lead_token else self._lead
             self._lead = ""
-        if self._has_lone_lead:
-            # vLLM was asked for one token more, which this was: it ends where the answer does.
-            self._is_plain = not self._lead
+        if self._had_lead_token:
+            # It was the one token more that vLLM was asked for, so vLLM ends at the limit.
+            self._needs_cut = bool(self._lead)
         else:
             self._cut_at_limit(delta)
 
-    def _cut_lone_lead(self, delta: Delta) -> None:
-        """Leave the first token of all out if it spells nothing but the lead."""
+    def _drop_lead_token(self, delta: Delta) -> None:
+        """Leave the first token of the choice out if it is a lead token."""
         if self._has_begun or not delta.token_ids:
             return
         self._has_begun = True
         if delta.token_ids[0] in self._prompt.lead_ids:
-            self._has_lone_lead = True
+            self._had_lead_token = True
             delta.token_ids = delta.token_ids[1:]
-            delta.logprobs = delta.logprobs and delta.logprobs[1:]
+            if delta.logprobs is not None:
+                delta.logprobs = delta.logprobs[1:]
 
     def _cut_at_limit(self, delta: Delta) -> None:
-        """End the answer at its limit, if vLLM has gone beyond: by one token, with which it ends too."""
+        """End the answer at its limit if vLLM has gone beyond, which it does by one token, its last."""
         self._token_ids += delta.token_ids
         excess = len(self._token_ids) - self._limit
         if excess > 0:
+            # What a delta's text has of its last token is not known: all is detokenized once more, up to the limit.
             text = AnswerText(self._tokenizer, self._prompt, without_stops(self._params))
             whole = text.add(
                 self._token_ids[: self._limit], is_last=True, ends_with_stop_token=False
             )
-            delta.text = whole[self._sent :]
+            delta.text = whole[self._sent_characters :]
             delta.token_ids = delta.token_ids[:-excess]
-            delta.logprobs = delta.logprobs and delta.logprobs[:-excess]
+            if delta.logprobs is not None:
+                delta.logprobs = delta.logprobs[:-excess]
             delta.finish_reason = "length"
-        self._sent += len(delta.text)
+        self._sent_characters += len(delta.text)
 
 
-class WatchedAnswer(Answer):
-    """An answer with a stop string that begins as the lead does, which vLLM would find in the lead.
+class SelfStoppingAnswer(Answer):
+    """An answer that looks for its stop strings itself, because vLLM could find one of them in the lead.
 
-    So it is looked for here, token by token, where vLLM is asked for deltas without stop strings.
+    vLLM is to be asked for deltas without stop strings; each token is detokenized again here.
     """
 
     @cached_property
@@ -115,57 +124,60 @@ class WatchedAnswer(Answer):
         return AnswerText(self._tokenizer, self._prompt, self._params)
 
     def to_delta(self, completion: CompletionOutput, index: int) -> Delta:
-        token_ids, is_stopped = completion.token_ids, completion.finish_reason == "stop"
-        count, stop = 0, None
+        token_ids = completion.token_ids
+        ends_with_stop_token = completion.finish_reason == "stop"
+        count = 0
+        stop = None
         while count < len(token_ids) and stop is None:
             count += 1
-            stop = self._text.update([token_ids[count - 1]], is_stopped and count == len(token_ids))
+            is_stop_token = ends_with_stop_token and count == len(token_ids)
+            stop = self._text.update([token_ids[count - 1]], is_stop_token)
         reason = "stop" if stop is not None else to_finish_reason(completion.finish_reason)
         delta = Delta(index, self._text.gained(reason is not None), token_ids[:count], reason)
         if completion.logprobs is not None and self._alternatives is not None:
             delta.logprobs = list(to_logprobs(completion.logprobs, self._alternatives))[:count]
         is_first = not self._has_begun
-        self._cut_lone_lead(delta)
-        if is_first and not self._has_lone_lead:
-            delta.cut = self._text.cut
-        if not self._has_lone_lead:
+        self._drop_lead_token(delta)
+        if not self._had_lead_token:
+            if is_first:
+                delta.cut = self._text.cut
             self._cut_at_limit(delta)
         self.is_over = delta.finish_reason is not None
         return delta
 
 
-def is_watched(prompt: Prompt, params: SamplingParams) -> bool:
-    """Whether a stop string could be found in the lead."""
+def can_stop_in_lead(prompt: Prompt, params: SamplingParams) -> bool:
+    """Whether vLLM could find a stop string in the prompt's `answer_lead`: whether one begins as the lead does."""
     return bool(prompt.answer_lead) and any(
         stop.startswith(prompt.answer_lead[0]) for stop in params.stop or ()
     )
 
 
 def without_stops(params: SamplingParams) -> SamplingParams:
-    """The same, of a text that no stop string ends."""
+    """Copy the parameters, without stop strings."""
     params = copy(params)
     params.stop = []
     return params
 
 
 def joined(deltas: Sequence[Delta]) -> Delta:
-    """All deltas of a choice as one."""
+    """Join all deltas of a choice, at least one, into one."""
     whole = replace(deltas[0])
     for delta in deltas[1:]:
         whole.text += delta.text
         whole.token_ids = [*whole.token_ids, *delta.token_ids]
         whole.cut = whole.cut or delta.cut
         whole.finish_reason = delta.finish_reason
-        whole.logprobs = (
-            whole.logprobs if delta.logprobs is None else [*(whole.logprobs or ()), *delta.logprobs]
-        )
+        if delta.logprobs is not None:
+            whole.logprobs = [*(whole.logprobs or ()), *delta.logprobs]
     return whole
 
 
 def to_logprobs(flat: FlatLogprobs, count: int, first: int = 0) -> Iterator[TokenLogprob]:
-    """vLLM's rows from `first` on: the token that was taken, and the `count` likeliest ones.
+    """Yield vLLM's log-probabilities from position `first` on: the token, and the `count` likeliest in its place.
 
-    vLLM names the taken token twice, if it is one of the likeliest, but only once where it has merged two outputs.
+    Of a position vLLM lists the token itself and then the likeliest ones, so the token twice if it is one of them;
+    where it has merged two outputs, only once.
     """
     for start, end in zip(flat.start_indices[first:], flat.end_indices[first:], strict=True):
         row = dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
@@ -174,7 +186,7 @@ def to_logprobs(flat: FlatLogprobs, count: int, first: int = 0) -> Iterator[Toke
 
 
 def to_finish_reason(reason: str | None) -> FinishReason | None:
-    """vLLM's reason as OpenAI's; raises APIError (500) where vLLM has failed."""
+    """Return vLLM's finish reason as OpenAI's; raises APIError (500) for one that says that vLLM has failed."""
     if reason not in FINISH_REASONS:
         raise APIError(500, f"The engine ended the generation: {reason}.")
     return cast(FinishReason | None, reason)

@@ -22,7 +22,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from engine.answers import Answer, WatchedAnswer, is_watched, joined, to_logprobs
+from engine.answers import Answer, SelfStoppingAnswer, can_stop_in_lead, joined, to_logprobs
 from engine.detokenizer import AnswerText
 from engine.dispatch import Dispatcher, OutputCallback
 from engine.grammar import GrammarChecker, GrammarCompiler
@@ -195,9 +195,9 @@ class VLLMEngine:
         """One for each choice; where they look for stop strings themselves, vLLM is asked for none from here on."""
         assert self._llm is not None
         params, decoding = request.params, request.decoding
-        kind = WatchedAnswer if is_watched(request.prompt, params) else Answer
+        kind = SelfStoppingAnswer if can_stop_in_lead(request.prompt, params) else Answer
         asked = copy(params)
-        if kind is WatchedAnswer:
+        if kind is SelfStoppingAnswer:
             params.stop, params.output_kind = [], RequestOutputKind.DELTA
         tokenizer = self._llm.get_tokenizer()
         return [
@@ -223,7 +223,9 @@ class VLLMEngine:
 
         with self._room(request.params.n), suppress(_AnswersAreComplete):
             checkers = await self._checkers(request)
-            reader = watch if isinstance(answers[0], WatchedAnswer) else check if checkers else take
+            reader = check if checkers else take
+            if isinstance(answers[0], SelfStoppingAnswer):
+                reader = watch
             await self._run(request.prompt.ids, request.params, request.id, reader)
 
     async def _search(self, request: _Request) -> Deltas:

@@ -1,6 +1,7 @@
-"""How each family of models wants its conversations: as text runs and control ids.
+"""Prompt templates: conversations -> runs of text and control tokens, in the layout that a model was trained with.
 
-Knows nothing about tokenizers beyond their control tokens, and covers text alone: no images, no schemas of tools.
+Alpaca-2 and Alpaca are written here; others are rendered by fastchat, or by Jinja from a tokenizer's chat template.
+Text only: no images, no `tools` of chat templates. Knows nothing about tokenizers beyond their control tokens.
 """
 
 import sys
@@ -18,31 +19,33 @@ ALPACA_SYSTEM = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request."
 )
-FIRST_MARK = 0xF0000
-"""A private-use plane: characters that stand for control tokens in client text while a template is rendered."""
-END = "\uffff"
-"""Marks where an answer that is to be continued ends: a code point that is no character."""
+FIRST_PLACEHOLDER = 0xF0000
+"""The first of the private-use characters that replace control tokens in client text while a template renders it."""
+END_OF_PARTIAL = "\uffff"
+"""Ends an answer that is to be continued while a template renders it: no character, so no text needs it."""
 
 SYSTEM_ROLES = ("system", "developer")
 Message = tuple[str, str]
-"""A role and its text."""
+"""A message's role and text."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages put in order: one system text at most, then user and assistant in turns, the user first."""
+    """A conversation in the order that templates need: a user's message first, then assistant and user in turns."""
 
     system: str | None
+    """The system text; None: the template's default."""
     messages: tuple[Message, ...]
+    """At least one; the only roles are `user` and `assistant`."""
 
     @property
     def is_partial(self) -> bool:
-        """The last message is an assistant's, to be continued."""
+        """Whether the last message is the assistant's, which the model is to continue."""
         return self.messages[-1][0] == "assistant"
 
     @property
     def turns(self) -> list[tuple[str, str | None]]:
-        """(user, assistant) pairs; the assistant's text is None where it is to be generated."""
+        """Pairs of texts, the user's and the assistant's; the last assistant's is None if it is to be generated."""
         texts = [text for _, text in self.messages]
         users = texts[::2]
         assistants = texts[1::2]
@@ -50,20 +53,21 @@ class Conversation:
 
 
 PROBE = Conversation(None, (("user", "?"),))
-"""What every template must be able to render."""
+"""The shortest conversation: a template that cannot render it fails at start."""
 
 
 def to_conversation(
-    messages: Sequence[Message], default: str | None = None, more: str = ""
+    messages: Sequence[Message], default_system: str | None = None, system_addition: str = ""
 ) -> Conversation:
-    """Join system texts, merge neighbours of one role; whoever is neither system nor assistant speaks as the user.
+    """Join system texts and successive messages of one role; other roles, such as `tool`, become `user`.
 
-    `default` stands in for a system text that is not sent, and `more` comes after either.
+    `default_system` is used if no system message is sent; `system_addition` is a last paragraph of the system text. An
+    empty last message of the assistant is left out, and a user's empty one put before an assistant's first.
     """
     sent = [text for role, text in messages if role in SYSTEM_ROLES]
-    system = "\n".join(sent) if sent else default
-    if more:
-        system = f"{system}\n\n{more}" if system else more
+    system = "\n".join(sent) if sent else default_system
+    if system_addition:
+        system = f"{system}\n\n{system_addition}" if system else system_addition
     merged: list[Message] = []
     for role, text in messages:
         speaker = "assistant" if role == "assistant" else "user"
@@ -82,22 +86,28 @@ def to_conversation(
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of models wants its conversations."""
+    """The prompt template of one family of models."""
 
     name: str
+    """The value of `--prompt-template` that chooses it; `none` where there is no template."""
     runs: Callable[[Conversation, Encoder], list[Run]]
+    """Lays out a conversation; raises APIError (400) for one that the template cannot express."""
     answer_lead: str = ""
-    """Text that parts the prompt from the answer and belongs to neither, though the model generates it."""
-    system: str = ""
-    """The default system text, as far as it is known."""
+    """`Prompt.answer_lead` of a prompt that ends before an answer."""
+    default_system: str = ""
+    """The system text that `runs` puts where a conversation has None; empty if unknown, as in a Jinja template."""
     stop: tuple[str, ...] = ()
+    """Strings that end an answer besides those of the request."""
     stop_token_ids: tuple[int, ...] = ()
     is_jinja: bool = False
-    """A template that a request could give fields of its own."""
+    """Whether it is a chat template in Jinja, which in other servers takes `chat_template_kwargs`."""
 
 
 def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
-    """Each turn is a text of its own between <s> and </s> (Chinese-LLaMA-Alpaca-2's training script)."""
+    """Lay out each turn as a text of its own between <s> and </s>, as Chinese-LLaMA-Alpaca-2's training script does.
+
+    The last </s> is left out: that turn's answer is generated or continued.
+    """
     system = ALPACA_2_SYSTEM if conversation.system is None else conversation.system
     head = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
     runs: list[Run] = []
@@ -113,7 +123,7 @@ def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
 
 
 def alpaca_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
-    """Alpaca, first generation: one text for the whole conversation."""
+    """Lay out the whole conversation as one text: Stanford Alpaca's format, and the first Chinese-LLaMA-Alpaca's."""
     system = ALPACA_SYSTEM if conversation.system is None else conversation.system
     paragraphs = [system] if system else []
     for user, assistant in conversation.turns:
@@ -122,8 +132,8 @@ def alpaca_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
     return [encoder.bos_id, "\n\n".join(paragraphs)]
 
 
-def no_runs(_: Conversation, __: Encoder) -> list[Run]:
-    """A base model has no way of putting a conversation."""
+def refuse_messages(_: Conversation, __: Encoder) -> list[Run]:
+    """Raise APIError (400): a base model was trained with no template for messages."""
     reason = "This server has no prompt template for its model: start it with --prompt-template to choose one"
     raise bad_request(f"{reason}, or send text to /v1/completions.", "messages")
 
@@ -131,36 +141,35 @@ def no_runs(_: Conversation, __: Encoder) -> list[Run]:
 def rendered_runs(
     render: Callable[[Conversation], str], conversation: Conversation, encoder: Encoder
 ) -> list[Run]:
-    """The runs of a template that renders one string, fastchat's or Jinja's.
+    """Split what a template renders as one string, fastchat's or Jinja's, into text and control tokens.
 
-    Client text that spells a control token is hidden while rendering, so those found afterwards are the template's.
+    Client text that spells a control token has a placeholder while it is rendered, so those found afterwards are the
+    template's own.
     """
     controls = control_pattern(encoder.control_ids)
     used = set(conversation.system or "")
     for _, sent in conversation.messages:
         used.update(sent)
-    private = range(FIRST_MARK, sys.maxunicode)
-    free = (mark for mark in map(chr, private) if mark not in used)
-    marks = dict(zip(encoder.control_ids, free, strict=False))
-    shown: dict[int, str] = {}
-    for text, mark in marks.items():
-        shown[ord(mark)] = text
-    hide = partial(controls.sub, lambda found: marks[found[0]])
+    private = map(chr, range(FIRST_PLACEHOLDER, sys.maxunicode))
+    free = (character for character in private if character not in used)
+    placeholders = dict(zip(encoder.control_ids, free, strict=False))
+    spelt = {ord(placeholder): text for text, placeholder in placeholders.items()}
+    hide = partial(controls.sub, lambda found: placeholders[found[0]])
     system = None if conversation.system is None else hide(conversation.system)
     messages = tuple((role, hide(text)) for role, text in conversation.messages)
     rendered = render(Conversation(system, messages))
     runs: list[Run] = []
     for at, piece in enumerate(controls.split(rendered)):
-        is_control = at % 2 == 1  # text and control tokens come in turns
+        is_control = at % 2 == 1  # `split` gives text and matches in turns
         if is_control:
             runs.append(encoder.control_ids[piece])
         elif piece:
-            runs.append(piece.translate(shown))
+            runs.append(piece.translate(spelt))
     return runs
 
 
 def _to_strings(stop: Any) -> tuple[str, ...]:
-    """One string, several, or None."""
+    """Return a `stop_str` of fastchat, which is None, one string or a list, as strings."""
     if stop is None:
         return ()
     if isinstance(stop, str):
@@ -169,7 +178,10 @@ def _to_strings(stop: Any) -> tuple[str, ...]:
 
 
 def fastchat_layout(name: str) -> Layout:
-    """A template of `fastchat.conversation`, with its own stop strings."""
+    """Return the layout of a template of `fastchat.conversation`, with its stop strings and stop token ids.
+
+    Raises KeyError if there is none of that name, and what fastchat raises if the template cannot be rendered.
+    """
     from fastchat.conversation import get_conv_template  # noqa: PLC0415
 
     def render(conversation: Conversation) -> str:
@@ -177,12 +189,13 @@ def fastchat_layout(name: str) -> Layout:
         if conversation.system is not None:
             template.set_system_message(conversation.system)
         for role, text in conversation.messages:
-            template.append_message(template.roles[role == "assistant"], text.replace(END, ""))
+            speaker = assistant if role == "assistant" else user
+            template.append_message(speaker, text.replace(END_OF_PARTIAL, ""))
         if conversation.is_partial:
-            template.messages[-1][1] += END
+            template.messages[-1][1] += END_OF_PARTIAL
         else:
-            template.append_message(template.roles[1], None)
-        rendered = str(template.get_prompt()).partition(END)[0]
+            template.append_message(assistant, None)
+        rendered = str(template.get_prompt()).partition(END_OF_PARTIAL)[0]
         if conversation.system and conversation.system not in rendered:
             raise bad_request(
                 f"The prompt template {name} has no place for a system message.", "messages"
@@ -190,13 +203,14 @@ def fastchat_layout(name: str) -> Layout:
         return rendered
 
     def runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
-        """fastchat leaves the beginning of the text to the tokenizer, but for some templates."""
+        # Most of fastchat's templates leave the token that begins a text to the tokenizer, some spell it.
         rendered = rendered_runs(render, conversation, encoder)
         if rendered[:1] == [encoder.bos_id]:
             return rendered
         return [encoder.bos_id, *rendered]
 
     template = get_conv_template(name)
+    user, assistant = template.roles[:2]  # a third one is the system's
     stop = _to_strings(template.stop_str)
     lead = "" if render(PROBE)[-1:].isspace() else " "
     return Layout(
@@ -205,9 +219,9 @@ def fastchat_layout(name: str) -> Layout:
 
 
 def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
-    """The tokenizer's own chat template, or `source`, a Jinja template in its place."""
+    """Return the layout of the Jinja template `source`, or of the tokenizer's own chat template."""
     own = tokenizer.chat_template
-    # Perhaps it was read from a file that an editor began with a byte order mark.
+    # An editor may have put a byte order mark before a template in a file, which would become text.
     if source is None and isinstance(own, str):
         source = own.removeprefix("\ufeff")
 
@@ -219,29 +233,29 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
             messages.append({"role": "system", "content": conversation.system})
         for role, text in conversation.messages:
             messages.append({"role": role, "content": text})
-        ending = {
-            ("continue_final_message" if conversation.is_partial else "add_generation_prompt"): True
-        }
         try:
-            return str(
-                tokenizer.apply_chat_template(
-                    messages, chat_template=source, tokenize=False, **ending
-                )
+            rendered = tokenizer.apply_chat_template(
+                messages,
+                chat_template=source,
+                add_generation_prompt=not conversation.is_partial,
+                continue_final_message=conversation.is_partial,
+                tokenize=False,
             )
         except TemplateError as failure:
             raise bad_request(
                 f"The model's chat template refuses these messages: {failure}", "messages"
             ) from failure
         except (ValueError, TypeError, KeyError):
-            # They may hold the client's text, so they go no further.
+            # Their messages may hold the client's text, which is not to get into the log.
             raise bad_request(
                 "The model's chat template cannot render these messages.", "messages"
             ) from None
+        return str(rendered)
 
     return Layout(name, partial(rendered_runs, render), is_jinja=True)
 
 
 ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, " ", ALPACA_2_SYSTEM)
 ALPACA = Layout("alpaca", alpaca_runs, " ", ALPACA_SYSTEM, ("### Instruction:",))
-NO_LAYOUT = Layout("none", no_runs)
-"""For a base model, whose prompts are used as they are."""
+NO_LAYOUT = Layout("none", refuse_messages)
+"""The layout of a base model, which continues the text of `/v1/completions` as it is."""

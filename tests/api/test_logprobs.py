@@ -34,18 +34,18 @@ def spoken(
     The space that belongs to the template is left out, with its token if it has one of its own.
     """
     ids = [*encoder.encode([text]), *([EOS] if not cut and finish_reason == "stop" else [])]
-    has_lone_lead = ids[0] in encoder.ids_spelt(" ")
-    ids = ids[has_lone_lead:]
+    has_lead_token = ids[0] in encoder.ids_spelt_as(" ")
+    ids = ids[has_lead_token:]
     deltas, sent = [], ""
     for at, token_id in enumerate(ids):
         whole = b"".join(
             encoder.token_bytes(other) for other in ids[: at + 1] if other != EOS
         ).decode(errors="ignore")
-        whole = (whole if has_lone_lead else whole[1:])[: len(text) - cut]
+        whole = (whole if has_lead_token else whole[1:])[: len(text) - cut]
         log = TokenLogprob(token_id, -float(at), [(token_id, -float(at)), (EOS, -math.inf)])
         deltas.append(Delta(0, whole[len(sent) :], (token_id,), logprobs=[log]))
         sent = whole
-    if not has_lone_lead:
+    if not has_lead_token:
         deltas[0].cut = " "
     deltas[-1].finish_reason = finish_reason
     return deltas

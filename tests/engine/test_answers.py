@@ -97,12 +97,12 @@ def answered(
     """All that the client gets of a choice whose tokens are these."""
     from vllm.sampling_params import SamplingParams
 
-    from engine.answers import Answer, WatchedAnswer, is_watched, joined, without_stops
+    from engine.answers import Answer, SelfStoppingAnswer, can_stop_in_lead, joined, without_stops
 
     params = SamplingParams(max_tokens=limit + bool(prompt.lead_ids), **fields)
-    kind = WatchedAnswer if is_watched(prompt, params) else Answer
+    kind = SelfStoppingAnswer if can_stop_in_lead(prompt, params) else Answer
     answer = kind(tokenizer, prompt, params, limit, alternatives=0)
-    sent = without_stops(params) if kind is WatchedAnswer else params
+    sent = without_stops(params) if kind is SelfStoppingAnswer else params
     deltas = []
     for output in vllm_outputs(tokenizer, prompt, sent, token_ids, at_once):
         if not answer.is_over:
@@ -118,14 +118,14 @@ def expected(
     min_tokens: int = 0,
 ) -> tuple[str, int, str]:
     """The same, token by token: the text as its spellings joined, how many tokens it has, and why it ended."""
-    ids = token_ids[1:] if token_ids[0] in encoder.ids_spelt(" ") else token_ids
-    has_lone_lead = len(ids) < len(token_ids)
+    ids = token_ids[1:] if token_ids[0] in encoder.ids_spelt_as(" ") else token_ids
+    has_lead_token = len(ids) < len(token_ids)
     for count in range(1, limit + 1):
         spelt = b"".join(
             encoder.token_bytes(token_id) for token_id in ids[:count] if token_id != EOS
         )
         text = spelt.decode(errors="ignore")
-        text = text if has_lone_lead else text.removeprefix(" ")
+        text = text if has_lead_token else text.removeprefix(" ")
         found = [text.index(stop) for stop in stops if stop in text]
         if ids[count - 1] == EOS:
             return text, count, "stop"
