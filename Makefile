@@ -57,7 +57,7 @@ bench-client: .venv/installed-dev
 check: .venv/installed-dev budget
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(CODE)
+	$(BIN)/mypy $(CODE) tests
 	$(BIN)/python -m pytest -m "not engine" -q
 
 format: .venv/installed-dev
