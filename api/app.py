@@ -20,7 +20,7 @@ import protocol
 from api.admission import Admission
 from api.chat import chat_chunks, chat_completion
 from api.completions import completion, completion_chunks
-from api.events import SPELLING
+from api.events import OPENAI_STREAM
 from api.ignored_fields import ignored_header, to_response
 from api.models import Model, ModelList, check_model
 from api.tokens import Detokenized, TokenEndpoints, Tokens
@@ -110,7 +110,7 @@ class Endpoints:
         if generation.decoding.stream:
             events = streamed(generation, body, self.encoder)
             return EventStream(
-                events, SPELLING, headers, settings.request_timeout, settings.sse_keep_alive
+                events, OPENAI_STREAM, headers, settings.request_timeout, settings.sse_keep_alive
             )
         reply = whole(generation, body, self.encoder)
         try:

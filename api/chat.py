@@ -71,7 +71,8 @@ def chat_chunks(
 def _to_message(choice: Choice) -> protocol.AssistantMessage:
     if choice.call is None:
         return protocol.AssistantMessage(content=choice.text)
-    return protocol.AssistantMessage(content=None, tool_calls=[_to_call(choice.call, choice.text)])
+    call = _to_call(choice.call, choice.text)
+    return protocol.AssistantMessage(content=None, tool_calls=[call])
 
 
 def _to_call(name: str | None, arguments: str, index: int | None = None) -> ToolCall:
@@ -79,4 +80,5 @@ def _to_call(name: str | None, arguments: str, index: int | None = None) -> Tool
     function = protocol.CalledFunction(name=name, arguments=arguments)
     if name is None:
         return ToolCall(index=index, function=function)
-    return ToolCall(index=index, id=f"call_{shortuuid.uuid()}", type="function", function=function)
+    call_id = f"call_{shortuuid.uuid()}"
+    return ToolCall(index=index, id=call_id, type="function", function=function)

@@ -50,5 +50,5 @@ def to_failure_event(failure: APIError) -> bytes:
     return to_event(escape_separators(failure.to_json()))
 
 
-SPELLING = StreamFormat(to_failure_event, last_event=to_event(b"[DONE]"))
-"""OpenAI's."""
+OPENAI_STREAM = StreamFormat(to_failure_event, last_event=to_event(b"[DONE]"))
+"""How a stream of OpenAI's API reports a failure, and how it ends."""

@@ -58,9 +58,9 @@ def to_message_text(message: ChatMessage) -> str:
     calls = [*message.tool_calls]
     if message.function_call is not None:
         calls.append(message.function_call)
-    return "\n".join(
-        filter(None, (message.content, message.refusal, *map(_to_history_text, calls)))
-    )
+    texts = [message.content, message.refusal]
+    texts += map(_to_history_text, calls)
+    return "\n".join(filter(None, texts))
 
 
 def _to_history_text(call: Any) -> str:

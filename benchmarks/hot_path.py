@@ -34,7 +34,7 @@ from starlette.requests import Request as HTTPRequest
 from api.admission import Admission
 from api.app import build_app
 from api.chat import chat_chunks, chat_completion
-from api.events import SPELLING
+from api.events import OPENAI_STREAM
 from engine.dispatch import Dispatcher
 from engine.process import GARBAGE_THRESHOLDS
 from generation import Decoding, Delta, Generation, Prompt, Sink, Source
@@ -195,7 +195,7 @@ class Hops:
 
     async def to_events(self) -> None:
         await EventStream(
-            chat_chunks(*await self.accept(), self.template.encoder), SPELLING, {}, 600, 15
+            chat_chunks(*await self.accept(), self.template.encoder), OPENAI_STREAM, {}, 600, 15
         )({"write_now": discard_now, "state": {STATE_KEY: None}}, hold, discard)
 
     async def to_reply(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.types import Message, Scope
 
-from api.events import SPELLING, to_event
+from api.events import OPENAI_STREAM, to_event
 from errors import APIError
 from generation import Delta, Sink, Source
 from prompts.encoder import SentencePieceEncoder
@@ -282,7 +282,7 @@ def test_at_most_one_comment_waits_for_a_slow_client_and_none_outlives_the_strea
             await drain()
 
     async def stream() -> None:
-        await EventStream(as_events(payloads), SPELLING, {}, 600, 0.02)(
+        await EventStream(as_events(payloads), OPENAI_STREAM, {}, 600, 0.02)(
             peer.scope, peer.receive, peer.send
         )
         await asyncio.sleep(0)  # in which cancelled tasks end
@@ -314,7 +314,7 @@ def test_a_server_that_fails_to_send_a_comment_harms_nothing(
             if message.get("body") == COMMENT:
                 raise OSError("the client has left")
 
-        await EventStream(as_events(payloads), SPELLING, {}, 600, 0.02)(
+        await EventStream(as_events(payloads), OPENAI_STREAM, {}, 600, 0.02)(
             peer.scope, peer.receive, send
         )
         assert peer.waits == 3

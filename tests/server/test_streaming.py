@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
-from api.events import SPELLING, to_event
+from api.events import OPENAI_STREAM, to_event
 from errors import APIError
 from generation import Delta, Sink, Source, merge
 from server.event_stream import EventStream, while_connected
@@ -48,7 +48,7 @@ class Server:
         self.sent.append(message.get("status") or message["body"].decode())
 
     async def stream(self, payloads: Source[bytes]) -> list[Any]:
-        await EventStream(as_events(payloads), SPELLING, {}, 600, 0)(
+        await EventStream(as_events(payloads), OPENAI_STREAM, {}, 600, 0)(
             self.scope, self.receive, self.send
         )
         return [piece for piece in self.sent if piece]
