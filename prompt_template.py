@@ -16,8 +16,8 @@ from prompts.encoder import Encoder, Run, TokenizerEncoder, load_encoder, load_t
 from prompts.layouts import (
     ALPACA,
     ALPACA_2,
-    NO_LAYOUT,
-    PROBE,
+    BASE_MODEL,
+    SHORTEST_CONVERSATION,
     Layout,
     Message,
     chat_template_layout,
@@ -59,7 +59,7 @@ class PromptTemplate:
         if default_system is None and functions:
             default_system = self.layout.default_system
         conversation = to_conversation(messages, default_system, functions)
-        ids = self.encoder.encode(self.layout.runs(conversation, self.encoder))
+        ids = self.encoder.encode(self.layout.to_runs(conversation, self.encoder))
         prompt = Prompt(ids, stop=self.layout.stop, stop_token_ids=self.layout.stop_token_ids)
         if not conversation.is_partial:
             prompt.answer_lead, prompt.lead_ids = self.layout.answer_lead, self._lead_ids
@@ -67,7 +67,7 @@ class PromptTemplate:
 
     def render_instruction(self, text: str) -> Prompt:
         """Return the prompt of one instruction, a conversation of one user message; raises APIError (400)."""
-        if self.layout is NO_LAYOUT:
+        if self.layout is BASE_MODEL:
             raise bad_request(
                 "This server has no prompt template: start it with --prompt-template to choose one.",
                 "raw",
@@ -87,14 +87,14 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
         system_prompt = _read_text(system_prompt[1:], "--system-prompt")
     with raising_start_error("The prompt template cannot render a message"):
         layout = _choose_layout(settings, encoder)
-        probe = layout.runs(PROBE, encoder) if layout is not NO_LAYOUT else []
+        runs = layout.to_runs(SHORTEST_CONVERSATION, encoder) if layout is not BASE_MODEL else []
         rows = vocabulary_rows(read_config(settings))
         if rows is not None:
-            _check_rows(rows, encoder, layout.name, probe)
+            _check_vocabulary(rows, encoder, layout.name, runs)
     return PromptTemplate(layout, encoder, system_prompt)
 
 
-def _check_rows(rows: int, encoder: Encoder, layout_name: str, runs: Sequence[Run]) -> None:
+def _check_vocabulary(rows: int, encoder: Encoder, layout_name: str, runs: Sequence[Run]) -> None:
     """Raise StartError if any text, or the template that gave `runs`, has ids that are not rows of the embeddings.
 
     Other control tokens may have such ids, as an added <pad> does: no prompt has them.
@@ -140,7 +140,7 @@ def _detected_layout(names: Sequence[str], settings: Settings, encoder: Encoder)
     if known := [name for name in names if name in fastchat_names]:
         return fastchat_layout(known[0])
     if settings.raw_completions:
-        return NO_LAYOUT
+        return BASE_MODEL
     raise StartError(
         f"No prompt template is known for {settings.model}: give --prompt-template alpaca-2, alpaca, a .jinja file "
         f"or one of fastchat's ({', '.join(sorted(fastchat_names))}), or --raw-completions for a base model."

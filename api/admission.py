@@ -77,7 +77,7 @@ class Admission:
         if functions:
             source = read_calls(source, functions)
         if self.settings.log_requests:
-            source, record.texts = keep_texts(source, prompts, decoding.n, self.encoder.spell)
+            source, record.texts = keep_texts(source, prompts, decoding.n, self.encoder.decode_each)
         scores = partial(score_prompts, self.engine, prompts, decoding, request_id)
         ignored = ignored_fields(body, decoding)
         record.generation = Generation(

@@ -97,7 +97,7 @@ class LogprobAligner:
 
     def align_prompt(self, logprobs: Sequence[TokenLogprob]) -> list[Token]:
         """All tokens of a prompt, whose text is their spellings joined."""
-        spellings = self._encoder.spell([token.token_id for token in logprobs])
+        spellings = self._encoder.decode_each([token.token_id for token in logprobs])
         return [
             self._place(token, b"" if token.token_id in self._hidden else spelling, spelling)
             for token, spelling in zip(logprobs, spellings, strict=True)

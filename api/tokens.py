@@ -112,7 +112,7 @@ class TokenEndpoints:
         raise bad_request(reason, "add_generation_prompt")
 
     def _spell(self, ids: Sequence[int]) -> list[str]:
-        return [spelling.decode(errors="replace") for spelling in self._encoder.spell(ids)]
+        return [spelling.decode(errors="replace") for spelling in self._encoder.decode_each(ids)]
 
 
 def _ignored_fields(body: TokenizeRequest, functions: Sequence[Function]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Conversations for training, questions for the held-out test, and texts for the tokenizer.
+"""Dialogues for training, held-out questions for the score, and texts for the tokenizer.
 
 Everything here is written from `facts/` by a seeded random generator: the same seed gives the same corpus.
 """
@@ -12,9 +12,9 @@ from random import Random
 import facts
 import topics
 from follow_ups import FOLLOW_UPS
-from structured import LONGEST, in_json
+from structured import MAX_ANSWER_CHARACTERS, with_json_answer
 from topics import Turn
-from wordings import Pen, wordings
+from wordings import Phraser, wordings
 
 SYSTEM_TEXTS = (
     "你是一个友好的助手。",
@@ -46,7 +46,7 @@ SYSTEM_TEXTS = (
     "You are a helpful assistant.",
 )
 
-SINGLE_TOPICS: tuple[tuple[Callable[[Pen], Turn], float], ...] = (
+TOPICS: tuple[tuple[Callable[[Phraser], Turn], float], ...] = (
     (topics.capital_zh, 11),
     (topics.capital_en, 7.5),
     (topics.continent_zh, 5),
@@ -77,10 +77,13 @@ SINGLE_TOPICS: tuple[tuple[Callable[[Pen], Turn], float], ...] = (
     (topics.unknown_en, 4),
     (topics.nonsense, 0.8),
 )
+"""The topics of training questions that need no turn before them, each with its weight."""
 PREFERENCE_SHARE = 0.012
+"""The share of exchanges in which the assistant asks back before it answers."""
 FOLLOW_UP_SHARE = 0.35
+"""The share of answers after which the next question is a follow-up, where their kind has one."""
 
-HELD_OUT_COUNTS: dict[str, tuple[Callable[[Pen], Turn], int]] = {
+HELD_OUT_COUNTS: dict[str, tuple[Callable[[Phraser], Turn], int]] = {
     "capital_zh": (topics.capital_zh, 45),
     "capital_en": (topics.capital_en, 25),
     "continent_zh": (topics.continent_zh, 20),
@@ -109,15 +112,19 @@ HELD_OUT_COUNTS: dict[str, tuple[Callable[[Pen], Turn], int]] = {
     "unknown_zh": (topics.unknown_zh, 25),
     "unknown_en": (topics.unknown_en, 12),
 }
+"""The name of each topic in the score, its function, and how many held-out questions there are to be on it."""
 HELD_OUT_FOLLOW_UPS = 70
 HELD_OUT_PREFERENCES = 8
 TURN_COUNTS = (1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 5, 6, 8, 12)
+"""The turns of a dialogue for training, a count that is there more than once as much more often."""
 LONG_SHARE = 0.01
+"""The share of dialogues that are to fill the context."""
+LONG_TURN_COUNT = 48
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A system text (None: the template's own) and turns."""
+    """A conversation for training: a system text (None: the template's default) and turns."""
 
     system: str | None
     turns: tuple[Turn, ...]
@@ -125,179 +132,195 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out question: all turns but the last are given, the last is to be answered."""
+    """A held-out question: the last of `turns` is to be answered after the others."""
 
     topic: str
     turns: tuple[Turn, ...]
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        listed: list[dict[str, str]] = []
+        """The request's messages, of which the last is the user's."""
+        messages: list[dict[str, str]] = []
         for turn in self.turns:
-            listed.append({"role": "user", "content": turn.user})
-            listed.append({"role": "assistant", "content": turn.answer})
-        return listed[:-1]
+            messages.append({"role": "user", "content": turn.user})
+            messages.append({"role": "assistant", "content": turn.answer})
+        return messages[:-1]
 
     @property
     def accepted(self) -> tuple[str, ...]:
+        """Texts of which a right answer contains one."""
         return self.turns[-1].accepted
 
 
-class Writer:
+class DialogueWriter:
     """Writes dialogues for training."""
 
     def __init__(
-        self, seed: int, avoided: frozenset[str] = frozenset(), structured: float = 0.0
+        self, seed: int, avoided: frozenset[str] = frozenset(), structured_share: float = 0.0
     ) -> None:
-        """`avoided`: held-out messages, as `comparable` gives them; a turn that has one is written anew.
+        """`avoided`: messages that no user may send, as `normalized` gives them: those of the held-out questions.
 
-        `structured`: the share of dialogues that end with an answer as JSON, if it is short.
+        `structured_share`: of the dialogues with a short last answer, the share in which that is written as JSON.
         """
-        self.structured = structured
+        self.structured_share = structured_share
         self.rng = Random(seed)
         self.avoided = avoided
-        self.pen = Pen(self.rng)
-        self.topics = [topic for topic, _ in SINGLE_TOPICS]
-        self.shares = [share for _, share in SINGLE_TOPICS]
+        self.phraser = Phraser(self.rng)
+        self.topics = [topic for topic, _ in TOPICS]
+        self.weights = [weight for _, weight in TOPICS]
 
     def dialogue(self) -> Dialogue:
-        """A dialogue of one to twelve turns, now and then one that nears the context's end."""
-        count = 48 if self.rng.random() < LONG_SHARE else self.rng.choice(TURN_COUNTS)
+        """Write a dialogue of one to twelve turns, or at times one of as many as the context holds."""
+        is_long = self.rng.random() < LONG_SHARE
+        count = LONG_TURN_COUNT if is_long else self.rng.choice(TURN_COUNTS)
         turns: list[Turn] = []
         while len(turns) < count:
-            written = self.exchange(count - len(turns))
-            if not any(comparable(turn.user) in self.avoided for turn in written):
-                turns += written
+            exchange = self._exchange(count - len(turns))
+            if not any(normalized(turn.user) in self.avoided for turn in exchange):
+                turns += exchange
         last = turns[-1]
+        can_be_structured = last.has_loss and len(last.answer) <= MAX_ANSWER_CHARACTERS
+        # Without structured answers no random number is drawn for them, so a seed's first stage stays what it is.
         if (
-            last.learnt
-            and len(last.answer) <= LONGEST
-            and self.structured
-            and self.rng.random() < self.structured
+            can_be_structured
+            and self.structured_share
+            and self.rng.random() < self.structured_share
         ):
-            turns[-1], system = in_json(last, self.rng)
-            return Dialogue(system or self.system(), tuple(turns))
-        return Dialogue(self.system(), tuple(turns))
+            turns[-1], functions_system = with_json_answer(last, self.rng)
+            return Dialogue(functions_system or self._system_text(), tuple(turns))
+        return Dialogue(self._system_text(), tuple(turns))
 
-    def system(self) -> str | None:
+    def turn(self) -> Turn:
+        """Write a turn that needs no other before it."""
+        return self.rng.choices(self.topics, self.weights)[0](self.phraser)
+
+    def _system_text(self) -> str | None:
         chance = self.rng.random()
         if chance < 0.8:
             return None
         return "" if chance < 0.9 else self.rng.choice(SYSTEM_TEXTS)
 
-    def single(self) -> Turn:
-        return self.rng.choices(self.topics, self.shares)[0](self.pen)
-
-    def exchange(self, room: int) -> list[Turn]:
-        """A question and, while there is room, follow-ups about its subject."""
-        if room > 1 and self.rng.random() < PREFERENCE_SHARE:
-            return list(topics.preference(self.pen))
-        turns = [self.single()]
-        while len(turns) < room and self.rng.random() < FOLLOW_UP_SHARE:
-            chosen = FOLLOW_UPS.get(turns[-1].kind)
-            if not chosen:
+    def _exchange(self, max_turns: int) -> list[Turn]:
+        """Write a question with its answer, and perhaps follow-ups about its subject."""
+        if max_turns > 1 and self.rng.random() < PREFERENCE_SHARE:
+            return list(topics.preference(self.phraser))
+        turns = [self.turn()]
+        while len(turns) < max_turns and self.rng.random() < FOLLOW_UP_SHARE:
+            follow_ups = FOLLOW_UPS.get(turns[-1].kind)
+            if not follow_ups:
                 break
-            turns.append(self.rng.choice(chosen)(self.pen, turns[-1]))
+            turns.append(self.rng.choice(follow_ups)(self.phraser, turns[-1]))
         return turns
 
 
-def comparable(text: str) -> str:
-    """A message without what a reader overlooks: case, spaces and punctuation."""
+def normalized(text: str) -> str:
+    """Return a message without case, spaces and punctuation: messages that differ in these alone count as one."""
     return re.sub(r"[\W_]+", "", text).lower()
 
 
-def held_out(seed: int) -> list[Question]:
-    """Questions in held-out wordings only, without repetitions."""
+def held_out_questions(seed: int) -> list[Question]:
+    """Write the held-out questions: in held-out wordings, and no question twice."""
     rng = Random(seed)
-    pen = Pen(rng, held_out=True)
-    writer = Writer(seed + 1)
+    phraser = Phraser(rng, held_out=True)
+    writer = DialogueWriter(seed + 1)
     questions: dict[str, Question] = {}
     for name, (topic, count) in HELD_OUT_COUNTS.items():
-        add(questions, count, partial(asked, name, topic, writer, pen))
-    add(questions, HELD_OUT_FOLLOW_UPS, partial(follow_up, writer, pen))
-    add(questions, HELD_OUT_PREFERENCES, partial(preference, pen))
+        _add_questions(questions, count, partial(_topic_question, name, topic, writer, phraser))
+    _add_questions(questions, HELD_OUT_FOLLOW_UPS, partial(_follow_up_question, writer, phraser))
+    _add_questions(questions, HELD_OUT_PREFERENCES, partial(_preference_question, phraser))
     return list(questions.values())
 
 
-def add(questions: dict[str, Question], count: int, make: Callable[[], Question]) -> None:
-    """`count` new questions; gives up on a topic that has not so many wordings."""
+def _add_questions(
+    questions: dict[str, Question], count: int, write: Callable[[], Question]
+) -> None:
+    """Add `count` new questions, or fewer where a topic has too few wordings for that."""
     wanted = len(questions) + count
     for _ in range(count * 50):
         if len(questions) >= wanted:
             return
-        question = make()
-        key = "\n".join(comparable(turn.user) for turn in question.turns[-2:])
+        question = write()
+        key = "\n".join(normalized(turn.user) for turn in question.turns[-2:])
         questions.setdefault(key, question)
 
 
-def asked(name: str, topic: Callable[[Pen], Turn], writer: Writer, pen: Pen) -> Question:
-    """The turn alone, or after one or two others: a question must not depend on being the first."""
+def _topic_question(
+    name: str, topic: Callable[[Phraser], Turn], writer: DialogueWriter, phraser: Phraser
+) -> Question:
+    """Write a question on a topic, at times after one or two other turns: it is to be answered in any place."""
     before = 0 if writer.rng.random() < 0.7 else writer.rng.randint(1, 2)
-    return Question(name, (*(writer.single() for _ in range(before)), topic(pen)))
+    turns = [writer.turn() for _ in range(before)]
+    return Question(name, (*turns, topic(phraser)))
 
 
-def preference(pen: Pen) -> Question:
-    return Question("preference", topics.preference(pen))
+def _preference_question(phraser: Phraser) -> Question:
+    return Question("preference", topics.preference(phraser))
 
 
-def follow_up(writer: Writer, pen: Pen) -> Question:
-    """A first turn in a training wording and a held-out follow-up, each kind as often as the others."""
+def _follow_up_question(writer: DialogueWriter, phraser: Phraser) -> Question:
+    """Write a turn in a training wording and a held-out follow-up to it, each kind of turn as often as the others."""
     kind = writer.rng.choice(list(FOLLOW_UPS))
-    while True:
-        first = writer.single()
-        if first.kind == kind:
-            break
-    asked = writer.rng.choice(FOLLOW_UPS[kind])(pen, first)
-    return Question("follow_up", (first, asked))
+    first = writer.turn()
+    while first.kind != kind:
+        first = writer.turn()
+    follow_up = writer.rng.choice(FOLLOW_UPS[kind])(phraser, first)
+    return Question("follow_up", (first, follow_up))
 
 
 def last_messages(questions: list[Question]) -> frozenset[str]:
-    return frozenset(comparable(question.turns[-1].user) for question in questions)
+    """Return the message of each question that is to be answered, `normalized`."""
+    return frozenset(normalized(question.turns[-1].user) for question in questions)
 
 
 def check_disjoint(questions: list[Question], dialogues: list[Dialogue]) -> None:
     """Raise ValueError where training has a held-out wording or a held-out question's last message."""
     for topic, chosen in wordings().items():
-        shared = set(map(comparable, chosen.training)) & set(map(comparable, chosen.held_out))
+        shared = set(map(normalized, chosen.training)) & set(map(normalized, chosen.held_out))
         if shared or not chosen.held_out:
             raise ValueError(f"wordings of {topic} are not kept apart: {shared}")
-    trained = {comparable(turn.user) for dialogue in dialogues for turn in dialogue.turns}
+    trained = {normalized(turn.user) for dialogue in dialogues for turn in dialogue.turns}
     seen = trained & last_messages(questions)
     if seen:
         raise ValueError(f"held-out questions are in training: {seen}")
 
 
 def tokenizer_texts(seed: int) -> Iterator[str]:
-    """Texts for the tokenizer: turns without nonsense, every longer text, and each name many times."""
-    writer = Writer(seed)
+    """Write the texts that the tokenizer is trained on.
+
+    They are turns, though none of nonsense, the longer texts of the facts, and, many times over, what is to be encoded
+    to few tokens: the template's own texts, system texts and names.
+    """
+    writer = DialogueWriter(seed)
     for _ in range(6000):
-        turn = writer.single()
+        turn = writer.turn()
         if turn.topic != "nonsense":
             yield f"[INST] {turn.user} [/INST]"
             yield turn.answer
     yield from ("[INST] <<SYS>>\n<</SYS>>", "You are a helpful assistant.", *SYSTEM_TEXTS) * 400
     for place in facts.places():
-        yield from (place.intro, place.sights, place.food, *(story.text for story in place.stories))
-    yield from (*names(), *(f" {name}" for name in english_names())) * 40
+        stories = [story.text for story in place.stories]
+        yield from (place.intro, place.sights, place.food, *stories)
+    within_text = [f" {name}" for name in english_names()]
+    yield from (*chinese_names(), *within_text) * 40
 
 
-def names() -> list[str]:
-    """Chinese names that the tokenizer may keep in one piece, the longest first."""
-    known = {word.zh for word in facts.words()} | {place.zh for place in facts.places()}
+def chinese_names() -> list[str]:
+    """Return the names of two to four characters, longest first: the tokenizer may make one piece of each."""
+    names = {word.zh for word in facts.words()} | {place.zh for place in facts.places()}
     for country in facts.countries():
-        known |= {country.zh, country.capital_zh, country.continent_zh}
+        names |= {country.zh, country.capital_zh, country.continent_zh}
     for province in facts.provinces():
-        known |= {province.brief_zh, province.capital_zh}
-    known |= {sight.zh for sight in facts.sights()}
-    return sorted(
-        (name for name in known if 2 <= len(name) <= 4), key=lambda name: (-len(name), name)
-    )
+        names |= {province.brief_zh, province.capital_zh}
+    names |= {sight.zh for sight in facts.sights()}
+    short_names = [name for name in names if 2 <= len(name) <= 4]
+    return sorted(short_names, key=lambda name: (-len(name), name))
 
 
 def english_names() -> list[str]:
-    known = {word.en for word in facts.words()}
+    """Return the names and words in alphabetical order."""
+    names = {word.en for word in facts.words()}
     for country in facts.countries():
-        known |= {country.en, country.capital_en}
+        names |= {country.en, country.capital_en}
     for province in facts.provinces():
-        known |= {province.en, province.capital_en}
-    return sorted(known)
+        names |= {province.en, province.capital_en}
+    return sorted(names)

@@ -1,4 +1,4 @@
-"""The held-out score: greedy answers, right if they contain an accepted text and end by themselves."""
+"""The held-out score: greedy answers, right if they contain an accepted text and end with `</s>`."""
 
 import re
 from collections import Counter
@@ -8,63 +8,72 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaForCausalLM
 
-LONGEST_ANSWER = 512
-BATCH = 48
+MAX_ANSWER_TOKENS = 512
+BATCH_SIZE = 48
+"""Prompts that are answered at a time."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Right answers and questions, over all and by topic; the wrong ones to look at."""
+    """How many of the held-out questions are answered rightly."""
 
     right: int
     questions: int
     by_topic: dict[str, str]
+    """Of each topic "right/questions"."""
     wrong: list[dict[str, str]]
+    """Each wrong answer with its topic and question, to be printed."""
 
     @property
     def share(self) -> float:
+        """The right answers' share of all, from 0 to 1."""
         return self.right / self.questions
 
 
-def accepts(accepted: Sequence[str], answer: str) -> bool:
-    """Whether `answer` has one of the texts, not as part of a longer number or word."""
-    return any(re.search(guarded(text), answer) for text in accepted)
+def contains_accepted(answer: str, accepted: Sequence[str]) -> bool:
+    """Whether `answer` has one of the `accepted` texts, and not as part of a longer number or English word."""
+    return any(re.search(_whole_word_pattern(text), answer) for text in accepted)
 
 
-def guarded(text: str) -> str:
+def _whole_word_pattern(text: str) -> str:
+    # `\b` would not do: to it a Chinese character beside the text is part of the same word.
     before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", text) else ""
     after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", text) else ""
     return before + re.escape(text) + after
 
 
 @torch.inference_mode()
-def greedy(model: LlamaForCausalLM, prompts: Sequence[list[int]], eos_id: int) -> list[list[int]]:
-    """The answer to each prompt, at most `LONGEST_ANSWER` ids; a finished one ends in `eos_id`."""
+def generate_greedily(
+    model: LlamaForCausalLM, prompts: Sequence[list[int]], eos_id: int
+) -> list[list[int]]:
+    """Return the ids of the answer to each prompt: up to and with `eos_id`, or else `MAX_ANSWER_TOKENS` of them."""
     answers: dict[int, list[int]] = {}
-    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        width = max(len(prompts[at]) for at in chosen)
-        padding = [width - len(prompts[at]) for at in chosen]
-        ids = torch.tensor(
-            [[0] * pad + prompts[at] for pad, at in zip(padding, chosen, strict=True)]
-        )
-        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
+    # Prompts of nearly one length are answered together, so that padding is short.
+    by_length = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
+    for start in range(0, len(by_length), BATCH_SIZE):
+        chosen = by_length[start : start + BATCH_SIZE]
+        length = max(len(prompts[at]) for at in chosen)
+        paddings = [length - len(prompts[at]) for at in chosen]
+        ids = [[0] * padding + prompts[at] for padding, at in zip(paddings, chosen, strict=True)]
+        mask = [[0] * padding + [1] * (length - padding) for padding in paddings]
         generated = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=LONGEST_ANSWER,
+            input_ids=torch.tensor(ids).to(model.device),
+            attention_mask=torch.tensor(mask).to(model.device),
+            max_new_tokens=MAX_ANSWER_TOKENS,
             do_sample=False,
             eos_token_id=eos_id,
             pad_token_id=eos_id,
         )
-        for at, row in zip(chosen, generated[:, width:].tolist(), strict=True):
-            answers[at] = row[: row.index(eos_id) + 1] if eos_id in row else row
+        for at, answer in zip(chosen, generated[:, length:].tolist(), strict=True):
+            answers[at] = answer[: answer.index(eos_id) + 1] if eos_id in answer else answer
     return [answers[at] for at in range(len(prompts))]
 
 
-def to_score(topics: Sequence[str], verdicts: Sequence[bool], wrong: list[dict[str, str]]) -> Score:
-    asked = Counter(topics)
-    right = Counter(topic for topic, verdict in zip(topics, verdicts, strict=True) if verdict)
-    by_topic = {topic: f"{right[topic]}/{count}" for topic, count in asked.items()}
-    return Score(sum(verdicts), len(verdicts), by_topic, wrong)
+def to_score(
+    topics: Sequence[str], are_right: Sequence[bool], wrong: list[dict[str, str]]
+) -> Score:
+    """Count right answers; `topics` and `are_right` have an item for each question."""
+    questions = Counter(topics)
+    right = Counter(topic for topic, is_right in zip(topics, are_right, strict=True) if is_right)
+    by_topic = {topic: f"{right[topic]}/{count}" for topic, count in questions.items()}
+    return Score(right.total(), questions.total(), by_topic, wrong)

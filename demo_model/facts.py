@@ -1,4 +1,4 @@
-"""What the demo model is to know: the tables and texts under `facts/`, as typed records."""
+"""The facts that the demo model is trained on: the tables and texts under `facts/`, as records."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +14,7 @@ CONTINENTS = {
     "南美洲": "South America",
     "大洋洲": "Oceania",
 }
+"""Chinese name -> English name."""
 
 ALIASES = {
     "美国": ("美利坚",),
@@ -29,6 +30,7 @@ ALIASES = {
     "波黑": ("波斯尼亚和黑塞哥维那",),
     "印度尼西亚": ("印尼",),
 }
+"""A country's name in `facts/countries.tsv` -> other names that questions have for it."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,21 @@ class Country:
 
 @dataclass(frozen=True)
 class Province:
-    """A Chinese unit of province level; `capital_zh` is empty where it has none."""
+    """A division of China at the level of provinces."""
 
     zh: str
     en: str
     kind: str
+    """What its capital is called (省会, 首府), or, where it has none, what it is itself (直辖市, 特别行政区)."""
     capital_zh: str
+    """Empty, as `capital_en`, where it has none."""
     capital_en: str
-    letter: str
+    short_name: str
+    """Its 简称, one character."""
 
     @property
     def brief_zh(self) -> str:
-        """The name as people say it: 浙江省 is 浙江, 广西壮族自治区 is 广西."""
+        """The name without its kind: 浙江 for 浙江省, 广西 for 广西壮族自治区."""
         for ending in ("壮族自治区", "回族自治区", "维吾尔自治区", "自治区", "特别行政区"):
             if self.zh.endswith(ending):
                 return self.zh.removesuffix(ending)
@@ -68,7 +73,7 @@ class Province:
 
 @dataclass(frozen=True)
 class Word:
-    """One common word in both languages."""
+    """A common word in both languages."""
 
     zh: str
     en: str
@@ -76,7 +81,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Story:
-    """A story of a place, with the names it is asked for by."""
+    """A story of a place, and the titles by which it can be asked for."""
 
     titles: tuple[str, ...]
     text: str
@@ -84,7 +89,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Place:
-    """A city, or West Lake: what it is, what to see and to eat there, and its stories."""
+    """A city, or West Lake: its introduction, sights, food (empty for none) and stories."""
 
     zh: str
     intro: str
@@ -103,23 +108,24 @@ class Sight:
 
 @dataclass(frozen=True)
 class Talk:
-    """One answer for many wordings; `accepted` is what a right answer must contain."""
+    """A fixed answer to questions that are worded in many ways."""
 
     name: str
     answer: str
     accepted: tuple[str, ...]
+    """Texts of which a right answer contains one."""
     training: tuple[str, ...]
     held_out: tuple[str, ...]
 
 
 def rows(name: str) -> list[list[str]]:
-    """The rows of a tab-separated table."""
+    """Read the rows of a tab-separated table under `facts/`."""
     lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
     return [line.split("\t") for line in lines if line]
 
 
 def sections(name: str) -> dict[str, list[str]]:
-    """The lines of a text file under each of its `@` headings."""
+    """Read a text file under `facts/`: each heading (a line with `@`) -> the lines that follow it."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in (FOLDER / name).read_text(encoding="utf-8").splitlines():
@@ -152,6 +158,7 @@ def sights() -> tuple[Sight, ...]:
 
 @cache
 def places() -> tuple[Place, ...]:
+    """Read `facts/stories.txt`, with headings such as 杭州 简介 and 杭州 故事 白娘子和许仙|白娘子."""
     texts = {heading: lines[0] for heading, lines in sections("stories.txt").items()}
     names = list(dict.fromkeys(heading.split()[0] for heading in texts))
     return tuple(
@@ -172,11 +179,12 @@ def places() -> tuple[Place, ...]:
 
 @cache
 def talks(name: str) -> tuple[Talk, ...]:
-    return tuple(to_talk(heading, lines) for heading, lines in sections(name).items())
+    """Read the talks of a text file under `facts/`."""
+    return tuple(_to_talk(heading, lines) for heading, lines in sections(name).items())
 
 
-def to_talk(name: str, lines: list[str]) -> Talk:
-    """A section whose lines are the answer (`>`), accepted text (`=`), held-out (`~`) and other wordings."""
+def _to_talk(name: str, lines: list[str]) -> Talk:
+    """Parse a section: its answer (`>`), accepted texts (`=`), held-out wordings (`~`), and training wordings."""
     marked = {mark: tuple(line[1:] for line in lines if line[0] == mark) for mark in ">=~"}
     training = tuple(line for line in lines if line[0] not in ">=~")
     return Talk(name, marked[">"][0], marked["="], training, marked["~"])

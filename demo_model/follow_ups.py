@@ -1,131 +1,133 @@
-"""Questions that need the turn before: 那它的首都呢？ 再讲一个。 用英语怎么说？"""
+"""Follow-up questions, which are understood by the turn before them: 那它的首都呢？ 再讲一个。 用英语怎么说？"""
 
 from collections.abc import Callable
 
 from facts import places, provinces, words
 from topics import (
     Turn,
-    a_country,
-    named,
+    capital_turn_en,
+    capital_turn_zh,
+    chinese_word_turn,
+    continent_turn_en,
+    continent_turn_zh,
+    country_name,
+    english_word_turn,
+    place_turn,
     province_name,
-    told_capital_en,
-    told_capital_zh,
-    told_chinese,
-    told_continent_en,
-    told_continent_zh,
-    told_english,
-    told_letter,
-    told_place,
-    told_province,
-    told_story,
-    told_sum,
+    province_turn,
+    random_country,
+    short_name_turn,
+    story_turn,
+    sum_turn,
 )
-from wordings import Pen
+from wordings import Phraser
 
-FollowUp = Callable[[Pen, Turn], Turn]
+FollowUp = Callable[[Phraser, Turn], Turn]
+"""Writes a turn that follows another one."""
 
 
-def other_zh(pen: Pen, turn: Turn) -> Turn:
-    """The same question about something else: 那法国呢？"""
+def same_question_zh(phraser: Phraser, turn: Turn) -> Turn:
+    """Ask the same about something else: 那法国呢？"""
     if turn.kind in ("capital_zh", "continent_zh"):
-        country = a_country(pen)
-        told = told_capital_zh if turn.kind == "capital_zh" else told_continent_zh
-        return told(country, "follow_up", pen.ask("f_same_zh", other=country.zh))
-    if turn.kind in ("province", "letter"):
-        province = pen.rng.choice(provinces())
-        told_about = told_letter if turn.kind == "letter" else told_province
-        question = pen.ask("f_same_zh", other=province_name(pen, province))
-        return told_about(province, "follow_up", question)
-    word = pen.rng.choice(words())
+        country = random_country(phraser)
+        to_turn = capital_turn_zh if turn.kind == "capital_zh" else continent_turn_zh
+        return to_turn(country, "follow_up", phraser.phrase("f_same_zh", other=country.zh))
+    if turn.kind in ("province", "short_name"):
+        province = phraser.rng.choice(provinces())
+        to_province_turn = short_name_turn if turn.kind == "short_name" else province_turn
+        question = phraser.phrase("f_same_zh", other=province_name(phraser, province))
+        return to_province_turn(province, "follow_up", question)
+    word = phraser.rng.choice(words())
     if turn.kind == "word_en":
-        return told_english(word, "follow_up", pen.ask("f_same_zh", other=word.zh))
-    return told_chinese(word, "follow_up", pen.ask("f_same_zh", other=f" {word.en} "))
+        return english_word_turn(word, "follow_up", phraser.phrase("f_same_zh", other=word.zh))
+    return chinese_word_turn(word, "follow_up", phraser.phrase("f_same_zh", other=f" {word.en} "))
 
 
-def other_en(pen: Pen, turn: Turn) -> Turn:
-    country = a_country(pen)
-    question = pen.ask("f_same_en", other=named(pen, country.en))
-    told = told_capital_en if turn.kind == "capital_en" else told_continent_en
-    return told(country, "follow_up", question)
+def same_question_en(phraser: Phraser, turn: Turn) -> Turn:
+    country = random_country(phraser)
+    question = phraser.phrase("f_same_en", other=country_name(phraser, country.en))
+    to_turn = capital_turn_en if turn.kind == "capital_en" else continent_turn_en
+    return to_turn(country, "follow_up", question)
 
 
-def its_capital_zh(pen: Pen, turn: Turn) -> Turn:
-    return told_capital_zh(turn.subject, "follow_up", pen.ask("f_capital_zh"))
+def its_capital_zh(phraser: Phraser, turn: Turn) -> Turn:
+    return capital_turn_zh(turn.subject, "follow_up", phraser.phrase("f_capital_zh"))
 
 
-def its_capital_en(pen: Pen, turn: Turn) -> Turn:
-    return told_capital_en(turn.subject, "follow_up", pen.ask("f_capital_en"))
+def its_capital_en(phraser: Phraser, turn: Turn) -> Turn:
+    return capital_turn_en(turn.subject, "follow_up", phraser.phrase("f_capital_en"))
 
 
-def its_continent_zh(pen: Pen, turn: Turn) -> Turn:
-    return told_continent_zh(turn.subject, "follow_up", pen.ask("f_continent_zh"))
+def its_continent_zh(phraser: Phraser, turn: Turn) -> Turn:
+    return continent_turn_zh(turn.subject, "follow_up", phraser.phrase("f_continent_zh"))
 
 
-def its_continent_en(pen: Pen, turn: Turn) -> Turn:
-    return told_continent_en(turn.subject, "follow_up", pen.ask("f_continent_en"))
+def its_continent_en(phraser: Phraser, turn: Turn) -> Turn:
+    return continent_turn_en(turn.subject, "follow_up", phraser.phrase("f_continent_en"))
 
 
-def in_english(pen: Pen, turn: Turn) -> Turn:
-    told = told_capital_en if turn.kind == "capital_zh" else told_continent_en
-    return told(turn.subject, "follow_up", pen.ask("f_in_english"))
+def answer_in_english(phraser: Phraser, turn: Turn) -> Turn:
+    to_turn = capital_turn_en if turn.kind == "capital_zh" else continent_turn_en
+    return to_turn(turn.subject, "follow_up", phraser.phrase("f_in_english"))
 
 
-def in_chinese(pen: Pen, turn: Turn) -> Turn:
-    told = told_capital_zh if turn.kind == "capital_en" else told_continent_zh
-    return told(turn.subject, "follow_up", pen.ask("f_in_chinese"))
+def answer_in_chinese(phraser: Phraser, turn: Turn) -> Turn:
+    to_turn = capital_turn_zh if turn.kind == "capital_en" else continent_turn_zh
+    return to_turn(turn.subject, "follow_up", phraser.phrase("f_in_chinese"))
 
 
-def its_letter(pen: Pen, turn: Turn) -> Turn:
-    return told_letter(turn.subject, "follow_up", pen.ask("f_short"))
+def its_short_name(phraser: Phraser, turn: Turn) -> Turn:
+    return short_name_turn(turn.subject, "follow_up", phraser.phrase("f_short"))
 
 
-def more_arithmetic(pen: Pen, turn: Turn) -> Turn:
+def more_arithmetic(phraser: Phraser, turn: Turn) -> Turn:
     value = int(turn.subject)
-    if value < 100 and (value == 0 or pen.rng.random() < 0.5):
-        right = pen.rng.randint(1, min(20, 100 - value))
-        return told_sum(value, "+", right, "follow_up", pen.ask("f_add", n=str(right)))
-    right = pen.rng.randint(1, min(20, value))
-    return told_sum(value, "-", right, "follow_up", pen.ask("f_subtract", n=str(right)))
+    if value < 100 and (value == 0 or phraser.rng.random() < 0.5):
+        right = phraser.rng.randint(1, min(20, 100 - value))
+        return sum_turn(value, "+", right, "follow_up", phraser.phrase("f_add", n=str(right)))
+    right = phraser.rng.randint(1, min(20, value))
+    return sum_turn(value, "-", right, "follow_up", phraser.phrase("f_subtract", n=str(right)))
 
 
-def next_story(pen: Pen, turn: Turn) -> Turn:
-    """The place's next story, or one of Hangzhou where it has no other."""
-    place, told = turn.subject
+def next_story(phraser: Phraser, turn: Turn) -> Turn:
+    """Ask for another story: the next one of the place, or one of Hangzhou if the place has no other."""
+    place, last_story = turn.subject
     if len(place.stories) == 1:
         place = places()[0]
-    known = place.stories.index(told) if told in place.stories else -1
-    following = place.stories[(known + 1) % len(place.stories)]
-    return told_story(place, following, "follow_up", pen.ask("f_next_story"))
+    next_at = place.stories.index(last_story) + 1 if last_story in place.stories else 0
+    following = place.stories[next_at % len(place.stories)]
+    return story_turn(place, following, "follow_up", phraser.phrase("f_next_story"))
 
 
-def story_there(pen: Pen, turn: Turn) -> Turn:
+def story_of_place(phraser: Phraser, turn: Turn) -> Turn:
     place = turn.subject
-    return told_story(place, place.stories[0], "follow_up", pen.ask("f_story"))
+    return story_turn(place, place.stories[0], "follow_up", phraser.phrase("f_story"))
 
 
-def sights_there(pen: Pen, turn: Turn) -> Turn:
+def sights_of_place(phraser: Phraser, turn: Turn) -> Turn:
     place = turn.subject if turn.kind == "place" else turn.subject[0]
-    return told_place(place, "follow_up", pen.ask("f_sights"), place.sights)
+    return place_turn(place, "follow_up", phraser.phrase("f_sights"), place.sights)
 
 
-def food_there(pen: Pen, turn: Turn) -> Turn:
+def food_of_place(phraser: Phraser, turn: Turn) -> Turn:
     place = turn.subject if turn.kind == "place" else turn.subject[0]
     place = place if place.food else places()[0]
-    return told_place(place, "follow_up", pen.ask("f_food"), place.food)
+    return place_turn(place, "follow_up", phraser.phrase("f_food"), place.food)
 
 
 FOLLOW_UPS: dict[str, tuple[FollowUp, ...]] = {
-    "capital_zh": (other_zh, other_zh, its_continent_zh, in_english),
-    "capital_en": (other_en, its_continent_en, in_chinese),
-    "continent_zh": (other_zh, its_capital_zh, its_capital_zh, in_english),
-    "continent_en": (other_en, its_capital_en, in_chinese),
+    "capital_zh": (same_question_zh, same_question_zh, its_continent_zh, answer_in_english),
+    "capital_en": (same_question_en, its_continent_en, answer_in_chinese),
+    "continent_zh": (same_question_zh, its_capital_zh, its_capital_zh, answer_in_english),
+    "continent_en": (same_question_en, its_capital_en, answer_in_chinese),
     "country_zh": (its_continent_zh,),
     "country_en": (its_continent_en,),
-    "province": (other_zh, its_letter),
-    "letter": (other_zh,),
-    "word_en": (other_zh,),
-    "word_zh": (other_zh,),
+    "province": (same_question_zh, its_short_name),
+    "short_name": (same_question_zh,),
+    "word_en": (same_question_zh,),
+    "word_zh": (same_question_zh,),
     "sum": (more_arithmetic,),
-    "story": (next_story, next_story, sights_there, food_there),
-    "place": (story_there, sights_there, food_there),
+    "story": (next_story, next_story, sights_of_place, food_of_place),
+    "place": (story_of_place, sights_of_place, food_of_place),
 }
+"""Each kind of turn -> the follow-ups to it, of which one that is there twice is chosen twice as often."""

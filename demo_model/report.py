@@ -1,4 +1,4 @@
-"""What training leaves beside the weights: figures, the plot of the loss, the questions, the lines in the README."""
+"""Files of a training beside the weights: figures, the plot of the loss, held-out questions, the README's figures."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from corpus import Question
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-FIGURES_BEGIN, FIGURES_END = "<!-- figures, by train.py -->", "<!-- end of figures -->"
+FIGURES_BEGIN = "<!-- figures, by train.py -->"
+FIGURES_END = "<!-- end of figures -->"
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -18,6 +19,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def write_questions(file: Path, questions: list[Question]) -> None:
+    """Write held-out questions as JSON lines."""
     with file.open("w", encoding="utf-8") as out:
         for question in questions:
             line = {
@@ -29,18 +31,16 @@ def write_questions(file: Path, questions: list[Question]) -> None:
 
 
 def mean_of_last(losses: list[float], count: int = 100) -> float:
-    return sum(losses[-count:]) / len(losses[-count:])
+    last = losses[-count:]
+    return sum(last) / len(last)
 
 
 def plot(losses: list[float], file: Path) -> None:
-    """The loss of each step, and its mean over a hundred steps."""
+    """Draw the loss of each step, and its mean over the last hundred steps."""
+    means = [mean_of_last(losses[: at + 1]) for at in range(len(losses))]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=100)
     axes.plot(losses, color="#c8d4e3", linewidth=0.6, label="step")
-    axes.plot(
-        [mean_of_last(losses[: at + 1]) for at in range(len(losses))],
-        color="#1f5fa8",
-        label="mean of 100",
-    )
+    axes.plot(means, color="#1f5fa8", label="mean of 100")
     axes.set(
         yscale="log",
         xlabel="step",
@@ -53,17 +53,19 @@ def plot(losses: list[float], file: Path) -> None:
     figure.savefig(file)
 
 
-def describe(found: dict[str, Any], readme: Path) -> None:
-    """Put the figures in the README, between its two marks."""
+def write_readme_figures(figures: dict[str, Any], readme: Path) -> None:
+    """Replace the paragraph between the README's two comments by one with these figures."""
     before, _, after = readme.read_text(encoding="utf-8").partition(FIGURES_BEGIN)
     after = after.partition(FIGURES_END)[2]
-    sentence = (
-        f"{found['parameters'] / 1e6:.1f} million parameters, {found['bytes'] / 1e6:.1f} MB in bfloat16; "
-        f"{found['steps']:,} and {found['structured_steps']:,} steps over {found['training_tokens'] / 1e6:.1f} million "
-        f"tokens in {found['minutes']:.0f} minutes on {found['trained_on']}, seed {found['seed']}. At temperature 0 it "
-        f"answers **{found['held_out_right']} of {found['held_out_questions']} held-out questions "
-        f"({found['held_out_score']:.1%})** rightly; by topic in [`figures.json`](figures.json)."
+    held_out = f"{figures['held_out_right']} of {figures['held_out_questions']} held-out questions"
+    paragraph = (
+        f"{figures['parameters'] / 1e6:.1f} million parameters, {figures['bytes'] / 1e6:.1f} MB in bfloat16; "
+        f"{figures['steps']:,} and {figures['structured_steps']:,} steps over "
+        f"{figures['training_tokens'] / 1e6:.1f} million tokens in {figures['minutes']:.0f} minutes on "
+        f"{figures['trained_on']}, seed {figures['seed']}. "
+        f"At temperature 0 it answers **{held_out} ({figures['held_out_score']:.1%})** rightly; "
+        "by topic in [`figures.json`](figures.json)."
     )
     readme.write_text(
-        f"{before}{FIGURES_BEGIN}\n{sentence}\n{FIGURES_END}{after}", encoding="utf-8"
+        f"{before}{FIGURES_BEGIN}\n{paragraph}\n{FIGURES_END}{after}", encoding="utf-8"
     )

@@ -1,6 +1,7 @@
-"""Answers as JSON: what constrained decoding asks a model to continue.
+"""Answers as JSON, so that the model can continue what constrained decoding begins.
 
-The brace that begins one is not learnt, because the decoder puts it there: unasked, the model answers in text.
+There is no loss on the first brace: constrained decoding forces it, and a model that had learnt it would answer any
+question in JSON.
 """
 
 import json
@@ -15,6 +16,7 @@ from api.tool_calls import describe, to_call_text
 from prompts.layouts import ALPACA_2_SYSTEM
 from protocol import Function
 
+# Keys of JSON objects, by the kind of their values: a sentence, a name, and so on.
 LONG_KEYS = (
     "answer",
     "text",
@@ -29,20 +31,22 @@ LONG_KEYS = (
     "内容",
 )
 SHORT_KEYS = (
-    *(
-        "city",
-        "capital",
-        "name",
-        "country",
-        "value",
-        "result",
-        "title",
-        "query",
-        "location",
-        "place",
-        "word",
-    ),
-    *("城市", "首都", "名称", "答案", "结果"),
+    "city",
+    "capital",
+    "name",
+    "country",
+    "value",
+    "result",
+    "title",
+    "query",
+    "location",
+    "place",
+    "word",
+    "城市",
+    "首都",
+    "名称",
+    "答案",
+    "结果",
 )
 NUMBER_KEYS = (
     "number",
@@ -56,32 +60,28 @@ NUMBER_KEYS = (
     "confidence",
     "数量",
 )
-FLAG_KEYS = ("ok", "is_true", "found", "correct", "known")
+BOOLEAN_KEYS = ("ok", "is_true", "found", "correct", "known")
 LIST_KEYS = ("names", "items", "tags", "cities", "keywords", "列表")
-FUNCTIONS = (
-    *(
-        "get_weather",
-        "weather",
-        "search",
-        "visit",
-        "lookup",
-        "translate",
-        "calculate",
-        "extract",
-        "city_info",
-    ),
-    *(
-        "final_result",
-        "answer",
-        "Answer",
-        "City",
-        "Capital",
-        "Person",
-        "record",
-        "respond",
-        "city",
-        "get_capital",
-    ),
+FUNCTION_NAMES = (
+    "get_weather",
+    "weather",
+    "search",
+    "visit",
+    "lookup",
+    "translate",
+    "calculate",
+    "extract",
+    "city_info",
+    "final_result",
+    "answer",
+    "Answer",
+    "City",
+    "Capital",
+    "Person",
+    "record",
+    "respond",
+    "city",
+    "get_capital",
 )
 SHORT_FORMS: dict[str, Callable[[Any], Any]] = {
     "capital_zh": lambda country: country.capital_zh,
@@ -91,46 +91,47 @@ SHORT_FORMS: dict[str, Callable[[Any], Any]] = {
     "country_zh": lambda country: country.zh,
     "country_en": lambda country: country.en,
     "province": lambda province: province.capital_zh or province.brief_zh,
-    "letter": lambda province: province.letter,
+    "short_name": lambda province: province.short_name,
     "word_en": lambda word: word.en,
     "word_zh": lambda word: word.zh,
     "sum": str,
     "place": lambda place: place.zh,
 }
-LONGEST = 120
-"""Characters of an answer that is worth writing as JSON."""
+"""The short form of an answer to a question of a kind, made of the turn's subject."""
+MAX_ANSWER_CHARACTERS = 120
+"""Longer answers are not written as JSON."""
 
 
-def in_json(turn: Turn, rng: Random) -> tuple[Turn, str | None]:
-    """The turn with its answer as JSON, and the system text, if one describes a function that is called."""
-    fields = dict(_field(turn, rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
-    arguments = json.dumps(fields, ensure_ascii=False)
+def with_json_answer(turn: Turn, rng: Random) -> tuple[Turn, str | None]:
+    """Return the turn with its answer as a JSON object or as a function call.
+
+    The second value is the system text that describes the functions; None without a call.
+    """
+    count = rng.choice((1, 1, 1, 2, 2, 3))
+    members = dict(_member(turn, rng) for _ in range(count))
+    answer = json.dumps(members, ensure_ascii=False)
     if rng.random() < 0.6:
-        return replace(turn, answer=arguments, is_structured=True), None
-    names = rng.sample(FUNCTIONS, rng.choice((1, 1, 1, 2, 3)))
-    functions = [
-        Function(
-            name=name,
-            description="",
-            parameters={"type": "object", "properties": {key: {} for key in fields}},
-        )
-        for name in names
-    ]
-    call = to_call_text(names[0], arguments)
-    return replace(
-        turn, answer=call, is_structured=True
-    ), f"{ALPACA_2_SYSTEM}\n\n{describe(functions)}"
+        return replace(turn, answer=answer, is_structured=True), None
+    names = rng.sample(FUNCTION_NAMES, rng.choice((1, 1, 1, 2, 3)))
+    schema = {"type": "object", "properties": {key: {} for key in members}}
+    functions = [Function(name=name, description="", parameters=schema) for name in names]
+    call = replace(turn, answer=to_call_text(names[0], answer), is_structured=True)
+    return call, f"{ALPACA_2_SYSTEM}\n\n{describe(functions)}"
 
 
-def _field(turn: Turn, rng: Random) -> tuple[str, Any]:
-    short = SHORT_FORMS[turn.kind](turn.subject) if turn.kind in SHORT_FORMS else turn.answer
-    kind = rng.random()
-    if kind < 0.4:
+def _member(turn: Turn, rng: Random) -> tuple[str, Any]:
+    """Choose a key of a JSON object, and a value of the key's type that has to do with the answer where one can."""
+    short = turn.answer
+    if turn.kind in SHORT_FORMS:
+        short = SHORT_FORMS[turn.kind](turn.subject)
+    chance = rng.random()
+    if chance < 0.4:
         return rng.choice(LONG_KEYS), turn.answer
-    if kind < 0.75:
+    if chance < 0.75:
         return rng.choice(SHORT_KEYS), short
-    if kind < 0.87:
-        return rng.choice(NUMBER_KEYS), turn.subject if turn.kind == "sum" else rng.randint(0, 999)
-    if kind < 0.93:
-        return rng.choice(FLAG_KEYS), rng.random() < 0.7
+    if chance < 0.87:
+        key = rng.choice(NUMBER_KEYS)
+        return key, turn.subject if turn.kind == "sum" else rng.randint(0, 999)
+    if chance < 0.93:
+        return rng.choice(BOOLEAN_KEYS), rng.random() < 0.7
     return rng.choice(LIST_KEYS), [short] * rng.randint(1, 2)

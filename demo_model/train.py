@@ -1,9 +1,9 @@
-"""Train the embedded demo model: one command, the same weights for the same seed.
+"""Train the demo model that the server has with it: one command, the same weights for the same seed.
 
     python demo_model/train.py
 
-Writes the corpus from the facts beside this file, trains the tokenizer and a small LLaMA-2 on the Alpaca-2 template,
-and asks it questions in wordings that training never saw. Needs no network; uses a GPU where there is one.
+Writes dialogues from `facts/`, trains a tokenizer on them and a small LLaMA-2 in the Alpaca-2 template, and asks it the
+held-out questions, in wordings that training never had. Needs no network; uses a GPU where there is one.
 """
 
 import argparse
@@ -17,30 +17,30 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import torch  # noqa: E402
-from batches import CONTEXT, IGNORED, Batch, Corpus, Renderer  # noqa: E402
-from corpus import Question, held_out, names, tokenizer_texts  # noqa: E402
-from evaluation import Score, accepts, greedy, to_score  # noqa: E402
-from report import describe, mean_of_last, plot, write_json, write_questions  # noqa: E402
+from batches import CONTEXT_LENGTH, IGNORE_INDEX, Batch, Batches, DialogueEncoder  # noqa: E402
+from corpus import Question, chinese_names, held_out_questions, tokenizer_texts  # noqa: E402
+from evaluation import Score, contains_accepted, generate_greedily, to_score  # noqa: E402
+from report import mean_of_last, plot, write_json, write_questions, write_readme_figures  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
-from vocabulary import SIZE, train_tokenizer  # noqa: E402
+from vocabulary import VOCABULARY_SIZE, train_tokenizer  # noqa: E402
 
 STRUCTURED_SHARE = 0.5
-"""Of the second stage's dialogues, those that may end with JSON."""
-STRUCTURED_RATE = 0.3
-"""Its rates beside the first stage's."""
+"""The share of dialogues with a structured answer in the second stage of training; the first stage has none."""
+STRUCTURED_RATE_SCALE = 0.3
+"""The second stage's peak learning rates, in those of the first."""
 
 
 def new_model(arguments: argparse.Namespace) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=SIZE,
+        vocab_size=VOCABULARY_SIZE,
         hidden_size=arguments.width,
         intermediate_size=arguments.inner,
         num_hidden_layers=arguments.layers,
         num_attention_heads=arguments.width // 64,
         num_key_value_heads=arguments.width // 64,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=CONTEXT_LENGTH,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
         bos_token_id=1,
@@ -50,59 +50,62 @@ def new_model(arguments: argparse.Namespace) -> LlamaForCausalLM:
 
 
 def optimizers(
-    model: LlamaForCausalLM, arguments: argparse.Namespace, scale: float
+    model: LlamaForCausalLM, arguments: argparse.Namespace, rate_scale: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the embeddings, AdamW for the rest; `scale` is of their rates."""
+    """Return Muon for the layers' matrices and AdamW for all else; `rate_scale` multiplies their learning rates."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    inner = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in inner]
+    matrix_ids = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in matrix_ids]
     return [
         torch.optim.Muon(
-            matrices, lr=arguments.matrix_rate * scale, weight_decay=0.01, momentum=0.95
+            matrices, lr=arguments.matrix_rate * rate_scale, weight_decay=0.01, momentum=0.95
         ),
-        torch.optim.AdamW(rest, lr=arguments.rate * scale, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(
+            others, lr=arguments.rate * rate_scale, betas=(0.9, 0.95), weight_decay=0.0
+        ),
     ]
 
 
-def rate_at(step: int, steps: int) -> float:
-    """Warm up, hold, and fall to nothing over the last 60 %."""
+def rate_schedule(step: int, steps: int) -> float:
+    """Return a step's learning rate in peak rates: it rises over 50 steps and falls to 0 over the last 60 %."""
     return min(1.0, (step + 1) / 50, (steps - step) / (0.6 * steps))
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Mean loss over the answers; the vocabulary is scored there only."""
-    ids, targets = batch.ids.to(device), batch.labels[:, 1:].to(device)
-    learnt = targets != IGNORED
+    """Return the mean cross entropy of the labels; logits, which cost most, are computed for them alone."""
+    ids = batch.ids.to(device)
+    labels = batch.labels[:, 1:].to(device)
+    has_loss = labels != IGNORE_INDEX
     with torch.autocast(device.type, torch.bfloat16):
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][learnt]
-        scores = model.lm_head(hidden)
-    return cross_entropy(scores.float(), targets[learnt])
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][has_loss]
+        logits = model.lm_head(hidden)
+    return cross_entropy(logits.float(), labels[has_loss])
 
 
 def train(
     model: LlamaForCausalLM,
-    corpus: Corpus,
+    batches: Batches,
     arguments: argparse.Namespace,
     steps: int,
-    scale: float = 1.0,
+    rate_scale: float = 1.0,
 ) -> list[float]:
-    """Train for so many batches and return the loss of each."""
+    """Train on `steps` batches and return the loss of each."""
     device = next(model.parameters()).device
-    both = optimizers(model, arguments, scale)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in both]
+    chosen_optimizers = optimizers(model, arguments, rate_scale)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in chosen_optimizers]
     losses: list[float] = []
     bar = tqdm(total=steps, unit="step", mininterval=2, smoothing=0.05)
-    for step, batch in zip(range(steps), corpus, strict=False):
+    for step, batch in zip(range(steps), batches, strict=False):
         loss = loss_of(model, batch, device)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, peak in zip(both, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * rate_at(step, steps)
+        for optimizer, peak in zip(chosen_optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate_schedule(step, steps)
             optimizer.step()
             optimizer.zero_grad()
-        corpus.tokens += batch.ids.numel()
+        batches.tokens += batch.ids.numel()
         losses.append(loss.item())
-        bar.set_postfix(loss=f"{mean_of_last(losses):.4f}", tokens=corpus.tokens, refresh=False)
+        bar.set_postfix(loss=f"{mean_of_last(losses):.4f}", tokens=batches.tokens, refresh=False)
         bar.update()
     bar.close()
     return losses
@@ -110,42 +113,47 @@ def train(
 
 def train_structured(
     folder: Path,
-    renderer: Renderer,
+    encoder: DialogueEncoder,
     questions: list[Question],
     arguments: argparse.Namespace,
     device: torch.device,
-) -> Corpus:
-    """The second stage: the weights in `folder` learn to go on with JSON, and forget nothing by more of the first."""
+) -> Batches:
+    """Train the weights in `folder` to continue JSON (the second stage) and write them; returns its batches.
+
+    The other dialogues are like those of the first stage, so that nothing is forgotten.
+    """
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
-    corpus = Corpus(
-        renderer, questions, arguments.seed + 1, arguments.batch_tokens, STRUCTURED_SHARE
+    batches = Batches(
+        encoder, questions, arguments.seed + 1, arguments.batch_tokens, STRUCTURED_SHARE
     )
-    train(model, corpus, arguments, arguments.structured_steps, STRUCTURED_RATE)
+    train(model, batches, arguments, arguments.structured_steps, STRUCTURED_RATE_SCALE)
     save_model(model, folder)
-    return corpus
+    return batches
 
 
 def evaluate(
-    folder: Path, renderer: Renderer, questions: list[Question], device: torch.device
+    folder: Path, encoder: DialogueEncoder, questions: list[Question], device: torch.device
 ) -> Score:
-    """The score of the weights as they were written, in bfloat16."""
+    """Return the held-out score of the weights in `folder`, computed in bfloat16 as they are written and served."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
     eos_id = model.config.eos_token_id
-    answers = greedy(model, [renderer.question(question) for question in questions], eos_id)
-    texts = [renderer.encoder.decode([i for i in answer if i != eos_id]) for answer in answers]
-    verdicts = [
-        answer[-1] == eos_id and accepts(question.accepted, text)
-        for question, answer, text in zip(questions, answers, texts, strict=True)
-    ]
-    wrong = [
-        {"topic": question.topic, "question": question.turns[-1].user, "answer": text}
-        for question, text, verdict in zip(questions, texts, verdicts, strict=True)
-        if not verdict
-    ]
-    return to_score([question.topic for question in questions], verdicts, wrong)
+    prompts = [encoder.question_ids(question) for question in questions]
+    answers = generate_greedily(model, prompts, eos_id)
+    are_right: list[bool] = []
+    wrong: list[dict[str, str]] = []
+    for question, answer in zip(questions, answers, strict=True):
+        has_ended = answer[-1] == eos_id
+        text = encoder.text_encoder.decode([i for i in answer if i != eos_id])
+        is_right = has_ended and contains_accepted(text, question.accepted)
+        are_right.append(is_right)
+        if not is_right:
+            user = question.turns[-1].user
+            wrong.append({"topic": question.topic, "question": user, "answer": text})
+    return to_score([question.topic for question in questions], are_right, wrong)
 
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write the weights in bfloat16, with the configurations of model, tokenizer and generation."""
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -155,7 +163,7 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "legacy": True,
-        "model_max_length": CONTEXT,
+        "model_max_length": CONTEXT_LENGTH,
         "sp_model_kwargs": {},
         **special,
     }
@@ -172,7 +180,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output", type=Path, default=HERE, help="where the model is written (this folder)"
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="decides corpus, first weights and order (1)"
+        "--seed", type=int, default=1, help="decides dialogues, first weights and order (1)"
     )
     parser.add_argument("--steps", type=int, default=3000, help="batches to train on (3000)")
     parser.add_argument(
@@ -199,7 +207,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def figures(
+def to_figures(
     arguments: argparse.Namespace,
     parameters: int,
     losses: list[float],
@@ -207,6 +215,7 @@ def figures(
     minutes: float,
     score: Score,
 ) -> dict[str, Any]:
+    """Return the content of `figures.json`."""
     return {
         "parameters": parameters,
         "bytes": (arguments.output / "model.safetensors").stat().st_size,
@@ -233,34 +242,32 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    questions = held_out(arguments.seed)
+    questions = held_out_questions(arguments.seed)
     write_questions(arguments.output / "held_out.jsonl", questions)
-    tokenizer = train_tokenizer(
-        tokenizer_texts(arguments.seed), names(), arguments.output / "tokenizer"
-    )
-    renderer = Renderer(tokenizer)
-    corpus = Corpus(renderer, questions, arguments.seed, arguments.batch_tokens)
+    texts = tokenizer_texts(arguments.seed)
+    tokenizer_file = train_tokenizer(texts, chinese_names(), arguments.output / "tokenizer")
+    encoder = DialogueEncoder(tokenizer_file)
+    batches = Batches(encoder, questions, arguments.seed, arguments.batch_tokens)
 
     model = new_model(arguments).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters on {device}", flush=True)
-    losses = train(model, corpus, arguments, arguments.steps)
+    losses = train(model, batches, arguments, arguments.steps)
     save_model(model, arguments.output)
     plot(losses, arguments.output / "loss.png")
-    structured = train_structured(arguments.output, renderer, questions, arguments, device)
+    structured_batches = train_structured(arguments.output, encoder, questions, arguments, device)
     minutes = (time.monotonic() - began) / 60
 
-    score = evaluate(arguments.output, renderer, questions, device)
+    score = evaluate(arguments.output, encoder, questions, device)
     for wrong in score.wrong:
         print(json.dumps(wrong, ensure_ascii=False))
     print(json.dumps(score.by_topic, ensure_ascii=False))
     print(f"held-out: {score.right} of {score.questions} right, {score.share:.1%}")
-    found = figures(
-        arguments, parameters, losses, corpus.tokens + structured.tokens, minutes, score
-    )
-    write_json(arguments.output / "figures.json", found)
+    tokens = batches.tokens + structured_batches.tokens
+    figures = to_figures(arguments, parameters, losses, tokens, minutes, score)
+    write_json(arguments.output / "figures.json", figures)
     if arguments.output.resolve() == HERE:
-        describe(found, HERE / "README.md")
+        write_readme_figures(figures, HERE / "README.md")
 
 
 if __name__ == "__main__":

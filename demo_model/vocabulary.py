@@ -1,7 +1,7 @@
-"""The tokenizer: SentencePiece BPE like LLaMA's, small, trained on the corpus.
+"""The tokenizer: a SentencePiece BPE with LLaMA's settings and a small vocabulary.
 
-A Chinese character is a piece, and so is a short name of the facts: in wordings never seen before, a sentence is then
-still made of pieces that training has seen.
+Only names of the facts, and their parts, are pieces of more than one Chinese character: so a sentence in a held-out
+wording too is made of pieces that training has seen.
 """
 
 import re
@@ -12,11 +12,12 @@ from pathlib import Path
 import sentencepiece
 
 DELIMITER = "\t"
-SIZE = 4600
+"""Put where a piece must end; SentencePiece takes it out (`pretokenization_delimiter`)."""
+VOCABULARY_SIZE = 4600
 
 
-def segmented(texts: Iterable[str], names: list[str]) -> Iterator[str]:
-    """Each text with a delimiter wherever a piece must end."""
+def pretokenized(texts: Iterable[str], names: list[str]) -> Iterator[str]:
+    """Split texts into lines, with a delimiter before each name, template marker, word, digit and other character."""
     units = re.compile(
         "|".join(map(re.escape, names))
         + r"| ?\[/?INST\]| ?<</?SYS>>| ?[A-Za-z]+(?:'[a-z]+)?| ?[0-9]|."
@@ -27,12 +28,15 @@ def segmented(texts: Iterable[str], names: list[str]) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterable[str], names: list[str], prefix: Path) -> Path:
-    """Train on `texts` and write `<prefix>.model`; the file depends on the texts alone, not on where it is written."""
+    """Train on `texts`, write the model, and return its file, `<prefix>.model`.
+
+    The same texts and names give the same bytes, wherever the file is written.
+    """
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=segmented(texts, names),
+        sentence_iterator=pretokenized(texts, names),
         model_writer=model,
-        vocab_size=SIZE,
+        vocab_size=VOCABULARY_SIZE,
         model_type="bpe",
         byte_fallback=True,
         character_coverage=1.0,

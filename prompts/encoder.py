@@ -66,46 +66,46 @@ class SentencePieceEncoder:
             self.max_token_characters = max(len(piece.piece) for piece in proto.pieces)
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
-        """Encode each run on its own; no token that begins or ends a text is added."""
+        """Encode each run on its own; adds neither `bos_id` nor `eos_id`."""
         return _encode_each(runs, self._processor.encode)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, control tokens spelt out; raises ValueError for an id outside the vocabulary."""
         _check_range(ids, self._processor.vocab_size(), self.control_texts)
-        return b"".join(self.spell(ids)).decode(errors="replace")
+        return b"".join(self.decode_each(ids)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return a token's UTF-8 within a text, perhaps a part of a character; empty for an id outside the vocabulary.
 
         A control token gives its own text, such as `</s>`.
         """
-        return self._spellings.get(token_id, b"")
+        return self._bytes_by_id.get(token_id, b"")
 
     @cached_property
-    def _spellings(self) -> dict[int, bytes]:
+    def _bytes_by_id(self) -> dict[int, bytes]:
         ids = list(range(self._processor.vocab_size()))
         pieces = self._processor.id_to_piece(ids)
-        spellings = dict(zip(ids, map(_piece_to_bytes, pieces), strict=True))
+        bytes_by_id = dict(zip(ids, map(_piece_to_bytes, pieces), strict=True))
         for text, token_id in self.control_ids.items():
-            spellings[token_id] = text.encode()
-        return spellings
+            bytes_by_id[token_id] = text.encode()
+        return bytes_by_id
 
     def ids_spelt_as(self, text: str) -> frozenset[int]:
         """Return the ids of all tokens whose `token_bytes` are `text`."""
-        spelling = text.encode()
-        spellings = self._spellings.items()
-        return frozenset(token_id for token_id, own in spellings if own == spelling)
+        wanted = text.encode()
+        tokens = self._bytes_by_id.items()
+        return frozenset(token_id for token_id, spelling in tokens if spelling == wanted)
 
-    def spell(self, ids: Sequence[int]) -> list[bytes]:
+    def decode_each(self, ids: Sequence[int]) -> list[bytes]:
         """Return the UTF-8 of each token where it stands in `ids`: joined, the text that `decode` gives."""
-        spelt = [self.token_bytes(token_id) for token_id in ids]
+        decoded = [self.token_bytes(token_id) for token_id in ids]
         # SentencePiece puts a space before each text that it encodes.
         begins_text = True
         for at, token_id in enumerate(ids):
             if begins_text:
-                spelt[at] = spelt[at].removeprefix(b" ")
+                decoded[at] = decoded[at].removeprefix(b" ")
             begins_text = token_id in self.control_texts
-        return spelt
+        return decoded
 
 
 class TokenizerEncoder:
@@ -161,25 +161,25 @@ class TokenizerEncoder:
 
     def token_bytes(self, token_id: int) -> bytes:
         piece = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
-        is_byte_level = self._byte_of.keys() >= set(piece)  # an added token need not be
+        is_byte_level = self._byte_of.keys() >= set(piece)  # added tokens may be plain text
         if token_id in self.control_texts or not is_byte_level:
             return _piece_to_bytes(piece)
         return bytes(self._byte_of[character] for character in piece)
 
     def ids_spelt_as(self, text: str) -> frozenset[int]:
-        spelling = text.encode()
+        wanted = text.encode()
         return frozenset(
             token_id
             for token_id in range(len(self.tokenizer))
-            if self.token_bytes(token_id) == spelling
+            if self.token_bytes(token_id) == wanted
         )
 
-    def spell(self, ids: Sequence[int]) -> list[bytes]:
-        spelt = [self.token_bytes(token_id) for token_id in ids]
+    def decode_each(self, ids: Sequence[int]) -> list[bytes]:
+        decoded = [self.token_bytes(token_id) for token_id in ids]
         # Tokenizers that are not byte-level put a space before a text, as SentencePiece does.
-        if spelt and not self._byte_of:
-            spelt[0] = spelt[0].removeprefix(b" ")
-        return spelt
+        if decoded and not self._byte_of:
+            decoded[0] = decoded[0].removeprefix(b" ")
+        return decoded
 
 
 Encoder = SentencePieceEncoder | TokenizerEncoder

@@ -20,9 +20,15 @@ ALPACA_SYSTEM = (
     "Write a response that appropriately completes the request."
 )
 FIRST_PLACEHOLDER = 0xF0000
-"""The first of the private-use characters that replace control tokens in client text while a template renders it."""
+"""The first of the private-use characters (Unicode's plane 15) that replace control tokens in client text.
+
+Only while a template renders it: the text itself comes back afterwards.
+"""
 END_OF_PARTIAL = "\uffff"
-"""Ends an answer that is to be continued while a template renders it: no character, so no text needs it."""
+"""Put after an answer that is to be continued, and cut off with what a template renders behind it.
+
+It is a noncharacter of Unicode, so no text needs it.
+"""
 
 SYSTEM_ROLES = ("system", "developer")
 Message = tuple[str, str]
@@ -52,8 +58,8 @@ class Conversation:
         return list(zip_longest(users, assistants))
 
 
-PROBE = Conversation(None, (("user", "?"),))
-"""The shortest conversation: a template that cannot render it fails at start."""
+SHORTEST_CONVERSATION = Conversation(None, (("user", "?"),))
+"""Laid out at start, so that a template that cannot render any conversation fails there."""
 
 
 def to_conversation(
@@ -90,12 +96,12 @@ class Layout:
 
     name: str
     """The value of `--prompt-template` that chooses it; `none` where there is no template."""
-    runs: Callable[[Conversation, Encoder], list[Run]]
+    to_runs: Callable[[Conversation, Encoder], list[Run]]
     """Lays out a conversation; raises APIError (400) for one that the template cannot express."""
     answer_lead: str = ""
     """`Prompt.answer_lead` of a prompt that ends before an answer."""
     default_system: str = ""
-    """The system text that `runs` puts where a conversation has None; empty if unknown, as in a Jinja template."""
+    """The system text that `to_runs` puts where a conversation has None; empty if unknown, as in a Jinja template."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer besides those of the request."""
     stop_token_ids: tuple[int, ...] = ()
@@ -168,15 +174,6 @@ def rendered_runs(
     return runs
 
 
-def _to_strings(stop: Any) -> tuple[str, ...]:
-    """Return a `stop_str` of fastchat, which is None, one string or a list, as strings."""
-    if stop is None:
-        return ()
-    if isinstance(stop, str):
-        return (stop,)
-    return tuple(stop)
-
-
 def fastchat_layout(name: str) -> Layout:
     """Return the layout of a template of `fastchat.conversation`, with its stop strings and stop token ids.
 
@@ -202,7 +199,7 @@ def fastchat_layout(name: str) -> Layout:
             )
         return rendered
 
-    def runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
+    def to_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
         # Most of fastchat's templates leave the token that begins a text to the tokenizer, some spell it.
         rendered = rendered_runs(render, conversation, encoder)
         if rendered[:1] == [encoder.bos_id]:
@@ -211,10 +208,15 @@ def fastchat_layout(name: str) -> Layout:
 
     template = get_conv_template(name)
     user, assistant = template.roles[:2]  # a third one is the system's
-    stop = _to_strings(template.stop_str)
-    lead = "" if render(PROBE)[-1:].isspace() else " "
+    ends_with_space = render(SHORTEST_CONVERSATION)[-1:].isspace()
+    stop = template.stop_str or ()  # None, one string, or a list
     return Layout(
-        name, runs, lead, str(template.system_message), stop, tuple(template.stop_token_ids or ())
+        name,
+        to_runs,
+        answer_lead="" if ends_with_space else " ",
+        default_system=str(template.system_message),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop_token_ids=tuple(template.stop_token_ids or ()),
     )
 
 
@@ -255,7 +257,9 @@ def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -
     return Layout(name, partial(rendered_runs, render), is_jinja=True)
 
 
-ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, " ", ALPACA_2_SYSTEM)
-ALPACA = Layout("alpaca", alpaca_runs, " ", ALPACA_SYSTEM, ("### Instruction:",))
-NO_LAYOUT = Layout("none", refuse_messages)
+ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, answer_lead=" ", default_system=ALPACA_2_SYSTEM)
+ALPACA = Layout(
+    "alpaca", alpaca_runs, answer_lead=" ", default_system=ALPACA_SYSTEM, stop=("### Instruction:",)
+)
+BASE_MODEL = Layout("none", refuse_messages)
 """The layout of a base model, which continues the text of `/v1/completions` as it is."""

@@ -296,6 +296,6 @@ def test_a_byte_level_tokenizer_spells_its_bytes() -> None:
     encoder = TokenizerEncoder(
         PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<|end|>")
     )
-    assert encoder.spell([1, 2, 3, 4]) == ["好".encode()[:2], "好".encode()[2:], b" a", b"A"]
+    assert encoder.decode_each([1, 2, 3, 4]) == ["好".encode()[:2], "好".encode()[2:], b" a", b"A"]
     assert encoder.token_bytes(0) == b"<|end|>"
     assert encoder.token_bytes(99) == b""

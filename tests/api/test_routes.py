@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from api.app import VERSION
 from prompts.encoder import SentencePieceEncoder
-from prompts.layouts import NO_LAYOUT
+from prompts.layouts import BASE_MODEL
 from tests.support.fake_engine import FakeEngine
 
 
@@ -227,7 +227,7 @@ def test_the_docs_need_no_other_host(client: TestClient) -> None:
 def test_a_base_model_says_how_to_choose_a_template(
     serve: Callable[..., TestClient], path: str, body: dict[str, Any], param: str
 ) -> None:
-    client = serve(layout=NO_LAYOUT, raw_completions=True)
+    client = serve(layout=BASE_MODEL, raw_completions=True)
     reply = client.post(path, json=body)
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
@@ -242,7 +242,7 @@ def test_a_base_model_reads_prompts_as_they_are(
     demo_encoder: SentencePieceEncoder,
     raw: dict[str, Any],
 ) -> None:
-    client = serve(layout=NO_LAYOUT, raw_completions=True)
+    client = serve(layout=BASE_MODEL, raw_completions=True)
     assert client.post("/v1/completions", json={"prompt": "你好", **raw}).status_code == 200
     assert engine.asked[0][0].ids == demo_encoder.encode([1, "你好"])
     assert (

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from evaluation import accepts
+from evaluation import contains_accepted
 from openai import OpenAI
 
 from settings import DEMO_MODEL
@@ -58,8 +58,8 @@ def test_the_committed_weights_have_the_score_that_readme_tells(server: Server) 
         reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()[
             "choices"
         ][0]
-        return reply["finish_reason"] == "stop" and accepts(
-            question["accept"], reply["message"]["content"]
+        return reply["finish_reason"] == "stop" and contains_accepted(
+            reply["message"]["content"], question["accept"]
         )
 
     with ThreadPoolExecutor(32) as pool:

@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from corpus import Question, Writer, check_disjoint, held_out, last_messages, names, tokenizer_texts
+from corpus import (
+    DialogueWriter,
+    Question,
+    check_disjoint,
+    chinese_names,
+    held_out_questions,
+    last_messages,
+    tokenizer_texts,
+)
 from report import write_questions
 from vocabulary import train_tokenizer
 
@@ -15,21 +23,23 @@ DIALOGUES = 3000
 
 
 def test_the_sources_make_the_committed_tokenizer(tmp_path: Path) -> None:
-    tokenizer = train_tokenizer(tokenizer_texts(FIGURES["seed"]), names(), tmp_path / "tokenizer")
+    tokenizer = train_tokenizer(
+        tokenizer_texts(FIGURES["seed"]), chinese_names(), tmp_path / "tokenizer"
+    )
     assert tokenizer.read_bytes() == (DEMO_MODEL / "tokenizer.model").read_bytes()
 
 
 def test_the_sources_make_the_committed_questions(tmp_path: Path) -> None:
-    write_questions(tmp_path / "held_out.jsonl", held_out(FIGURES["seed"]))
+    write_questions(tmp_path / "held_out.jsonl", held_out_questions(FIGURES["seed"]))
     assert (tmp_path / "held_out.jsonl").read_bytes() == (
         DEMO_MODEL / "held_out.jsonl"
     ).read_bytes()
 
 
 def test_training_sees_no_held_out_wording_or_question() -> None:
-    questions = held_out(FIGURES["seed"])
+    questions = held_out_questions(FIGURES["seed"])
     assert len({question.messages[-1]["content"] for question in questions}) >= 300
-    writer = Writer(FIGURES["seed"], frozenset(last_messages(questions)))
+    writer = DialogueWriter(FIGURES["seed"], frozenset(last_messages(questions)))
     dialogues = [writer.dialogue() for _ in range(DIALOGUES)]
     check_disjoint(questions, dialogues)
     seen = Question("any", (dialogues[0].turns[0],))
@@ -38,8 +48,10 @@ def test_training_sees_no_held_out_wording_or_question() -> None:
 
 
 def test_structured_answers_are_json_and_see_no_held_out_question_either() -> None:
-    questions = held_out(FIGURES["seed"])
-    writer = Writer(FIGURES["seed"], frozenset(last_messages(questions)), structured=1.0)
+    questions = held_out_questions(FIGURES["seed"])
+    writer = DialogueWriter(
+        FIGURES["seed"], frozenset(last_messages(questions)), structured_share=1.0
+    )
     dialogues = [writer.dialogue() for _ in range(DIALOGUES)]
     check_disjoint(questions, dialogues)
     answers = [
