@@ -8,7 +8,7 @@
 #              what a chunk and a request cost without vLLM, hop by hop
 # make bench-client
 #              what each replaced part of vLLM's client saves, on the demo model: some minutes, and 13 GB of memory
-# make check   what a commit must pass: code size by folder, format, lint, types, the fast tests
+# make check   what a commit must pass: code size by folder, format, lint, types, the fast tests and what they cover
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
@@ -58,7 +58,7 @@ check: .venv/installed-dev budget
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CODE) tests
-	$(BIN)/python -m pytest -m "not engine" -q
+	$(BIN)/python -m pytest -m "not engine" -q --cov
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

@@ -41,7 +41,7 @@ from protocol import (
     ToolFields,
 )
 from server.access_log import keep_texts
-from server.request_body import offload
+from server.offload import offload
 from server.request_record import request_record
 from settings import Settings
 
@@ -132,7 +132,7 @@ class Admission:
         return [ids for word in body.bad_words for ids in encode_word(self.encoder, word)]
 
     def _render_texts(self, texts: Sequence[Message], functions: Sequence[Function]) -> Prompt:
-        return self.template.render_chat(texts, describe(functions))
+        return self.template.render_chat(texts, describe(functions) if functions else "")
 
     def _check_length(self, characters: int, body: Request) -> None:
         """Raise APIError (400) for a text that is known before it is encoded to be longer than the context."""

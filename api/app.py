@@ -33,7 +33,8 @@ from server.error_responses import answer_failure
 from server.event_stream import EventStream, while_connected
 from server.metrics import Metrics
 from server.middleware import APIKeys, BodyLimits, CanonicalPaths, CrossOrigin
-from server.request_body import JSONRoute, PausingThread
+from server.offload import PausingThread
+from server.request_body import JSONRoute
 from settings import Settings
 
 VERSION = "0.1.0"

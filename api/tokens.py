@@ -16,7 +16,7 @@ from api.tool_calls import callable_functions
 from errors import bad_request
 from generation import Prompt
 from protocol import EMPTY, MAX_MESSAGES, Function, Messages, SentBody, TokenId, ToolFields
-from server.request_body import offload_tokenizing
+from server.offload import offload_tokenizing
 
 
 class TokenizeRequest(ToolFields):

@@ -73,9 +73,7 @@ def _to_history_text(call: Any) -> str:
 
 
 def describe(functions: Sequence[Function]) -> str:
-    """What a system text says of functions, one of which the answer has to call; nothing of none."""
-    if not functions:
-        return ""
+    """What a system text says of functions, one of which the answer has to call."""
     described = [
         function.model_dump(include={"name", "description", "parameters"}) for function in functions
     ]

@@ -1,18 +1,12 @@
 """Request bodies: JSON that is decompressed, validated, and handed to an endpoint as a pydantic model.
 
-Whatever takes long is done in a thread, so that the event loop stays free for the other requests. Each app has two such
-threads (`PausingThread`), in its `state`: `body_thread` for bodies and their prompts, and `token_thread` for those of
-requests that only ask about tokens. More would not be faster: Python runs one thread at a time, and the event loop
-would have to wait for each in turn.
+A long body is decompressed and validated in a thread (`offload`).
 """
 
-import asyncio
 import codecs
-import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -22,66 +16,11 @@ from pydantic_core import ErrorDetails
 from errors import APIError, bad_request
 from server.content_coding import decompress, to_coding
 from server.error_responses import to_api_error, to_response
+from server.offload import offload
 from server.request_record import request_record
 
-THREAD_MIN_BYTES = 8 * 1024
-"""A shorter body is read in the event loop: that takes less time than handing it to a thread."""
 MAX_VALUES = 2**18
 """Commas, colons and opening brackets of a body: many small values take far longer to read than a long text."""
-MAX_TOKEN_BYTES = 2**20
-"""Of the body of a request that only asks about tokens."""
-
-Result = TypeVar("Result")
-
-
-class PausingThread:
-    """A thread for work that holds Python's interpreter lock, with as long a pause after each call as it took.
-
-    pydantic reads a whole body without releasing the lock: meanwhile the event loop stands still. Without the pauses it
-    would run little more than one callback between two bodies, and an arriving body alone is one for each 64 KiB.
-    """
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1)
-        self._rested_at = 0.0
-
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Call `work` in the thread, after earlier calls; returns its result or raises its exception."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._run_rested, work
-        )
-
-    def _run_rested(self, work: Callable[[], Result]) -> Result:
-        time.sleep(max(0.0, self._rested_at - time.monotonic()))
-        began = time.monotonic()
-        try:
-            return work()
-        finally:
-            ended = time.monotonic()
-            self._rested_at = ended + (ended - began)
-
-
-async def offload(request: Request, work: Callable[[], Result]) -> Result:
-    """Call `work`, in the app's thread for bodies if the request's body is long."""
-    if request_record(request.scope).body_bytes < THREAD_MIN_BYTES:
-        return work()
-    thread: PausingThread = request.app.state.body_thread
-    return await thread.run(work)
-
-
-async def offload_tokenizing(request: Request, work: Callable[[], Result]) -> Result:
-    """Call `work` for a request that only asks about tokens; raises APIError (413) if its body is over 1 MiB.
-
-    For a long body there is a thread of its own: what is to be generated does not wait for it.
-    """
-    size = request_record(request.scope).body_bytes
-    if size > MAX_TOKEN_BYTES:
-        message = f"The body of a question about tokens may have at most {MAX_TOKEN_BYTES} bytes."
-        raise APIError(413, message)
-    if size < THREAD_MIN_BYTES:
-        return work()
-    thread: PausingThread = request.app.state.token_thread
-    return await thread.run(work)
 
 
 class JSONRoute(APIRoute):

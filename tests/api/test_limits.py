@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from prompts.encoder import SentencePieceEncoder
-from server.request_body import PausingThread
+from server.offload import PausingThread
 from tests.support.bodies import ASK, CHAT, COMPLETIONS, TALK
 from tests.support.fake_engine import FakeEngine
 from tests.support.replies import error

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from prompts.encoder import Run, SentencePieceEncoder
-from server.request_body import THREAD_MIN_BYTES
+from server.offload import THREAD_MIN_BYTES
 
 COMPLETIONS, TOKENIZE = "/v1/completions", "/tokenize"
 LONG = "a" * THREAD_MIN_BYTES

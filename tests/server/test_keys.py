@@ -25,6 +25,14 @@ def bearer(key: str) -> dict[str, bytes]:
     return {"Authorization": f"Bearer {key}".encode()}
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/metrics", "/docs"])
+def test_an_options_request_without_a_key_learns_nothing(guarded: TestClient, path: str) -> None:
+    """A browser's preflight carries no key, and is answered by CORS alone."""
+    asks = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
+    assert guarded.options(path, headers=asks).status_code == 200
+    error(guarded.options(path), 405)
+
+
 def test_every_route_but_health_wants_a_key(
     serve: Callable[..., TestClient], guarded: TestClient
 ) -> None:
