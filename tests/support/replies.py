@@ -32,10 +32,12 @@ def error(reply: httpx.Response, status: int) -> ErrorDetail:
 
 
 def numbers(client: httpx.Client) -> dict[str, float]:
-    """The numbers of `/metrics` by their names and labels."""
-    rows = [
-        row.rsplit(" ", 1)
-        for row in client.get("/metrics").text.splitlines()
-        if row[:1] not in ("#", "")
-    ]
-    return {name: float(number) for name, number in rows}
+    """The numbers of `/metrics` by their names and labels; vLLM's by their names, summed over its engines."""
+    found: dict[str, float] = {}
+    for row in client.get("/metrics").text.splitlines():
+        if row[:1] not in ("#", ""):
+            name, number = row.rsplit(" ", 1)
+            if name.startswith("vllm:"):
+                name = name.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(number)
+    return found
