@@ -5,8 +5,8 @@
 
 import json
 import os
+import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,20 @@ import httpx
 import pytest
 
 from tests.clients.city import City
+from tests.support.client_programs import (
+    ANSWER,
+    CLIENTS,
+    MODEL,
+    OFFICIAL,
+    QUESTION,
+    Ask,
+    is_city,
+    output,
+    tool,
+)
 from tests.support.paths import ROOT
 from tests.support.server_process import Server
 
-CLIENTS = ROOT / "tests" / "clients"
-ENVIRONMENTS = CLIENTS / "environments"
-MODEL = "chinese-llama-alpaca-2"
-QUESTION = "中国的首都是哪里？"
-ANSWER = "中国的首都是北京。"
 OTHER_ANSWER = "法国的首都是巴黎。"
 CHAT = {"model": MODEL, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
 STORY = {**CHAT, "messages": [{"role": "user", "content": "给我讲一些有关杭州的故事吧"}]}
@@ -41,54 +47,10 @@ FAULTS: dict[str, tuple[dict[str, Any], list[Any]]] = {
         [400, "messages", "context_length_exceeded"],
     ),
 }
-OFFICIAL = ("openai3", "openai2", "node")
-"""Where there is an official client: the two majors for Python that are in use, and the one for Node."""
-
-Ask = Callable[..., Any]
 Samples = dict[str, list[dict[str, Any]]]
 """Of each of lm-eval's tasks."""
 Evaluate = Callable[..., Samples]
 pytestmark = pytest.mark.engine
-
-
-def tool(environment: str, name: str) -> str:
-    """A program of a client's environment; skips the test where that is not installed."""
-    directory = CLIENTS / "node_modules" if environment == "node" else ENVIRONMENTS / environment
-    program = shutil.which(name) if environment == "node" else str(directory / "bin" / name)
-    if program is None or not (directory / ".installed").exists():
-        pytest.skip(f"{environment} is not installed: `make test-clients`")
-    return program
-
-
-def output(command: list[str], **options: Any) -> str:
-    process: subprocess.CompletedProcess[str] = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-        check=False,
-        **options,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout
-
-
-@pytest.fixture
-def ask(server: Server) -> Ask:
-    """Calls a function of a module in `tests/clients`, in an environment there; what the client read is returned."""
-
-    def call(environment: str, module: str, function: str, **body: Any) -> Any:
-        runner = (
-            [tool("node", "node"), "run.mjs"]
-            if environment == "node"
-            else [tool(environment, "python"), "run.py"]
-        )
-        return json.loads(
-            output([*runner, module, function, server.url, json.dumps(body)], cwd=CLIENTS)
-        )
-
-    return call
 
 
 def extra(environment: str, **fields: Any) -> dict[str, Any]:
@@ -112,10 +74,6 @@ def joined(chunks: list[dict[str, Any]]) -> list[str]:
 def spelt(logged: list[dict[str, Any]]) -> str:
     """The text that the bytes of a choice's log-probabilities spell."""
     return bytes(byte for token in logged for byte in token["bytes"]).decode()
-
-
-def is_city(value: object) -> bool:
-    return City.model_validate(value, strict=True).model_dump() == value
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
@@ -409,8 +367,9 @@ def test_llama_index_reads_structured_output(ask: Ask) -> None:
     assert is_city(ask("openai2", "with_llama_index", "structured", model=MODEL, **kind))
 
 
-def test_a_pydantic_ai_agent_reads_text_and_keeps_its_history(ask: Ask) -> None:
-    read = ask("openai3", "with_pydantic_ai", "text", model=MODEL)
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+def test_a_pydantic_ai_agent_reads_text_and_keeps_its_history(ask: Ask, endpoint: str) -> None:
+    read = ask("openai3", "with_pydantic_ai", "text", model=MODEL, endpoint=endpoint)
     assert "".join(read["pieces"]) == read["plain"] == ANSWER
     assert len(read["pieces"]) > 3
     assert read["usages"][0] == read["usages"][1]
@@ -443,6 +402,13 @@ def test_instructor_reads_an_object_of_json_mode(ask: Ask) -> None:
     }
 
 
+def test_guidance_reads_text_that_is_held_to_its_grammars(ask: Ask) -> None:
+    read = ask("agents", "with_guidance", "ask", model=MODEL)
+    assert read["text"] == ANSWER
+    assert re.fullmatch("[1-9][0-9]{2}", read["number"])
+    assert read["choice"] in ("巴黎", "柏林")
+
+
 @pytest.fixture
 def llm(server: Server, tmp_path: Path) -> Callable[..., str]:
     """Runs the `llm` command, which knows the server's two endpoints as the models `chat` and `completion`."""
@@ -453,7 +419,7 @@ def llm(server: Server, tmp_path: Path) -> Callable[..., str]:
     ]
     models = [{**model, "model_name": MODEL, "api_base": f"{server.url}/v1"} for model in models]
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models), encoding="utf-8")
-    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+    environment = {"LLM_USER_PATH": str(tmp_path)}
     return lambda *arguments: output([program, *arguments], env=environment).strip()
 
 
@@ -512,8 +478,8 @@ def evaluate(server: Server, tmp_path: Path) -> Evaluate:
             ",".join(tasks),
         ]
         options = ["--include_path", ".", "--output_path", str(tmp_path), "--log_samples"]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-        output(command + options, cwd=CLIENTS / "lm_eval_tasks", env=environment)
+        directory = CLIENTS / "lm_eval_tasks"
+        output(command + options, cwd=directory, env={"HF_HOME": str(tmp_path)})
         samples: Samples = {}
         for task in tasks:
             [path] = tmp_path.glob(f"**/samples_{task}_*.jsonl")

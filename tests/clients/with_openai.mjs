@@ -5,9 +5,9 @@ import { City } from "./city.mjs";
 
 const withUsage = { stream: true, stream_options: { include_usage: true } };
 
-const connect = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
+export const connect = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
 
-async function collect(stream) {
+export async function collect(stream) {
   const chunks = [];
   for await (const chunk of stream) chunks.push(chunk);
   return chunks;

@@ -4,7 +4,7 @@ from typing import Any
 
 from city import CLOSING, AnyObject, City
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, ToolOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 PROMPT = "中国的首都是哪里？"
@@ -15,6 +15,7 @@ def visit(city: City) -> City:
     return city
 
 
+MODELS = {"chat": OpenAIChatModel, "responses": OpenAIResponsesModel}
 OUTPUTS = {
     "tool": ToolOutput(City),
     "function": visit,
@@ -23,14 +24,16 @@ OUTPUTS = {
 }
 
 
-def agent(url: str, model: str, settings: dict | None = None, **fields: Any) -> Agent:
+def agent(
+    url: str, model: str, settings: dict | None = None, endpoint: str = "chat", **fields: Any
+) -> Agent:
     provider = OpenAIProvider(base_url=f"{url}/v1", api_key="none")
     settings = {"temperature": 0, **(settings or {})}
-    return Agent(OpenAIChatModel(model, provider=provider), model_settings=settings, **fields)
+    return Agent(MODELS[endpoint](model, provider=provider), model_settings=settings, **fields)
 
 
-async def text(url: str, model: str) -> dict:
-    asked = agent(url, model, system_prompt="请用中文回答。")
+async def text(url: str, model: str, endpoint: str) -> dict:
+    asked = agent(url, model, endpoint=endpoint, system_prompt="请用中文回答。")
 
     @asked.tool_plain
     def people(city: str) -> int:
