@@ -89,3 +89,16 @@ def call(url: str, tool_choice: str, **fields: Any) -> dict:
     """`any` is sent as `required`, a name as that function."""
     model = chat_model(url, **fields).bind_tools([City], tool_choice=tool_choice)
     return {"invoke": model.invoke(PROMPTS[0]), "stream": added_up(list(model.stream(PROMPTS[0])))}
+
+
+def respond(url: str, **fields: Any) -> dict:
+    """By `/v1/responses`: text, a second turn, structured output, a forced call."""
+    model = chat_model(url, use_responses_api=True, **fields)
+    first = model.invoke(PROMPTS[0])
+    return {
+        "invoke": first,
+        "stream": added_up(list(model.stream(PROMPTS[0]))).text,
+        "again": model.invoke([("user", PROMPTS[0]), first, ("user", "法国呢？")]).text,
+        "structured": model.with_structured_output(City).invoke(PROMPTS[0]),
+        "call": model.bind_tools([City], tool_choice="any").invoke(PROMPTS[0]).tool_calls,
+    }
