@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
 
 @dataclass(slots=True)
@@ -39,9 +39,62 @@ class Constraint:
     """What an answer has to look like. `param` is the request field that asks for it, for errors."""
 
     param: str
-    kind: Literal["schema", "choice", "regex", "grammar", "calls"]
+    kind: Literal["schema", "choice", "regex", "grammar"]
     value: Any
-    """By kind: a JSON schema (dict); texts; a regular expression; a grammar (Lark or GBNF); (name, schema) pairs."""
+    """By kind: a JSON schema (dict); texts; a regular expression; a grammar (Lark or GBNF)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallFormat:
+    """How a family of models writes the call of a function: `begin`, its name, `middle`, its arguments, `end`.
+
+    The arguments are a JSON object, spaced as `json.dumps` does. What an answer says before its calls ends with a
+    newline, unless `begin` has words of its own before the JSON.
+    """
+
+    begin: str = '{"name": "'
+    middle: str = '", "arguments": '
+    end: str = "}"
+    separator: str | None = "\n"
+    """Stands between two calls; None: the model makes one at most."""
+
+    @property
+    def mark(self) -> str:
+        """The text that makes an answer a call: the words before the JSON of `begin`, else all up to its first key."""
+        words = self.begin.partition("{")[0].strip()
+        return self.begin.partition(":")[0] if self.begins_line else words
+
+    @property
+    def begins_line(self) -> bool:
+        """Whether `begin` is just JSON, which makes a call only where an answer or a line begins with it."""
+        return not any(map(str.isalpha, self.begin.partition("{")[0]))
+
+    def find(self, text: str, is_beginning: bool = True) -> int | None:
+        """Return where the first call of a text begins, with the newline before it; None: there is none.
+
+        `is_beginning`: whether the answer begins with the text.
+        """
+        if is_beginning and text.startswith(self.mark):
+            return 0
+        at = text.find(f"\n{self.mark}")
+        if at < 0 and not self.begins_line:
+            at = text.find(self.mark)
+        return None if at < 0 else at
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The functions that an answer may call, and how."""
+
+    functions: tuple[Mapping[str, Any], ...]
+    """Each with its `name`, `description` and `parameters`, a JSON schema."""
+    format: CallFormat
+    is_required: bool
+    """Whether it has to call one, and be nothing else."""
+    is_single: bool
+    """Whether it may have one call only."""
+    param: str = "tools"
+    """The request field that asks for them, for errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +135,9 @@ class Decoding:
     alternatives: int | None = None
     """How many of the likeliest tokens are reported beside each; None: no log-probabilities."""
     constraint: Constraint | None = None
+    """What an answer has to look like, unless it calls functions."""
+    calls: Calls | None = None
+    """What an answer may call, or has to; None: nothing."""
 
     @property
     def is_greedy(self) -> bool:
@@ -89,8 +145,8 @@ class Decoding:
 
     @property
     def is_call(self) -> bool:
-        """Whether each answer is the call of a function."""
-        return self.constraint is not None and self.constraint.kind == "calls"
+        """Whether each answer has to be the call of a function."""
+        return self.calls is not None and self.calls.is_required
 
     @property
     def takes_best(self) -> bool:
@@ -121,7 +177,9 @@ class Delta:
     cut: str = ""
     """What the first of `token_ids` is spelt with and the text leaves out: the prompt's `answer_lead`, or nothing."""
     call: str | None = None
-    """The function that is called, where its call begins: the texts from here on are its arguments."""
+    """The function that is called, where its call begins."""
+    call_index: int | None = None
+    """Which call of the choice, from 0, `text` is the arguments of; None: it is what the client is to read."""
 
 
 Deltas = AsyncGenerator[Delta, None]
@@ -253,6 +311,11 @@ async def pour(deltas: Deltas, sink: Sink[Delta]) -> None:
 def changed(source: Source[Item], change: Callable[[Item], Item]) -> Source[Item]:
     """The same items, each changed on its way."""
     return lambda sink: source(lambda items: sink([change(item) for item in items]))
+
+
+def split(source: Source[Item], parts: Callable[[Item], Sequence[Item]]) -> Source[Item]:
+    """The parts of each item, in place of it."""
+    return lambda sink: source(lambda items: sink([part for item in items for part in parts(item)]))
 
 
 def merge(sources: Sequence[Source[Delta]], n: int) -> Source[Delta]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from errors import bad_request
-from generation import Prompt
+from generation import Calls, Prompt
 from model_files import read_config, vocabulary_rows
+from prompts.calls import Message, describe, is_plain, to_plain_message
+from prompts.chat_templates import chat_template_layout
 from prompts.encoder import Encoder, Run, TokenizerEncoder, load_encoder, load_tokenizer
 from prompts.layouts import (
     ALPACA,
@@ -19,8 +21,6 @@ from prompts.layouts import (
     BASE_MODEL,
     SHORTEST_CONVERSATION,
     Layout,
-    Message,
-    chat_template_layout,
     fastchat_layout,
     to_conversation,
 )
@@ -48,21 +48,26 @@ class PromptTemplate:
         if self.layout.is_jinja and sent.get("chat_template_kwargs"):
             raise bad_request("'chat_template_kwargs' is not supported.", "chat_template_kwargs")
 
-    def render_chat(self, messages: Sequence[Message], functions: str = "") -> Prompt:
+    def render_chat(self, messages: Sequence[Message], calls: Calls | None = None) -> Prompt:
         """Return the prompt of a conversation: for an answer, or for the rest of it if the assistant's message is last.
 
-        `functions`: the text that describes callable functions, which ends the system text. Raises APIError (400) for
-        messages that the template cannot express.
+        `calls`: the functions that the answer may call, which the template describes in its own way, or the end of the
+        system text does. Raises APIError (400) for messages that the template cannot express.
         """
-        default_system = self._system_prompt
-        # With functions there is a system text, so the layout would leave its own default out.
-        if default_system is None and functions:
-            default_system = self.layout.default_system
-        conversation = to_conversation(messages, default_system, functions)
-        ids = self.encoder.encode(self.layout.to_runs(conversation, self.encoder))
-        prompt = Prompt(ids, stop=self.layout.stop, stop_token_ids=self.layout.stop_token_ids)
+        layout, default_system, addition = self.layout, self._system_prompt, ""
+        if calls is not None and not layout.takes_tools:
+            addition = describe(calls)
+            # Now there is a system text, so the layout would leave its own default out.
+            default_system = layout.default_system if default_system is None else default_system
+        if not layout.takes_tools and not is_plain(messages):
+            messages = [to_plain_message(message, layout.call_format) for message in messages]
+        conversation = to_conversation(messages, default_system, addition)
+        if layout.takes_tools:
+            conversation = replace(conversation, calls=calls)
+        ids = self.encoder.encode(layout.to_runs(conversation, self.encoder))
+        prompt = Prompt(ids, stop=layout.stop, stop_token_ids=layout.stop_token_ids)
         if not conversation.is_partial:
-            prompt.answer_lead, prompt.lead_ids = self.layout.answer_lead, self._lead_ids
+            prompt.answer_lead, prompt.lead_ids = layout.answer_lead, self._lead_ids
         return prompt
 
     def render_instruction(self, text: str) -> Prompt:
@@ -72,7 +77,7 @@ class PromptTemplate:
                 "This server has no prompt template: start it with --prompt-template to choose one.",
                 "raw",
             )
-        return replace(self.render_chat([("user", text)]), text=text)
+        return replace(self.render_chat([Message("user", text)]), text=text)
 
     def render_raw(self, text: str) -> Prompt:
         """Return the prompt of a text without a template, after the token that begins a text, if there is one."""

@@ -25,12 +25,13 @@ PART_TYPE = re.compile("[a-z_]{1,20}")
 EMPTY: Any = ()
 """Default of a list that is absent: pydantic would copy a `[]` for each request."""
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 ShortText = Annotated[str, Field(max_length=MAX_SHORT_TEXT)]
 SentPrompt = str | list[str] | list[TokenId] | list[list[TokenId]]
 SPEAKING_ROLES = ("system", "developer", "user", "tool", "function")
 ToolMode = Literal["auto", "none", "required"]
+OlderMode = Literal["auto", "none"]
 
 
 def _to_strings(value: Any) -> Any:
@@ -96,6 +97,15 @@ def _to_object(value: Any) -> Any:
 
 def _to_tool_choice(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
+
+
+def _to_older_choice(value: Any) -> Any:
+    """Turn a `function_call` into a `tool_choice`."""
+    if isinstance(value, dict):
+        return {"type": "function", "function": value}
+    if value in ("auto", "none"):
+        return {"type": value}
+    raise ValueError("it must be auto, none, or the name of a function")
 
 
 def _to_messages(value: Any) -> Any:
@@ -300,16 +310,27 @@ class ToolFields(SentBody):
     """The fields of a conversation that say what may be called."""
 
     tools: list[Tool] = Field(
-        EMPTY,
-        max_length=MAX_TOOLS,
-        description="Functions, used where tool_choice asks for a call.",
+        EMPTY, max_length=MAX_TOOLS, description="Functions that the answer may call."
     )
     tool_choice: Annotated[
-        ToolChoice, BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice)
+        ToolChoice | None,
+        BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice),
     ] = Field(
-        "auto",
-        validate_default=True,
-        description="Whether the answer is a call ('required', a function, allowed_tools) or text.",
+        None,
+        json_schema_extra={"default": "auto"},
+        description="auto: text or calls, as the model decides; required, a function: calls; none: text.",
+    )
+    parallel_tool_calls: bool = Field(True, description="false: at most one call.")
+    functions: list[Function] = Field(
+        EMPTY, max_length=MAX_TOOLS, description="The older form of tools, for one call."
+    )
+    function_call: Annotated[
+        ToolChoice | None,
+        BeforeValidator(_to_older_choice, json_schema_input_type=OlderMode | FunctionName),
+    ] = Field(
+        None,
+        json_schema_extra={"default": "auto"},
+        description="The older form of tool_choice: auto, none, or a function.",
     )
 
 
@@ -479,8 +500,11 @@ class ChatMessage(SentBody):
         description="The calls that an assistant has made, for the model to read.",
     )
     function_call: Any = Field(None, description="An assistant's call in the older form.")
-    name: Any = Field(None, description="No effect: not shown to the model.")
-    tool_call_id: Any = None
+    name: ShortText = Field(
+        "",
+        description="A speaker, shown to the model where others speak in this role; of a result its function.",
+    )
+    tool_call_id: str = Field("", description="The call that a result belongs to.")
 
     @model_validator(mode="before")
     @classmethod
@@ -495,10 +519,9 @@ class ChatMessage(SentBody):
         return fields
 
     @property
-    def unknown_fields(self) -> list[str]:
-        """Those that nobody knows, and `name`, which the model is not shown; a tool's is that of its function."""
-        is_lost = self.name is not None and self.role not in ("tool", "function")
-        return super().unknown_fields + ["name"] * is_lost
+    def calls(self) -> list[Any]:
+        """The calls that an assistant has made, in the form of tools and in the older one."""
+        return [*self.tool_calls, *filter(None, (self.function_call,))]
 
 
 Messages = Annotated[
@@ -524,7 +547,6 @@ class ChatCompletionRequest(
     top_logprobs: int = Field(
         0, ge=0, le=20, description="Likeliest tokens to return in each place; only with logprobs."
     )
-    parallel_tool_calls: Any = Field(None, description="No effect.")
     reasoning_effort: Any = Field(None, description="No effect.")
 
 
@@ -614,12 +636,13 @@ class ToolCall(BaseModel):
 
 
 class AssistantMessage(BaseModel):
-    """The assistant's answer: text, or a call."""
+    """The assistant's answer: text, calls, or both."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
     tool_calls: list[ToolCall] | None = Field(default=None, exclude_if=is_absent)
+    function_call: CalledFunction | None = Field(default=None, exclude_if=is_absent)
 
 
 class ChatChoice(BaseModel):
@@ -646,6 +669,7 @@ class ChatDelta(BaseModel):
     role: Literal["assistant"] | None = Field(default=None, exclude_if=is_absent)
     content: str | None = Field(default=None, exclude_if=is_absent)
     tool_calls: list[ToolCall] | None = Field(default=None, exclude_if=is_absent)
+    function_call: CalledFunction | None = Field(default=None, exclude_if=is_absent)
 
 
 class ChatChunkChoice(BaseModel):

@@ -11,13 +11,15 @@ from functools import partial
 
 from starlette.requests import Request as HTTPRequest
 
+from api.conversation import to_messages
 from api.decoding import to_decoding, to_defaults, with_defaults
 from api.field_rules import check_fields, require
 from api.ignored_fields import ignored_fields
 from api.models import check_model
-from api.tool_calls import callable_functions, describe, read_calls, to_message_text
+from api.tool_calls import CALL_FIELDS, call_reason, read_calls, to_calls
 from errors import APIError, bad_request
 from generation import (
+    Calls,
     Decoding,
     Delta,
     Engine,
@@ -31,15 +33,7 @@ from generation import (
 )
 from prompt_template import PromptTemplate
 from prompts.encoder import encode_word
-from prompts.layouts import Message
-from protocol import (
-    ChatCompletionRequest,
-    ChatMessage,
-    CompletionRequest,
-    Function,
-    Request,
-    ToolFields,
-)
+from protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, Request, ToolFields
 from server.access_log import keep_texts
 from server.offload import offload
 from server.request_record import request_record
@@ -60,24 +54,24 @@ class Admission:
     async def accept(self, sent: Request, request: HTTPRequest) -> Generation:
         """Accept a body, or raise APIError; nothing has been generated yet."""
         body = with_defaults(sent, self.defaults)
-        functions = callable_functions(body) if isinstance(body, ToolFields) else []
-        decoding = to_decoding(body, functions)
+        calls = self.calls_of(body) if isinstance(body, ToolFields) else None
+        decoding = to_decoding(body, calls)
         check_fields(body, decoding)
         model = check_model(body.model, self.settings.model_names)
         record = request_record(request.scope)
         # Room is asked for before prompts are encoded, and taken when they are generated for.
         self.engine.admit(_prompts_of(body) * decoding.width)
         prompts, barred = await offload(
-            request, lambda: (self._render(body, decoding, functions), self._barred(body))
+            request, lambda: (self._render(body, decoding), self._barred(body))
         )
         if barred:
             decoding = replace(decoding, barred=barred)
         request_id = f"{_id_prefix(body)}-{record.serial}"
         source = self._source(prompts, body, decoding, request_id)
-        if functions:
-            source = read_calls(source, functions)
         if self.settings.log_requests:
             source, record.texts = keep_texts(source, prompts, decoding.n, self.encoder.decode_each)
+        if calls is not None:
+            source = read_calls(source, calls, call_reason(body))
         scores = partial(score_prompts, self.engine, prompts, decoding, request_id)
         ignored = ignored_fields(body, decoding)
         record.generation = Generation(
@@ -93,9 +87,15 @@ class Admission:
         render = self.template.render_raw if is_raw else self.template.render_instruction
         return render(prompt)
 
-    def render_chat(self, messages: Sequence[ChatMessage], functions: Sequence[Function]) -> Prompt:
-        """The prompt of a conversation, with the functions one of which its answer has to call, if there are any."""
-        return self._render_texts(_texts_of(messages), functions)
+    def calls_of(self, body: ToolFields) -> Calls | None:
+        """What the answer to a conversation may call; None: nothing, it is text. Raises APIError (400)."""
+        if CALL_FIELDS.isdisjoint(body.model_fields_set):
+            return None
+        return to_calls(body, self.template.layout.call_format)
+
+    def render_chat(self, messages: Sequence[ChatMessage], calls: Calls | None) -> Prompt:
+        """The prompt of a conversation whose answer may have `calls`."""
+        return self.template.render_chat(to_messages(messages), calls)
 
     def decode(self, ids: Sequence[int], param: str) -> str:
         """The text of ids; raises APIError (400) for an id outside the vocabulary."""
@@ -104,15 +104,12 @@ class Admission:
         except ValueError as failure:
             raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 
-    def _render(
-        self, body: Request, decoding: Decoding, functions: Sequence[Function]
-    ) -> list[Prompt]:
+    def _render(self, body: Request, decoding: Decoding) -> list[Prompt]:
         """All prompts of a body, cut where it asks for that."""
         if isinstance(body, ChatCompletionRequest):
             self.template.check_fields(body.model_extra or {})
-            texts = _texts_of(body.messages)
-            self._check_length(sum(len(text) for _, text in texts), body)
-            prompts = [self._render_texts(texts, functions)]
+            self._check_length(sum(len(message.content) for message in body.messages), body)
+            prompts = [self.render_chat(body.messages, decoding.calls)]
         else:
             sent_texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
             self._check_length(max(map(len, sent_texts), default=0), body)
@@ -130,9 +127,6 @@ class Admission:
     def _barred(self, body: Request) -> list[list[int]]:
         """The token ids of each of the `bad_words`."""
         return [ids for word in body.bad_words for ids in encode_word(self.encoder, word)]
-
-    def _render_texts(self, texts: Sequence[Message], functions: Sequence[Function]) -> Prompt:
-        return self.template.render_chat(texts, describe(functions) if functions else "")
 
     def _check_length(self, characters: int, body: Request) -> None:
         """Raise APIError (400) for a text that is known before it is encoded to be longer than the context."""
@@ -157,10 +151,6 @@ class Admission:
             else:
                 sources.append(partial(pour, empty_choices(decoding.n)))
         return merge(sources, decoding.n) if len(sources) > 1 else sources[0]
-
-
-def _texts_of(messages: Sequence[ChatMessage]) -> list[Message]:
-    return [(message.role, to_message_text(message)) for message in messages]
 
 
 def _prompts_of(body: Request) -> int:

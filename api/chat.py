@@ -7,6 +7,7 @@ import shortuuid
 import protocol
 from api.logprobs import Token, to_chat_logprobs
 from api.replies import Choice, ChunkFormat, envelope, fold, logprob_aligners, stream
+from api.tool_calls import is_older
 from generation import Delta, Generation, Source
 from prompts.encoder import Encoder
 from protocol import ChatChunk, ChatCompletion, ChatCompletionRequest, ChatDelta, ToolCall
@@ -17,12 +18,13 @@ async def chat_completion(
 ) -> ChatCompletion:
     """The whole reply."""
     choices = [Choice() for _ in range(generation.choices)]
-    usage = await fold(generation, logprob_aligners(generation, encoder), choices)
+    aligners = logprob_aligners(generation, encoder)
+    usage = await fold(generation, aligners, choices)
     whole = [
         protocol.ChatChoice(
             index=index,
-            message=_to_message(choice),
-            logprobs=to_chat_logprobs(choice.tokens) if request.logprobs else None,
+            message=_to_message(choice, request),
+            logprobs=to_chat_logprobs(choice.tokens) if aligners else None,
             finish_reason=choice.finish_reason,
             token_ids=choice.token_ids if request.return_token_ids else None,
         )
@@ -50,12 +52,11 @@ def chat_chunks(
         return ChatChunk(**envelope(generation), choices=[choice])
 
     def chunk(delta: Delta, tokens: Sequence[Token]) -> ChatChunk:
-        added = ChatDelta()
-        if is_call and not delta.finish_reason:
-            added.tool_calls = [_to_call(delta.call, delta.text, index=0)]
-        elif not delta.finish_reason:
-            added.content = delta.text
-        return to_chunk(delta, added, tokens)
+        if delta.finish_reason:
+            return to_chunk(delta, ChatDelta(), tokens)
+        if delta.call_index is None:
+            return to_chunk(delta, ChatDelta(content=delta.text), tokens)
+        return to_chunk(delta, _to_call_delta(delta, request))
 
     async def first() -> list[ChatChunk]:
         role = ChatDelta(role="assistant", content=None if is_call else "")
@@ -68,11 +69,31 @@ def chat_chunks(
     return stream(generation, request, aligners, ChunkFormat(first, chunk))
 
 
-def _to_message(choice: Choice) -> protocol.AssistantMessage:
-    if choice.call is None:
-        return protocol.AssistantMessage(content=choice.text)
-    call = _to_call(choice.call, choice.text)
-    return protocol.AssistantMessage(content=None, tool_calls=[call])
+def _to_message(choice: Choice, request: ChatCompletionRequest) -> protocol.AssistantMessage:
+    if choice.calls:
+        return _to_calling_message(choice, request)
+    return protocol.AssistantMessage(content=choice.text)
+
+
+def _to_calling_message(
+    choice: Choice, request: ChatCompletionRequest
+) -> protocol.AssistantMessage:
+    """A message of calls, and of the text before them if there is any."""
+    message = protocol.AssistantMessage(content=choice.text or None)
+    if is_older(request):
+        [call] = choice.calls
+        message.function_call = protocol.CalledFunction(name=call.name, arguments=call.arguments)
+    else:
+        message.tool_calls = [_to_call(*call) for call in choice.calls]
+    return message
+
+
+def _to_call_delta(delta: Delta, request: ChatCompletionRequest) -> ChatDelta:
+    """A call, or a piece of its arguments."""
+    if is_older(request):
+        function = protocol.CalledFunction(name=delta.call, arguments=delta.text)
+        return ChatDelta(function_call=function)
+    return ChatDelta(tool_calls=[_to_call(delta.call, delta.text, delta.call_index)])
 
 
 def _to_call(name: str | None, arguments: str, index: int | None = None) -> ToolCall:

@@ -4,22 +4,15 @@ Fields of several names for one thing, and defaults that depend on others, are r
 know how a request is decoded asks its `Decoding`, not its body.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from api.tool_calls import call_prefixes
+from api.tool_calls import for_calls_alone
 from errors import bad_request
-from generation import Constraint, Decoding
-from protocol import (
-    CompletionRequest,
-    Function,
-    GenerationFields,
-    Request,
-    ResponseFormat,
-    StructuredOutputs,
-)
+from generation import Calls, Constraint, Decoding
+from protocol import CompletionRequest, GenerationFields, Request, ResponseFormat, StructuredOutputs
 
 OTHER_NAMES = {"max_new_tokens": "max_tokens"}
 """Of transformers' generation config."""
@@ -51,8 +44,8 @@ def with_defaults(body: Body, defaults: Mapping[str, Any]) -> Body:
     return filled
 
 
-def to_decoding(body: Request, functions: Sequence[Function] = ()) -> Decoding:
-    """How a body is decoded whose answer has to call one of `functions`, if there are any.
+def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
+    """How a body is decoded whose answer may have `calls`.
 
     Raises APIError (400) where two fields say what the reply must look like. `max_tokens` is what was asked for, not
     yet what there is room for.
@@ -62,7 +55,7 @@ def to_decoding(body: Request, functions: Sequence[Function] = ()) -> Decoding:
     penalty = body.repetition_penalty
     if is_beam_search and "repetition_penalty" not in body.model_fields_set:
         penalty = 1.0  # the default of sampling is not meant for beams
-    return Decoding(
+    decoding = Decoding(
         max_tokens=_max_tokens(body),
         n=body.n,
         width=next((width for width in (body.num_beams, body.best_of) if width > 1), body.n),
@@ -88,8 +81,10 @@ def to_decoding(body: Request, functions: Sequence[Function] = ()) -> Decoding:
         logit_bias=body.logit_bias,
         allowed_token_ids=body.allowed_token_ids,
         alternatives=_alternatives(body),
-        constraint=_to_constraint(body, functions),
+        constraint=_to_constraint(body),
+        calls=calls,
     )
+    return for_calls_alone(decoding) if decoding.is_call else decoding
 
 
 def _max_tokens(body: GenerationFields) -> int:
@@ -107,23 +102,17 @@ def _alternatives(body: Request) -> int | None:
     return body.top_logprobs if body.logprobs else None
 
 
-def _to_constraint(body: Request, functions: Sequence[Function]) -> Constraint | None:
-    """What the reply must look like; None: any text."""
-    constraints = []
-    if functions:
-        schemas = [function.parameters for function in functions]
-        calls = tuple(zip(call_prefixes(functions), schemas, strict=True))
-        constraints.append(Constraint("tools", "calls", calls))
+def _to_constraint(body: Request) -> Constraint | None:
+    """What the reply must look like; None: any text. Raises APIError (400) where two fields say it."""
+    constraint = None
     if body.structured_outputs is not None:
-        constraints.append(_from_structured_outputs(body.structured_outputs))
+        constraint = _from_structured_outputs(body.structured_outputs)
     if body.response_format is not None and body.response_format.type != "text":
-        schema = _schema_of(body.response_format)
-        constraints.append(Constraint("response_format", "schema", schema))
-    if len(constraints) > 1:
-        param, *others = [constraint.param for constraint in constraints]
-        named = " and ".join(map(repr, others))
-        raise bad_request(f"'{param}' cannot be combined with {named}.", param)
-    return constraints[0] if constraints else None
+        if constraint is not None:
+            reason = "'structured_outputs' cannot be combined with 'response_format'."
+            raise bad_request(reason, "structured_outputs")
+        constraint = Constraint("response_format", "schema", _schema_of(body.response_format))
+    return constraint
 
 
 def _from_structured_outputs(outputs: StructuredOutputs) -> Constraint:

@@ -2,11 +2,8 @@
 
 from api.foreign_fields import CHAT_FIELDS, COMPLETION_FIELDS, FOREIGN_FIELDS, check_foreign_fields
 from errors import bad_request
-from generation import Constraint, Decoding
+from generation import Decoding
 from protocol import MAX_BEAMS, ChatCompletionRequest, CompletionRequest, Request
-
-CUTTING_FIELDS = ("stop", "stop_token_ids", "include_stop_str_in_output")
-"""What would leave a call broken."""
 
 
 def check_fields(body: Request, decoding: Decoding) -> None:
@@ -28,8 +25,9 @@ def check_fields(body: Request, decoding: Decoding) -> None:
     require(
         body.stream or not has_options, "stream_options", "is only allowed with 'stream': true."
     )
-    if decoding.constraint is not None:
-        _check_constraint(body, decoding, decoding.constraint)
+    constraint = decoding.calls or decoding.constraint
+    if constraint is not None:
+        _check_constraint(body, decoding, constraint.param)
     if isinstance(body, CompletionRequest):
         reason = "is not supported: the model continues a prompt, it does not fill it."
         require(not body.suffix, "suffix", reason)
@@ -57,21 +55,16 @@ def _check_beams(body: Request, decoding: Decoding) -> None:
     require(is_lowering, "logit_bias", "must not be above 0 for any token with beam search.")
 
 
-def _check_constraint(body: Request, decoding: Decoding, constraint: Constraint) -> None:
+def _check_constraint(body: Request, decoding: Decoding, param: str) -> None:
     """What the reply must look like ends it: nothing can be asked to come after."""
-    param = constraint.param
     require(not decoding.is_beam_search, param, "is not supported with beam search.")
     require(not body.ignore_eos, param, "cannot be combined with 'ignore_eos'.")
     require(not body.min_tokens, param, "cannot be combined with 'min_tokens'.")
     # Between them they could leave no token at all.
     for name in ("bad_words", "allowed_token_ids"):
         require(not getattr(body, name), name, f"cannot be combined with '{param}'.")
-    if decoding.is_call:
-        has_logprobs = decoding.alternatives is not None
-        require(not has_logprobs, "logprobs", "cannot be given for the call of a function.")
-        for name in CUTTING_FIELDS:
-            is_unset = not getattr(body, name)
-            require(is_unset, name, "cannot be combined with the call of a function.")
+    has_another = decoding.is_call and body.structured_outputs is not None
+    require(not has_another, "structured_outputs", "cannot be combined with a call.")
 
 
 def require(holds: bool, param: str, otherwise: str) -> None:

@@ -39,9 +39,6 @@ FOREIGN_FIELDS = {
     "logits_processors": Foreign("'logit_bias'", neutral=([],)),
     "repetition_detection": Foreign("'repetition_penalty'"),
     "watermarking": OFF,
-    # OpenAI's of former times
-    "functions": Foreign("'tools'"),
-    "function_call": Foreign("'tool_choice'"),
     # llama.cpp's
     "grammar": STRUCTURED,
     "json_schema": Foreign("'response_format'"),

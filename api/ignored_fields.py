@@ -7,8 +7,10 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from api.conversation import unshown_names
+from api.tool_calls import CALL_FIELDS, unused_fields
 from generation import Decoding
-from protocol import Request, ToolFields
+from protocol import ChatCompletionRequest, Request
 
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 
@@ -22,8 +24,10 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
     """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
     sent = body.model_fields_set
     names = body.unknown_fields + [name for name in _unused(body, decoding) if name in sent]
-    if isinstance(body, ToolFields) and body.tools and not decoding.is_call:
-        names.append("tools")
+    if isinstance(body, ChatCompletionRequest):
+        names += unshown_names(body.messages)
+        if not CALL_FIELDS.isdisjoint(sent):
+            names += unused_fields(body, decoding)
     return names
 
 

@@ -66,8 +66,10 @@ class LogprobAligner:
         """The tokens whose text has come with this delta.
 
         With the last delta these are all that are left: of what a stop string cuts off the text, the spelling of a
-        token is cut off too, and a token that spells nothing else is left out.
+        token is cut off too, and a token that spells nothing else is left out. Calls have no log-probabilities.
         """
+        if delta.call_index is not None:
+            return []
         self._cut = delta.cut.encode() or self._cut
         self._pending += delta.logprobs or ()
         self._unspelt += len(delta.text.encode())

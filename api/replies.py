@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from api.events import END, to_event_text, to_json_event
 from api.logprobs import LogprobAligner, Token
 from generation import Delta, Drain, Generation, Sink, Source
+from prompts.calls import Call
 from prompts.encoder import Encoder
 from protocol import FinishReason, Request, Usage
 
@@ -30,9 +31,20 @@ class Choice:
     tokens: list[Token] = field(default_factory=list)
     """With their log-probabilities, if these were asked for."""
     finish_reason: FinishReason = "stop"
-    call: str | None = None
-    """The function that it calls; the text is its arguments."""
+    calls: list[Call] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+
+    def add(self, delta: Delta) -> None:
+        """Add what a delta brings, its tokens apart."""
+        if delta.call is not None:
+            self.calls.append(Call(delta.call, ""))
+        if delta.call_index is None:
+            self.text += delta.text
+        else:
+            name, arguments = self.calls[-1]
+            self.calls[-1] = Call(name, arguments + delta.text)
+        self.token_ids += delta.token_ids
+        self.finish_reason = delta.finish_reason or self.finish_reason
 
 
 @dataclass
@@ -48,8 +60,8 @@ class ChunkFormat:
     """Whether the chunk with the finish reason of a choice has its last text too."""
     prompts: dict[int, list[int]] = field(default_factory=dict)
     """By choice, token ids of its prompt that its next chunk reports."""
-    around: dict[int, list[bytes]] = field(default_factory=dict)
-    """By choice, what stands before and after the text in every event that has nothing but text."""
+    around: dict[tuple[int, int | None], list[bytes]] = field(default_factory=dict)
+    """By choice and call, what stands before and after the text in every event that has nothing but text."""
 
     def events(
         self, delta: Delta, tokens: Sequence[Token], token_ids: list[int] | None = None
@@ -57,7 +69,7 @@ class ChunkFormat:
         """One event for the text of a delta and one for its finish reason; the first has `tokens` and `token_ids`."""
         has_more = bool(tokens or delta.call or token_ids)
         if not (has_more or delta.finish_reason):
-            return [self._text_event(delta.index, delta.text)] if delta.text else []
+            return [self._text_event(delta)] if delta.text else []
         events = []
         if (delta.text or delta.call) and not (self.joins_last and delta.finish_reason):
             if has_more:
@@ -65,7 +77,7 @@ class ChunkFormat:
                 events.append(to_json_event(self._whole(begun, tokens, token_ids)))
                 tokens, token_ids = (), token_ids and []
             else:
-                events.append(self._text_event(delta.index, delta.text))
+                events.append(self._text_event(delta))
         if delta.finish_reason:
             events.append(to_json_event(self._whole(delta, tokens, token_ids)))
         return events
@@ -81,13 +93,14 @@ class ChunkFormat:
             chunk.choices[0].prompt_token_ids = self.prompts.pop(delta.index)
         return cast(BaseModel, chunk)
 
-    def _text_event(self, index: int, text: str) -> bytes:
-        """The hot path: the event of a delta with nothing but text, encoded once for each choice."""
-        if index not in self.around:
-            chunk = self.chunk(Delta(index, TEXT_MARK, ()), ())
-            self.around[index] = to_json_event(chunk).split(to_json(TEXT_MARK))
-        before, after = self.around[index]
-        return b"%b%b%b" % (before, to_event_text(text), after)
+    def _text_event(self, delta: Delta) -> bytes:
+        """The hot path: the event of a delta with nothing but text, encoded once for each choice and call."""
+        place = delta.index, delta.call_index
+        if place not in self.around:
+            marked = Delta(delta.index, TEXT_MARK, (), call_index=delta.call_index)
+            self.around[place] = to_json_event(self.chunk(marked, ())).split(to_json(TEXT_MARK))
+        before, after = self.around[place]
+        return b"%b%b%b" % (before, to_event_text(delta.text), after)
 
 
 class TokenIds:
@@ -112,12 +125,8 @@ async def fold(
 
     def add(deltas: Sequence[Delta]) -> None:
         for delta in deltas:
-            choice = choices[delta.index]
-            choice.text += delta.text
-            choice.call = delta.call or choice.call
-            choice.tokens += aligners[delta.index].align(delta) if aligners else ()
-            choice.token_ids += delta.token_ids
-            choice.finish_reason = delta.finish_reason or choice.finish_reason
+            choices[delta.index].add(delta)
+            choices[delta.index].tokens += aligners[delta.index].align(delta) if aligners else ()
             generation.record(delta)
 
     await generation.source(add)

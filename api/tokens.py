@@ -10,12 +10,13 @@ from fastapi import Request, Response
 from pydantic import BaseModel, FailFast, Field
 
 from api.admission import Admission
+from api.conversation import unshown_names
 from api.ignored_fields import to_response
 from api.models import check_model
-from api.tool_calls import callable_functions
+from api.tool_calls import unused_tools
 from errors import bad_request
-from generation import Prompt
-from protocol import EMPTY, MAX_MESSAGES, Function, Messages, SentBody, TokenId, ToolFields
+from generation import Calls, Prompt
+from protocol import EMPTY, MAX_MESSAGES, Messages, SentBody, TokenId, ToolFields
 from server.offload import offload_tokenizing
 
 
@@ -87,8 +88,8 @@ class TokenEndpoints:
 
     def _tokenize(self, body: TokenizeRequest) -> Response:
         check_model(body.model, self._names)
-        functions = callable_functions(body)
-        prompt = self._render(body, functions)
+        calls = self._admission.calls_of(body)
+        prompt = self._render(body, calls)
         begins_text = prompt.ids[:1] == [self._encoder.bos_id]
         is_cut = body.prompt is not None and not body.add_special_tokens and begins_text
         ids = prompt.ids[1:] if is_cut else prompt.ids
@@ -99,15 +100,15 @@ class TokenEndpoints:
             token_strs=self._spell(ids) if body.return_token_strs else None,
             prompt=self._admission.decode(ids, "prompt"),
         )
-        return to_response(tokens, _ignored_fields(body, functions))
+        return to_response(tokens, _ignored_fields(body, calls))
 
-    def _render(self, body: TokenizeRequest, functions: Sequence[Function]) -> Prompt:
+    def _render(self, body: TokenizeRequest, calls: Calls | None) -> Prompt:
         if (body.prompt is None) == (not body.messages):
             raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
         if body.prompt is not None:
             return self._admission.render_completion(body.prompt, body.raw)
         if body.add_generation_prompt or body.messages[-1].role == "assistant":
-            return self._admission.render_chat(body.messages, functions)
+            return self._admission.render_chat(body.messages, calls)
         reason = "A prompt for an answer cannot be had without its beginning."
         raise bad_request(reason, "add_generation_prompt")
 
@@ -115,12 +116,13 @@ class TokenEndpoints:
         return [spelling.decode(errors="replace") for spelling in self._encoder.decode_each(ids)]
 
 
-def _ignored_fields(body: TokenizeRequest, functions: Sequence[Function]) -> list[str]:
+def _ignored_fields(body: TokenizeRequest, calls: Calls | None) -> list[str]:
     """Unknown fields, those of the other kind of prompt, and tools that need not be called."""
     if body.prompt is None:
         unused = ["raw", "add_special_tokens"]
-        if body.tools and not functions:
-            unused.append("tools")
+        names = unshown_names(body.messages) + unused_tools(body, calls)
     else:
-        unused = ["add_generation_prompt", "tools"]
-    return body.unknown_fields + [name for name in unused if name in body.model_fields_set]
+        unused = ["add_generation_prompt"]
+        names = unused_tools(body, None)
+    names += [name for name in unused if name in body.model_fields_set]
+    return body.unknown_fields + names

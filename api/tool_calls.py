@@ -1,33 +1,91 @@
-"""Calls of functions: how they are described to the model, and how its text is read as one.
+"""Calls of functions: which ones a body permits, and how they are read from the text of an answer.
 
-A call is text like any other, which constrained decoding keeps: `{"name": "f", "arguments": {…}}`. The functions are
-the client's to run.
+A call is text like any other, in the prompt template's `CallFormat`, which constrained decoding keeps. The functions
+are the client's to run.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from errors import bad_request
-from generation import Delta, Source, changed
-from protocol import ChatMessage, Function, ToolChoice, ToolFields
+from generation import CallFormat, Calls, Decoding, Delta, FinishReason, Source, split
+from protocol import Function, SentBody, ToolChoice, ToolFields
+
+AUTO = ToolChoice(type="auto")
+CALL_FIELDS = {"tools", "tool_choice", "functions", "function_call"}
+"""Fields of a body without which its answer is text."""
+
+UNUSED_IN_CALLS = (
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+)
+"""Fields without effect on an answer that has to be a call: `for_calls_alone` leaves them out."""
 
 
-def callable_functions(body: ToolFields) -> list[Function]:
-    """Functions one of which the answer has to call; none: it is text.
+def to_calls(body: ToolFields, call_format: CallFormat) -> Calls | None:
+    """What the answer may call; None: nothing, it is text.
 
     Raises APIError (400) for a `tool_choice` that asks for a function that is not among the tools.
     """
-    functions, allowed = [tool.function for tool in body.tools], _allowed_names(body.tool_choice)
-    is_required = _is_call_required(body.tool_choice)
+    param, functions = "tools", [tool.function for tool in body.tools]
+    choice = body.tool_choice or AUTO
+    if is_older(body) or (body.function_call is not None and body.tool_choice is None):
+        param, functions = "functions", body.functions
+        choice = body.function_call or AUTO
+    allowed, is_required = _allowed_names(choice), _is_call_required(choice)
     has_unknown = not {function.name for function in functions}.issuperset(allowed or ())
     if has_unknown or (is_required and not functions):
-        reason = "'tool_choice' asks for a function that is not among the 'tools'."
-        raise bad_request(reason, "tool_choice")
-    if not is_required:
-        return []
-    return [function for function in functions if allowed is None or function.name in allowed]
+        chosen_by = "function_call" if param == "functions" else "tool_choice"
+        reason = f"'{chosen_by}' asks for a function that is not among the '{param}'."
+        raise bad_request(reason, chosen_by)
+    if not functions or choice.type == "none":
+        return None
+    callable_functions = [each for each in functions if allowed is None or each.name in allowed]
+    is_single = is_older(body) or choice.type == "function" or not body.parallel_tool_calls
+    described = tuple(_described(function) for function in callable_functions)
+    return Calls(described, call_format, is_required, is_single, param)
+
+
+def for_calls_alone(decoding: Decoding) -> Decoding:
+    """The same decoding without what would cut a call off, and what is of text that such an answer does not have."""
+    return replace(
+        decoding,
+        stop=(),
+        stop_token_ids=(),
+        include_stop_str_in_output=False,
+        alternatives=None,
+        constraint=None,
+    )
+
+
+def unused_tools(body: ToolFields, calls: Calls | None) -> list[str]:
+    """Fields of tools that were sent and have no effect on an answer that may have `calls`."""
+    unused: tuple[str, ...] = ("tools", "functions")
+    if calls is not None:
+        unused = ("tools",) if is_older(body) else ("functions", "function_call")
+    return [name for name in unused if getattr(body, name)]
+
+
+def unused_fields(body: ToolFields, decoding: Decoding) -> list[str]:
+    """Fields that were sent and have no effect on an answer that has calls, or has none."""
+    names = unused_tools(body, decoding.calls)
+    if decoding.is_call:
+        names += [name for name in UNUSED_IN_CALLS if getattr(body, name)]
+    return names
+
+
+def call_reason(body: SentBody) -> FinishReason:
+    """The finish reason of an answer whose calls are whole."""
+    return "function_call" if is_older(body) else "tool_calls"
+
+
+def is_older(body: SentBody) -> bool:
+    """Whether a body has its functions in the form that OpenAI had before tools, and gets its calls in that form."""
+    return isinstance(body, ToolFields) and bool(body.functions) and not body.tools
 
 
 def _is_call_required(choice: ToolChoice) -> bool:
@@ -43,81 +101,156 @@ def _allowed_names(choice: ToolChoice) -> list[str] | None:
     return None if choice.function is None else [choice.function.name]
 
 
-def to_call_text(name: str, arguments: str) -> str:
-    """A call of a function as the model writes and reads it; `arguments` are JSON."""
-    return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}'
+def _described(function: Function) -> dict[str, object]:
+    return function.model_dump(include={"name", "description", "parameters"})
 
 
-def call_prefixes(functions: Sequence[Function]) -> list[str]:
-    """The text of a call of each function up to its arguments; after them comes one closing brace."""
-    return [to_call_text(function.name, "")[:-1] for function in functions]
-
-
-def to_message_text(message: ChatMessage) -> str:
-    """What the model reads of a message: its content, a refusal, and calls of tools as JSON, a line each."""
-    calls = [*message.tool_calls]
-    if message.function_call is not None:
-        calls.append(message.function_call)
-    texts = [message.content, message.refusal]
-    texts += map(_to_history_text, calls)
-    return "\n".join(filter(None, texts))
-
-
-def _to_history_text(call: Any) -> str:
-    """A call that an assistant has made, in the words of `to_call_text`, if it is one."""
-    function = call.get("function", call) if isinstance(call, dict) else call
-    match function:
-        case {"name": str(name), "arguments": str(arguments)}:
-            return to_call_text(name, arguments or "{}")
-    return json.dumps(function, ensure_ascii=False)
-
-
-def describe(functions: Sequence[Function]) -> str:
-    """What a system text says of functions, one of which the answer has to call."""
-    described = [
-        function.model_dump(include={"name", "description", "parameters"}) for function in functions
-    ]
-    lines = [json.dumps(each, ensure_ascii=False) for each in described]
-    example = to_call_text("函数名", "{参数}")
-    return "\n".join(["你可以调用以下函数：", *lines, f"只用 JSON 回答：{example}"])
-
-
-def read_calls(source: Source[Delta], functions: Sequence[Function]) -> Source[Delta]:
-    """The same choices as calls: the delta that names the function, then the text of its arguments.
+def read_calls(source: Source[Delta], calls: Calls, reason: FinishReason) -> Source[Delta]:
+    """The same choices, their calls told from their text; `reason` is that of a choice whose calls are whole.
 
     A choice that ends before its call is whole keeps the reason that ended it.
     """
-    prefixes = call_prefixes(functions)
-    names = {prefix: function.name for prefix, function in zip(prefixes, functions, strict=True)}
-    received: dict[int, str] = {}
-    sent: dict[int, int] = {}
-    """By choice, once its function is known: characters of what was received that have been sent, prefix included."""
+    readers: dict[int, CallReader] = {}
 
-    def read(delta: Delta) -> Delta:
-        text = received[delta.index] = received.get(delta.index, "") + delta.text
-        call = None
-        if delta.index not in sent:
-            prefix = next(filter(text.startswith, names), None)
-            if prefix is not None:
-                sent[delta.index] = len(prefix)
-                call = names[prefix]
-        is_whole = delta.finish_reason is not None and delta.index in sent and _is_json(text)
-        # The last brace closes the call, not its arguments.
-        end = len(text)
-        if is_whole or (delta.finish_reason is None and text.endswith("}")):
-            end -= 1
-        begin = sent.get(delta.index, end)
-        if delta.index in sent:
-            sent[delta.index] = end
-        reason = "tool_calls" if is_whole else delta.finish_reason
-        return replace(delta, text=text[begin:end], call=call, finish_reason=reason)
+    def parts(delta: Delta) -> list[Delta]:
+        reader = readers.get(delta.index)
+        if reader is None:
+            reader = readers[delta.index] = CallReader(calls)
+        return reader.read(delta, reason)
 
-    return changed(source, read)
+    return split(source, parts)
 
 
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+class CallReader:
+    """Reads the answer of one choice as it comes: what the client is to read, then calls.
+
+    `_read` is the step that reads on: it takes what it can from `_pending` and returns that as a part, or returns None
+    until there is more text.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        written = calls.format
+        self._format = written
+        names = [str(function["name"]) for function in calls.functions]
+        self._heads = {f"{written.begin}{name}{written.middle}": name for name in names}
+        self._pending = ""
+        self._index = -1
+        """Of the call that is being read."""
+        self._is_whole = False
+        """Whether that call has ended."""
+        self._has_begun = False
+        """Whether text of the answer has been read as no call."""
+        self._json = JSONEnd()
+        self._read: Callable[[bool], Delta | None] = self._read_text
+        if calls.is_required:
+            self._read = self._read_head
+
+    def read(self, delta: Delta, reason: FinishReason) -> list[Delta]:
+        """The parts of a delta, at least one; the first has its tokens, the last its finish reason."""
+        self._pending += delta.text
+        is_last = delta.finish_reason is not None
+        parts: list[Delta] = []
+        while (part := self._read(is_last)) is not None:
+            part.index = delta.index
+            parts.append(part)
+        if not parts:
+            parts.append(
+                Delta(delta.index, "", (), call_index=None if self._index < 0 else self._index)
+            )
+        first, last = parts[0], parts[-1]
+        first.token_ids, first.cut = delta.token_ids, delta.cut
+        if first.call_index is None:
+            first.logprobs = delta.logprobs
+        last.finish_reason = reason if is_last and self._is_whole else delta.finish_reason
+        return parts
+
+    def _read_text(self, is_last: bool) -> Delta | None:
+        """Read up to the mark of a call, or to what may become one."""
+        found = self._format.find(self._pending, not self._has_begun)
+        if found is not None:
+            self._read = self._read_head
+            end = found
+        else:
+            end = len(self._pending) if is_last else self._possible_mark()
+        text, self._pending = self._pending[:end], self._pending[end:]
+        self._has_begun = self._has_begun or bool(text)
+        if found is not None and not text:
+            return self._read(is_last)
+        return Delta(0, text, ()) if text else None
+
+    def _possible_mark(self) -> int:
+        """Where a mark may have begun at the end of the text, or else the end."""
+        text, mark = self._pending, self._format.mark
+        if not self._has_begun and mark.startswith(text):
+            return 0
+        marks = [f"\n{mark}"] if self._format.begins_line else [f"\n{mark}", mark]
+        for at in range(max(0, len(text) - len(mark)), len(text)):
+            if any(each.startswith(text[at:]) for each in marks):
+                return at
+        return len(text)
+
+    def _read_head(self, is_last: bool) -> Delta | None:
+        """Read the text of a call up to its arguments; what has not become one at the end is left out."""
+        text = self._pending.removeprefix("\n")
+        for head, name in self._heads.items():
+            if text.startswith(head):
+                self._pending = text.removeprefix(head)
+                self._index += 1
+                self._is_whole = False
+                self._json = JSONEnd()
+                self._read = self._read_arguments
+                part = self._read(is_last) or Delta(0, "", (), call_index=self._index)
+                part.call = name
+                return part
+        if any(head.startswith(text) for head in self._heads):
+            return None
+        # It has the mark, and is none of the calls.
+        self._read = self._read_text
+        self._has_begun = True
+        end = len(self._pending) - len(text) + len(self._format.mark)
+        text, self._pending = self._pending[:end], self._pending[end:]
+        return Delta(0, text, ())
+
+    def _read_arguments(self, _: bool) -> Delta | None:
+        """Read the arguments, as far as they have come."""
+        end = self._json.find(self._pending)
+        if end is not None:
+            self._read = self._read_end
+        text, self._pending = self._pending[:end], "" if end is None else self._pending[end:]
+        return Delta(0, text, (), call_index=self._index) if text else None
+
+    def _read_end(self, is_last: bool) -> Delta | None:
+        """Read what closes a call, and goes on to the next one if there is one."""
+        if not self._is_whole and self._pending.startswith(self._format.end):
+            self._pending = self._pending.removeprefix(self._format.end)
+            self._is_whole = True
+        separator = self._format.separator
+        if self._is_whole and separator is not None and self._pending.startswith(separator):
+            self._pending = self._pending.removeprefix(separator)
+            self._read = self._read_head
+            return self._read(is_last)
+        return None
+
+
+class JSONEnd:
+    """Finds the end of a JSON object or list in a text that comes piece by piece."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._is_in_string = self._is_escaped = False
+
+    def find(self, text: str) -> int | None:
+        """Where the value ends in the next piece of the text; None: it goes on."""
+        for at, character in enumerate(text):
+            if self._is_in_string:
+                self._is_in_string = self._is_escaped or character != '"'
+                self._is_escaped = character == "\\" and not self._is_escaped
+            elif character == '"':
+                self._is_in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    return at + 1
+        return None

@@ -12,9 +12,9 @@ from typing import Any
 
 from topics import Turn
 
-from api.tool_calls import describe, to_call_text
-from prompts.layouts import ALPACA_2_SYSTEM
-from protocol import Function
+from generation import Calls
+from prompts.calls import Call, describe, to_call_text
+from prompts.layouts import ALPACA_2_SYSTEM, JSON_LINES
 
 # Keys of JSON objects, by the kind of their values: a sentence, a name, and so on.
 LONG_KEYS = (
@@ -114,9 +114,11 @@ def with_json_answer(turn: Turn, rng: Random) -> tuple[Turn, str | None]:
         return replace(turn, answer=answer, is_structured=True), None
     names = rng.sample(FUNCTION_NAMES, rng.choice((1, 1, 1, 2, 3)))
     schema = {"type": "object", "properties": {key: {} for key in members}}
-    functions = [Function(name=name, description="", parameters=schema) for name in names]
-    call = replace(turn, answer=to_call_text(names[0], answer), is_structured=True)
-    return call, f"{ALPACA_2_SYSTEM}\n\n{describe(functions)}"
+    functions = tuple({"name": name, "description": "", "parameters": schema} for name in names)
+    call = to_call_text(Call(names[0], answer), JSON_LINES)
+    calls = Calls(functions, JSON_LINES, is_required=True, is_single=True)
+    called = replace(turn, answer=call, is_structured=True)
+    return called, f"{ALPACA_2_SYSTEM}\n\n{describe(calls)}"
 
 
 def _member(turn: Turn, rng: Random) -> tuple[str, Any]:

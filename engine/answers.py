@@ -20,7 +20,7 @@ from vllm.tokenizers import TokenizerLike
 
 from engine.detokenizer import AnswerText
 from errors import APIError
-from generation import Delta, FinishReason, Prompt, TokenLogprob
+from generation import CallFormat, Delta, FinishReason, Prompt, TokenLogprob
 
 FINISH_REASONS = (None, *get_args(FinishReason))
 
@@ -35,6 +35,8 @@ class Answer:
 
     is_over = False
     """Whether the answer has ended though vLLM may go on generating: further outputs are to be left out."""
+    call_format: CallFormat | None = None
+    """How the answer writes calls, in which no stop string counts; None: it has none."""
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class Answer:
 
 
 class SelfStoppingAnswer(Answer):
-    """An answer that looks for its stop strings itself, because vLLM could find one of them in the lead.
+    """An answer that looks for its stop strings itself, where vLLM could find one in the lead, or in a call.
 
     vLLM is to be asked for deltas without stop strings; each token is detokenized again here.
     """
@@ -131,6 +133,8 @@ class SelfStoppingAnswer(Answer):
         while count < len(token_ids) and stop is None:
             count += 1
             is_stop_token = ends_with_stop_token and count == len(token_ids)
+            if self.call_format is not None and self.call_format.find(self._text.whole) is not None:
+                self._text.stop_no_more()
             stop = self._text.update([token_ids[count - 1]], is_stop_token)
         reason = "stop" if stop is not None else to_finish_reason(completion.finish_reason)
         delta = Delta(index, self._text.gained(reason is not None), token_ids[:count], reason)

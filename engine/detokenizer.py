@@ -59,6 +59,15 @@ class AnswerText:
         self.update(token_ids, ends_with_stop_token)
         return self.gained(is_last)
 
+    @property
+    def whole(self) -> str:
+        """All of the text so far."""
+        return cast(str, self._detokenizer.output_text)
+
+    def stop_no_more(self) -> None:
+        """Look for no stop string from here on."""
+        self._detokenizer.stop = []
+
     def gained(self, is_last: bool) -> str:
         """The text added since the last call; unless `is_last`, the beginning of a stop string is held back."""
         return cast(str, self._detokenizer.get_next_output_text(is_last, delta=True))

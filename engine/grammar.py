@@ -8,7 +8,7 @@ about HTTP and vLLM.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from engine.json_schema import to_supported_schema
 from errors import APIError, bad_request
-from generation import Constraint
+from generation import Calls, Constraint
 
 JSON_OPTIONS = {
     "whitespace_flexible": False,
@@ -44,27 +44,33 @@ LLGUIDANCE_OPTIONS = '%llguidance {"no_forcing": true}'
 LARK_LITERALS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n]*')
 """Strings, regular expressions and comments of a Lark grammar."""
 LARK_CONTROL_TOKEN = re.compile(r"<[^<>\s]+>")
+JSON_TOKENS = re.compile(r'"[^"]*"|[{}\[\]]|[^"{}\[\]]+')
+"""Of a text that begins before or within JSON."""
 GBNF_RULE = re.compile(r"(?m)^[ \t]*[\w-]+[ \t]*::=")
 
 
-def to_grammar(constraint: Constraint, answer_lead: str) -> str:
-    """Write the grammar of the answers that keep a constraint, after the `answer_lead` that the model generates.
+def to_grammar(constraint: Constraint | None, calls: Calls | None, answer_lead: str) -> str | None:
+    """Write the grammar of the answers that keep a constraint or have calls, after the `answer_lead`.
 
-    Raises APIError (400) for what is wrong at first sight; `GrammarCompiler.compile` finds the rest.
+    None: they are any text. The model generates the lead first. Raises APIError (400) for what is wrong at first sight;
+    `GrammarCompiler.compile` finds the rest.
     """
     lead = json.dumps(answer_lead)
-    reply = _reply_rules(constraint)
+    if calls is not None:
+        param, reply = calls.param, _call_rules(calls, constraint)
+    elif constraint is not None:
+        param, reply = constraint.param, _reply_rules(constraint)
+    else:
+        return None
     grammar = f"{LLGUIDANCE_OPTIONS}\nstart: {lead} reply\nreply: {reply}"
     if len(grammar) > MAX_GRAMMAR_LENGTH:
-        raise _refused(constraint.param, "too large")
+        raise _refused(param, "too large")
     return grammar
 
 
 def _reply_rules(constraint: Constraint) -> str:
-    """Write the right side of the rule `reply`, and after it the rules that it needs."""
+    """Write the right side of the rule `reply`."""
     match constraint.kind:
-        case "calls":
-            return _call_rules(constraint.value)
         case "choice":
             return " | ".join(json.dumps(text) for text in constraint.value)
         case "regex":
@@ -75,20 +81,50 @@ def _reply_rules(constraint: Constraint) -> str:
             return _json_rule(constraint.value)
 
 
-def _call_rules(functions: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """Write the rules of a call as JSON: a function's prefix (up to its arguments), the arguments, a closing brace."""
-    calls = []
-    arguments = []
-    for number, (prefix, schema) in enumerate(functions):
-        calls.append(f'{json.dumps(prefix)} arguments_{number} "}}"')
-        arguments.append(f"arguments_{number}: {_arguments_rule(schema)}")
-    return "\n".join([" | ".join(calls), *arguments])
+def _call_rules(calls: Calls, otherwise: Constraint | None) -> str:
+    """Write the rule `reply` for an answer with calls, or unless they are required one without, and the rules it needs.
+
+    Free text becomes a call as soon as it has the format's `mark`: a lazy lexeme ends there.
+    """
+    written = calls.format
+    arguments = [_arguments_rule(each["parameters"], calls.param) for each in calls.functions]
+    rules = [f"arguments_{number}: {rule}" for number, rule in enumerate(arguments)]
+    rules.append(_call_rule("call", written.begin, calls))
+    more = ""
+    if written.separator is not None and not calls.is_single:
+        more = f" ({json.dumps(written.separator)} call)*"
+    if otherwise is not None:
+        answers = f"call{more} | otherwise"
+        rules.append(f"otherwise: {_reply_rules(otherwise)}")
+    elif calls.is_required:
+        answers = f"call{more}"
+    else:
+        answers = f"begun rest{more} | TEXT"
+        before = r"/(?s:.*\n)?/" if written.begins_line else "TEXT"
+        rules.append(f"begun[lazy]: {before} {json.dumps(written.mark)}")
+        rules.append("TEXT: /(?s:.*)/")
+        rules.append(_call_rule("rest", written.begin.removeprefix(written.mark), calls))
+    return "\n".join([answers, *rules])
 
 
-def _arguments_rule(schema: dict[str, Any]) -> str:
+def _call_rule(name: str, begin: str, calls: Calls) -> str:
+    """Write the rule of a call that begins with `begin`.
+
+    What stands around its arguments is cut into the tokens of JSON: llguidance's lexer takes the longest lexeme, and
+    would never see that the text may still become another JSON object.
+    """
+    alternatives = []
+    for number, function in enumerate(calls.functions):
+        head = f"{begin}{function['name']}{calls.format.middle}"
+        tokens = " ".join(json.dumps(token) for token in JSON_TOKENS.findall(head))
+        alternatives.append(f"{tokens} arguments_{number}")
+    return f"{name}: ({' | '.join(alternatives)}) {json.dumps(calls.format.end)}"
+
+
+def _arguments_rule(schema: Mapping[str, Any], param: str) -> str:
     """Write the rule of a function's arguments: an object, which is empty if the function has no schema."""
     if schema.get("type", "object") != "object":
-        raise _refused("tools", "the arguments of a function are an object")
+        raise _refused(param, "the arguments of a function are an object")
     if not schema:
         return _json_rule(NO_ARGUMENTS_SCHEMA)
     return _json_rule({"type": "object", **schema})

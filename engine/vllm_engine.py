@@ -195,15 +195,20 @@ class VLLMEngine:
         """One for each choice; where they look for stop strings themselves, vLLM is asked for none from here on."""
         assert self._llm is not None
         params, decoding = request.params, request.decoding
-        kind = SelfStoppingAnswer if can_stop_in_lead(request.prompt, params) else Answer
+        kind, calls = Answer, decoding.calls
         asked = copy(params)
-        if kind is SelfStoppingAnswer:
+        if can_stop_in_lead(request.prompt, params) or (calls is not None and params.stop):
+            kind = SelfStoppingAnswer
             params.stop, params.output_kind = [], RequestOutputKind.DELTA
         tokenizer = self._llm.get_tokenizer()
-        return [
+        answers = [
             kind(tokenizer, request.prompt, asked, decoding.max_tokens, decoding.alternatives)
             for _ in range(params.n)
         ]
+        if calls is not None:
+            for answer in answers:
+                answer.call_format = calls.format
+        return answers
 
     async def _complete(
         self, request: _Request, answers: Sequence[Answer], take: OutputCallback
@@ -258,12 +263,14 @@ class VLLMEngine:
 
         It is compiled in a thread, which leaves the event loop to others.
         """
-        constraint, outputs = request.decoding.constraint, request.params.structured_outputs
-        if outputs is None or constraint is None:
+        decoding, outputs = request.decoding, request.params.structured_outputs
+        if outputs is None:
             return []
         grammar, lead = cast(str, outputs.grammar), request.prompt.answer_lead
+        asking = decoding.calls or decoding.constraint
+        assert asking is not None
         first = await asyncio.to_thread(
-            lambda: self._grammar_compiler.compile(grammar, lead, constraint.param)
+            lambda: self._grammar_compiler.compile(grammar, lead, asking.param)
         )
         return [first.fork() for _ in range(request.params.n)]
 

@@ -1,9 +1,10 @@
 """Prompt templates: conversations -> runs of text and control tokens, in the layout that a model was trained with.
 
-Alpaca-2 and Alpaca are written here; others are rendered by fastchat, or by Jinja from a tokenizer's chat template.
-Text only: no images, no `tools` of chat templates. Knows nothing about tokenizers beyond their control tokens.
+Alpaca-2 and Alpaca are written here; others are rendered by fastchat, or by Jinja (`prompts/chat_templates.py`).
+Text only: no images. Knows nothing about tokenizers beyond their control tokens.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from errors import bad_request
+from errors import APIError, bad_request
+from generation import CallFormat, Calls
+from prompts.calls import Call, Message, is_plain
 from prompts.encoder import Encoder, Run, control_pattern
 
 ALPACA_2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
@@ -31,8 +34,10 @@ It is a noncharacter of Unicode, so no text needs it.
 """
 
 SYSTEM_ROLES = ("system", "developer")
-Message = tuple[str, str]
-"""A message's role and text."""
+JSON_LINES = CallFormat()
+"""How calls are written where a template has no words of its own for them."""
+ChatInputs = dict[str, Any]
+"""What is rendered: `messages`, and `tools` if there are any, as transformers' chat templates take them."""
 
 
 @dataclass(frozen=True)
@@ -42,51 +47,52 @@ class Conversation:
     system: str | None
     """The system text; None: the template's default."""
     messages: tuple[Message, ...]
-    """At least one; the only roles are `user` and `assistant`."""
+    """At least one; the only roles are `user` and `assistant`, and `tool` where the layout takes tools."""
+    calls: Calls | None = None
+    """What the answer may call, where the layout takes tools."""
 
     @property
     def is_partial(self) -> bool:
         """Whether the last message is the assistant's, which the model is to continue."""
-        return self.messages[-1][0] == "assistant"
+        return self.messages[-1].role == "assistant"
 
     @property
     def turns(self) -> list[tuple[str, str | None]]:
         """Pairs of texts, the user's and the assistant's; the last assistant's is None if it is to be generated."""
-        texts = [text for _, text in self.messages]
+        texts = [message.text for message in self.messages]
         users = texts[::2]
         assistants = texts[1::2]
         return list(zip_longest(users, assistants))
 
 
-SHORTEST_CONVERSATION = Conversation(None, (("user", "?"),))
+SHORTEST_CONVERSATION = Conversation(None, (Message("user", "?"),))
 """Laid out at start, so that a template that cannot render any conversation fails there."""
 
 
 def to_conversation(
     messages: Sequence[Message], default_system: str | None = None, system_addition: str = ""
 ) -> Conversation:
-    """Join system texts and successive messages of one role; other roles, such as `tool`, become `user`.
+    """Join system texts and successive messages of one role, unless they have calls or results.
 
     `default_system` is used if no system message is sent; `system_addition` is a last paragraph of the system text. An
     empty last message of the assistant is left out, and a user's empty one put before an assistant's first.
     """
-    sent = [text for role, text in messages if role in SYSTEM_ROLES]
+    sent = [message.text for message in messages if message.role in SYSTEM_ROLES]
     system = "\n".join(sent) if sent else default_system
     if system_addition:
         system = f"{system}\n\n{system_addition}" if system else system_addition
     merged: list[Message] = []
-    for role, text in messages:
-        speaker = "assistant" if role == "assistant" else "user"
-        if role in SYSTEM_ROLES:
+    for message in messages:
+        if message.role in SYSTEM_ROLES:
             continue
-        if merged and merged[-1][0] == speaker:
-            merged[-1] = (speaker, f"{merged[-1][1]}\n{text}")
+        if merged and merged[-1].role == message.role and is_plain([merged[-1], message]):
+            merged[-1] = Message(message.role, f"{merged[-1].text}\n{message.text}")
         else:
-            merged.append((speaker, text))
-    if merged and merged[-1] == ("assistant", ""):
+            merged.append(message)
+    if merged and merged[-1] == Message("assistant", ""):
         merged.pop()
-    if not merged or merged[0][0] == "assistant":
-        merged.insert(0, ("user", ""))
+    if not merged or merged[0].role == "assistant":
+        merged.insert(0, Message("user", ""))
     return Conversation(system, tuple(merged))
 
 
@@ -107,6 +113,10 @@ class Layout:
     stop_token_ids: tuple[int, ...] = ()
     is_jinja: bool = False
     """Whether it is a chat template in Jinja, which in other servers takes `chat_template_kwargs`."""
+    call_format: CallFormat = JSON_LINES
+    """How its answers write calls of functions."""
+    takes_tools: bool = False
+    """Whether it has words of its own for functions, calls and their results; if not, they are text."""
 
 
 def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
@@ -145,7 +155,7 @@ def refuse_messages(_: Conversation, __: Encoder) -> list[Run]:
 
 
 def rendered_runs(
-    render: Callable[[Conversation], str], conversation: Conversation, encoder: Encoder
+    render: Callable[[ChatInputs], str], inputs: ChatInputs, encoder: Encoder
 ) -> list[Run]:
     """Split what a template renders as one string, fastchat's or Jinja's, into text and control tokens.
 
@@ -153,17 +163,14 @@ def rendered_runs(
     template's own.
     """
     controls = control_pattern(encoder.control_ids)
-    used = set(conversation.system or "")
-    for _, sent in conversation.messages:
-        used.update(sent)
+    used: set[str] = set()
+    with_changed_texts(inputs, used.update)
     private = map(chr, range(FIRST_PLACEHOLDER, sys.maxunicode))
     free = (character for character in private if character not in used)
     placeholders = dict(zip(encoder.control_ids, free, strict=False))
     spelt = {ord(placeholder): text for text, placeholder in placeholders.items()}
     hide = partial(controls.sub, lambda found: placeholders[found[0]])
-    system = None if conversation.system is None else hide(conversation.system)
-    messages = tuple((role, hide(text)) for role, text in conversation.messages)
-    rendered = render(Conversation(system, messages))
+    rendered = render(with_changed_texts(inputs, hide))
     runs: list[Run] = []
     for at, piece in enumerate(controls.split(rendered)):
         is_control = at % 2 == 1  # `split` gives text and matches in turns
@@ -174,6 +181,49 @@ def rendered_runs(
     return runs
 
 
+def with_changed_texts(value: Any, change: Callable[[str], Any]) -> Any:
+    """Copy a value of JSON with each text in it changed, also each key of its objects."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [with_changed_texts(member, change) for member in value]
+    if isinstance(value, dict):
+        return {change(key): with_changed_texts(member, change) for key, member in value.items()}
+    return value
+
+
+def to_chat_inputs(conversation: Conversation) -> ChatInputs:
+    """Write a conversation in the form of transformers' chat templates, in which arguments are objects, not JSON."""
+    messages: list[dict[str, Any]] = []
+    if conversation.system is not None:
+        messages.append({"role": "system", "content": conversation.system})
+    for message in conversation.messages:
+        written: dict[str, Any] = {"role": message.role, "content": message.text}
+        if message.function:
+            written["name"] = message.function
+        if message.calls:
+            written["tool_calls"] = [
+                {"type": "function", "function": {"name": call.name, "arguments": _parsed(call)}}
+                for call in message.calls
+            ]
+        messages.append(written)
+    inputs: ChatInputs = {"messages": messages}
+    if conversation.calls is not None:
+        inputs["tools"] = [
+            {"type": "function", "function": dict(function)}
+            for function in conversation.calls.functions
+        ]
+    return inputs
+
+
+def _parsed(call: Call) -> Any:
+    """The arguments of a call as an object; as they are if they are not JSON."""
+    try:
+        return json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        return call.arguments
+
+
 def fastchat_layout(name: str) -> Layout:
     """Return the layout of a template of `fastchat.conversation`, with its stop strings and stop token ids.
 
@@ -181,34 +231,35 @@ def fastchat_layout(name: str) -> Layout:
     """
     from fastchat.conversation import get_conv_template  # noqa: PLC0415
 
-    def render(conversation: Conversation) -> str:
+    def render(inputs: ChatInputs) -> str:
         template = get_conv_template(name)
-        if conversation.system is not None:
-            template.set_system_message(conversation.system)
-        for role, text in conversation.messages:
-            speaker = assistant if role == "assistant" else user
-            template.append_message(speaker, text.replace(END_OF_PARTIAL, ""))
-        if conversation.is_partial:
+        system = ""
+        for message in inputs["messages"]:
+            if message["role"] == "system":
+                system = message["content"]
+                template.set_system_message(system)
+            else:
+                speaker = assistant if message["role"] == "assistant" else user
+                template.append_message(speaker, message["content"].replace(END_OF_PARTIAL, ""))
+        if template.messages[-1][0] == assistant:
             template.messages[-1][1] += END_OF_PARTIAL
         else:
             template.append_message(assistant, None)
         rendered = str(template.get_prompt()).partition(END_OF_PARTIAL)[0]
-        if conversation.system and conversation.system not in rendered:
-            raise bad_request(
-                f"The prompt template {name} has no place for a system message.", "messages"
-            )
+        if system and system not in rendered:
+            raise _no_system(name)
         return rendered
 
     def to_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
         # Most of fastchat's templates leave the token that begins a text to the tokenizer, some spell it.
-        rendered = rendered_runs(render, conversation, encoder)
+        rendered = rendered_runs(render, to_chat_inputs(conversation), encoder)
         if rendered[:1] == [encoder.bos_id]:
             return rendered
         return [encoder.bos_id, *rendered]
 
     template = get_conv_template(name)
     user, assistant = template.roles[:2]  # a third one is the system's
-    ends_with_space = render(SHORTEST_CONVERSATION)[-1:].isspace()
+    ends_with_space = render(to_chat_inputs(SHORTEST_CONVERSATION))[-1:].isspace()
     stop = template.stop_str or ()  # None, one string, or a list
     return Layout(
         name,
@@ -220,41 +271,8 @@ def fastchat_layout(name: str) -> Layout:
     )
 
 
-def chat_template_layout(name: str, tokenizer: Any, source: str | None = None) -> Layout:
-    """Return the layout of the Jinja template `source`, or of the tokenizer's own chat template."""
-    own = tokenizer.chat_template
-    # An editor may have put a byte order mark before a template in a file, which would become text.
-    if source is None and isinstance(own, str):
-        source = own.removeprefix("\ufeff")
-
-    def render(conversation: Conversation) -> str:
-        from jinja2 import TemplateError  # noqa: PLC0415
-
-        messages = []
-        if conversation.system is not None:
-            messages.append({"role": "system", "content": conversation.system})
-        for role, text in conversation.messages:
-            messages.append({"role": role, "content": text})
-        try:
-            rendered = tokenizer.apply_chat_template(
-                messages,
-                chat_template=source,
-                add_generation_prompt=not conversation.is_partial,
-                continue_final_message=conversation.is_partial,
-                tokenize=False,
-            )
-        except TemplateError as failure:
-            raise bad_request(
-                f"The model's chat template refuses these messages: {failure}", "messages"
-            ) from failure
-        except (ValueError, TypeError, KeyError):
-            # Their messages may hold the client's text, which is not to get into the log.
-            raise bad_request(
-                "The model's chat template cannot render these messages.", "messages"
-            ) from None
-        return str(rendered)
-
-    return Layout(name, partial(rendered_runs, render), is_jinja=True)
+def _no_system(name: str) -> APIError:
+    return bad_request(f"The prompt template {name} has no place for a system message.", "messages")
 
 
 ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, answer_lead=" ", default_system=ALPACA_2_SYSTEM)

@@ -131,7 +131,7 @@ def test_all_roles_are_read(
     text = demo_encoder.decode(engine.asked[0][0].ids)
     assert text.startswith("<s>[INST] <<SYS>>\n简短。\n<</SYS>>\n\n杭州\n天气？ [/INST] {")
     assert '[/INST] {"name": "天气", "arguments": {}}</s>' in text
-    assert text.endswith("</s><s>[INST] 晴 [/INST] </s><s>[INST]  [/INST]")
+    assert text.endswith("</s><s>[INST] 函数 天气 的结果：晴 [/INST] </s><s>[INST]  [/INST]")
 
 
 def test_nothing_of_a_message_is_dropped_silently(
@@ -145,10 +145,11 @@ def test_nothing_of_a_message_is_dropped_silently(
         {"role": "user", "content": "", "contnet": "乙"},
     ]
     reply = client.post(PATH, json={"messages": messages})
-    assert reply.headers["X-Ignored-Parameters"] == "messages%5B0%5D.name, messages%5B4%5D.contnet"
+    assert reply.headers["X-Ignored-Parameters"] == "messages%5B4%5D.contnet"
     text = demo_encoder.decode(engine.asked[0][0].ids)
     assert text.endswith(
-        '甲 [/INST] {"name": "天气"}</s><s>[INST] 晴 [/INST] 不行</s><s>[INST]  [/INST]'
+        '张三: 甲 [/INST] {"name": "天气", "arguments": {}}</s>'
+        "<s>[INST] 函数 天气 的结果：晴 [/INST] 不行</s><s>[INST]  [/INST]"
     )
 
 

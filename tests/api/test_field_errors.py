@@ -192,8 +192,6 @@ def test_a_wrong_field_is_named(
         (COMPLETIONS, {**ASK, "add_special_tokens": False}, "token ids"),
         (COMPLETIONS, {**ASK, "return_tokens_as_token_ids": True}, "return_token_ids"),
         (CHAT, {**TALK, "guided_json": {}}, "structured_outputs"),
-        (CHAT, {**TALK, "functions": [{"name": "f"}]}, "tools"),
-        (CHAT, {**TALK, "function_call": {"name": "f"}}, "tool_choice"),
     ],
 )
 def test_a_field_of_former_times_names_its_successor(

@@ -137,10 +137,11 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     ("fields", "ignored"),
     [
         ({"messages": "a", "raw": True, "add_special_tokens": False}, "raw, add_special_tokens"),
-        ({"messages": "a", "tools": [TOOL]}, "tools"),
+        ({"messages": "a", "tools": [TOOL]}, None),
+        ({"messages": "a", "tools": [TOOL], "tool_choice": "none"}, "tools"),
         (
             {"prompt": "a", "add_generation_prompt": False, "tools": [TOOL]},
-            "add_generation_prompt, tools",
+            "tools, add_generation_prompt",
         ),
         ({"messages": "a", "tools": [TOOL], "tool_choice": "required"}, None),
     ],

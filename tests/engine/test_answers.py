@@ -7,6 +7,7 @@ import pytest
 
 from generation import Delta, Prompt
 from prompt_template import PromptTemplate
+from prompts.calls import Message
 from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 from settings import DEMO_MODEL
@@ -209,7 +210,7 @@ def test_a_prompt_without_a_lead_loses_nothing(
     token_ids = [*demo_encoder.encode(["北京。"]), EOS]
     for prompt in (
         template.render_raw("你好"),
-        template.render_chat([("user", "a"), ("assistant", "b")]),
+        template.render_chat([Message("user", "a"), Message("assistant", "b")]),
     ):
         delta = answered(tokenizer, prompt, token_ids, 99)
         assert (delta.text, list(delta.token_ids), delta.cut) == (" 北京。", token_ids, "")

@@ -12,11 +12,12 @@ from fastapi.testclient import TestClient
 from transformers import AutoTokenizer
 
 from api.decoding import to_decoding
-from api.tool_calls import callable_functions
+from api.tool_calls import to_calls
 from engine.grammar import GrammarCompiler, to_grammar
 from errors import APIError
-from generation import Constraint
+from generation import CallFormat, Decoding
 from prompts.encoder import SentencePieceEncoder
+from prompts.layouts import JSON_LINES
 from protocol import ChatCompletionRequest
 from settings import DEMO_MODEL
 
@@ -61,7 +62,11 @@ LOOSE = {
     "function": {"name": "loose", "parameters": {"properties": {"a": {"type": "integer"}}}},
 }
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": ADDRESS}}
-NOW = {"type": "function", "function": {"name": "now"}}
+NOW: dict[str, Any] = {"type": "function", "function": {"name": "now"}}
+A_CALL = '{"name": "weather", "arguments": {"city": "a"}}'
+NOW_CALL = '{"name": "now", "arguments": {}}'
+HERMES = CallFormat('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
+ONE_CALL = CallFormat(middle='", "parameters": ', separator=None)
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +75,16 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(tokenizer, len(tokenizer))
 
 
-def constraint_of(**fields: Any) -> Constraint | None:
+def decoding_of(call_format: CallFormat = JSON_LINES, **fields: Any) -> Decoding:
     body = ChatCompletionRequest(messages=[{"role": "user", "content": "?"}], **fields)
-    return to_decoding(body, callable_functions(body)).constraint
+    return to_decoding(body, to_calls(body, call_format))
 
 
 def grammar(**fields: Any) -> str:
-    constraint = constraint_of(**fields)
-    assert constraint is not None
-    return to_grammar(constraint, LEAD)
+    decoding = decoding_of(**fields)
+    written = to_grammar(decoding.constraint, decoding.calls, LEAD)
+    assert written is not None
+    return written
 
 
 def is_kept(compiler: GrammarCompiler, text: str, **fields: Any) -> bool:
@@ -182,12 +188,76 @@ def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
             ['{"name": "weather", "arguments": {"city": "a"}}'],
         ),
         (
+            {"tools": [WEATHER, NOW], "tool_choice": "required"},
+            [f"{A_CALL}\n{NOW_CALL}\n{A_CALL}"],
+            [f"{A_CALL}\n", f"{A_CALL}{NOW_CALL}", f"好\n{A_CALL}", "好", ""],
+        ),
+        (
+            {"tools": [WEATHER, NOW], "tool_choice": "required", "parallel_tool_calls": False},
+            [A_CALL],
+            [f"{A_CALL}\n{NOW_CALL}"],
+        ),
+        (
+            {"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "now"}}},
+            [NOW_CALL],
+            [f"{NOW_CALL}\n{NOW_CALL}"],
+        ),
+        (
+            {"functions": [NOW["function"]], "function_call": {"name": "now"}},
+            [NOW_CALL],
+            [f"{NOW_CALL}\n{NOW_CALL}", "好"],
+        ),
+        (
+            {"tools": [WEATHER, NOW]},
+            [
+                *("好", "a\nb", '{"names": 1}', '说 {"name": 1}', '{"nam', '[{"name": 1}]'),
+                *(A_CALL, NOW_CALL, f"{A_CALL}\n{NOW_CALL}", f"好\n{A_CALL}", f"\n\n{A_CALL}"),
+            ],
+            [
+                *('{"name": "x"}', '{"name"', '好\n{"name": "x"}', f"{A_CALL}\n", f"{A_CALL} 好"),
+                *('{"name": "now", "arguments": {"a": 1}}', f"{A_CALL}{A_CALL}"),
+            ],
+        ),
+        (
+            {"tools": [WEATHER], "parallel_tool_calls": False},
+            ["好", A_CALL, f"好\n{A_CALL}"],
+            [f"{A_CALL}\n{A_CALL}"],
+        ),
+        (
+            {"tools": [NOW], "response_format": {"type": "json_object"}},
+            ["{}", '{"name": "x"}', NOW_CALL],
+            ["好", f"好\n{NOW_CALL}"],
+        ),
+        (
+            {"tools": [NOW], "structured_outputs": {"choice": ["是", "不"]}},
+            ["是", NOW_CALL, f"{NOW_CALL}\n{NOW_CALL}"],
+            ["好", f"是\n{NOW_CALL}"],
+        ),
+        (
+            {"tools": [NOW], "call_format": HERMES},
+            [
+                *(
+                    "好",
+                    "<tool",
+                    '{"name": "now", "arguments": {}}',
+                    f"<tool_call>\n{NOW_CALL}\n</tool_call>",
+                ),
+                f"好<tool_call>\n{NOW_CALL}\n</tool_call>\n<tool_call>\n{NOW_CALL}\n</tool_call>",
+            ],
+            ["<tool_call>", f"<tool_call>{NOW_CALL}</tool_call>", f"<tool_call>\n{NOW_CALL}"],
+        ),
+        (
+            {"tools": [NOW], "call_format": ONE_CALL},
+            ["好", '{"name": "now", "parameters": {}}'],
+            ['{"name": "now", "parameters": {}}\n{"name": "now", "parameters": {}}', NOW_CALL],
+        ),
+        (
             {"tools": [LOOSE], "tool_choice": "required"},
             ['{"name": "loose", "arguments": {"a": 5}}'],
             ['{"name": "loose", "arguments": 5}', '{"name": "loose", "arguments": [1]}'],
         ),
     ],
-    ids=lambda value: json.dumps(value, ensure_ascii=False)[:50] if isinstance(value, dict) else "",
+    ids=lambda value: str(value)[:50] if isinstance(value, dict) else "",
 )
 def test_a_grammar_takes_what_was_asked_for_and_nothing_else(
     compiler: GrammarCompiler, fields: dict[str, Any], kept: list[str], broken: list[str]
@@ -502,13 +572,15 @@ def test_a_format_that_contradicts_itself_is_a_400(
 
 
 def test_a_reply_that_needs_no_grammar_has_none() -> None:
-    for fields in (
+    unconstrained: list[dict[str, Any]] = [
         {},
         {"response_format": {"type": "text"}},
-        {"tools": [WEATHER]},
         {"tools": [NOW], "tool_choice": "none"},
-    ):
-        assert constraint_of(**fields) is None
+        {"tools": []},
+    ]
+    for fields in unconstrained:
+        decoding = decoding_of(**fields)
+        assert to_grammar(decoding.constraint, decoding.calls, LEAD) is None
 
 
 WIDE = {
