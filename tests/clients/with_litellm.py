@@ -47,6 +47,6 @@ def respond(url: str, model: str) -> dict:
     events = list(litellm.responses(**asked, stream=True))
     return {
         "plain": litellm.responses(**asked),
-        "events": [str(event.type) for event in events],
+        "events": [getattr(event.type, "value", event.type) for event in events],
         "streamed": events[-1].response,
     }
