@@ -237,6 +237,8 @@ def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(
         (["a", {"type": "text", "text": None}], 1, "needs 'text'"),
         ([{"type": "refusal", "text": "a"}], 0, "needs 'refusal'"),
         ([{"text": "a"}], 0, "missing or unknown"),
+        ([{"type": "input_text", "input_text": "a"}], 0, "needs 'text'"),
+        ([{"type": "input_image", "text": "a"}], 0, "type input_image"),
         ([{"type": ["text"], "text": "a"}], 0, "missing or unknown"),
         (["a", None], 1, "a text part or a string"),
         (["a", "b", ["c"]], 2, "a text part or a string"),
