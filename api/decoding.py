@@ -16,6 +16,7 @@ from protocol import (
     CompletionRequest,
     Function,
     GenerationFields,
+    GuidedFields,
     Request,
     ResponseFormat,
     StructuredOutputs,
@@ -116,6 +117,8 @@ def _to_constraint(body: Request, functions: Sequence[Function]) -> Constraint |
         constraints.append(Constraint("tools", "calls", calls))
     if body.structured_outputs is not None:
         constraints.append(_from_structured_outputs(body.structured_outputs))
+    elif guided := sorted(GuidedFields.model_fields.keys() & body.model_fields_set):
+        constraints.append(_from_guided_fields(body, guided))
     if body.response_format is not None and body.response_format.type != "text":
         schema = _schema_of(body.response_format)
         constraints.append(Constraint("response_format", "schema", schema))
@@ -126,9 +129,20 @@ def _to_constraint(body: Request, functions: Sequence[Function]) -> Constraint |
     return constraints[0] if constraints else None
 
 
-def _from_structured_outputs(outputs: StructuredOutputs) -> Constraint:
-    """vLLM's words for a constraint, exactly one of which was sent."""
-    param = "structured_outputs"
+def _from_guided_fields(body: Request, sent: Sequence[str]) -> Constraint:
+    """What a field asks for that has one of vLLM's former names; raises APIError (400) if there is another."""
+    param, *others = sent
+    if others:
+        raise bad_request(f"'{param}' cannot be combined with '{others[0]}'.", param)
+    name, value = param.removeprefix("guided_"), getattr(body, param)
+    outputs = StructuredOutputs.model_validate({name: value})
+    return _from_structured_outputs(outputs, param)
+
+
+def _from_structured_outputs(
+    outputs: StructuredOutputs, param: str = "structured_outputs"
+) -> Constraint:
+    """vLLM's words for a constraint, exactly one of which was sent, as the field `param`."""
     if outputs.choice:
         return Constraint(param, "choice", tuple(outputs.choice))
     if outputs.regex is not None:

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from generation import Decoding
-from protocol import Request, ToolFields
+from protocol import GuidedFields, Request, ToolFields
 
 MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
 
@@ -24,6 +24,8 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
     names = body.unknown_fields + [name for name in _unused(body, decoding) if name in sent]
     if isinstance(body, ToolFields) and body.tools and not decoding.is_call:
         names.append("tools")
+    if body.structured_outputs is not None:
+        names += sorted(GuidedFields.model_fields.keys() & sent)
     return names
 
 
