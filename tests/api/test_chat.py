@@ -160,7 +160,7 @@ def test_nothing_of_a_message_is_dropped_silently(
         {"role": "user", "content": "", "contnet": "乙"},
     ]
     reply = client.post(PATH, json={"messages": messages})
-    assert reply.headers["X-Ignored-Parameters"] == "messages%5B0%5D.name, messages%5B4%5D.contnet"
+    assert reply.headers["X-Ignored-Parameters"] == "messages[0].name, messages[4].contnet"
     text = demo_encoder.decode(engine.asked[0][0].ids)
     assert text.endswith(
         '甲 [/INST] {"name": "天气"}</s><s>[INST] 晴 [/INST] 不行</s><s>[INST]  [/INST]'

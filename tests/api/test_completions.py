@@ -300,6 +300,34 @@ def test_fields_that_nobody_knows_are_named_in_a_header(client: TestClient) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (["messages[0].name"], "messages[0].name"),
+        (["a b", "c,d", "50%"], "a%20b, c%2Cd, 50%25"),
+        (["x\r\nSet-Cookie: a=b", "\x00\x1b[2J"], "x%0D%0ASet-Cookie:%20a=b, %00%1B[2J"),
+        (["x" * 41, "a-b.c_d"], f"{'x' * 40}, a-b.c_d"),
+        ([f"f{at}" for at in range(10)], ", ".join(f"f{at}" for at in range(10))),
+        (
+            [f"f{at}" for at in range(1000)],
+            ", ".join([*(f"f{at}" for at in range(10)), "and 990 more"]),
+        ),
+    ],
+)
+def test_names_in_the_header_are_plain_and_few(
+    client: TestClient, sent: list[str], shown: str
+) -> None:
+    reply = client.post(PATH, json={"prompt": "a", **dict.fromkeys(sent, 1)})
+    assert (reply.status_code, reply.headers["X-Ignored-Parameters"]) == (200, shown)
+    assert "set-cookie" not in reply.headers
+
+
+def test_the_header_is_never_longer_than_proxies_let_through(client: TestClient) -> None:
+    names = [f"{at:04}{'字' * 100}" for at in range(1000)]
+    reply = client.post(PATH, json={"prompt": "a", **dict.fromkeys(names, 1)})
+    assert 1000 < len(reply.headers["X-Ignored-Parameters"]) < 3600
+
+
 def test_all_fields_of_ours_reach_the_engine(client: TestClient, engine: FakeEngine) -> None:
     fields = {
         "temperature": 1.5, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "presence_penalty": -1.0, "frequency_penalty": 1.0,
