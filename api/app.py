@@ -24,6 +24,7 @@ from api.events import OPENAI_STREAM
 from api.ignored_fields import ignored_header, to_response
 from api.models import Model, ModelList, check_model
 from api.tokens import Detokenized, TokenEndpoints, Tokens
+from api.unknown_paths import answer_unknown_path
 from generation import Engine, Generation, Source
 from prompt_template import PromptTemplate
 from prompts.encoder import Encoder
@@ -158,6 +159,7 @@ def build_app(
     add_routes(app, endpoints, TokenEndpoints(endpoints.admission))
     show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
+    app.add_exception_handler(404, answer_unknown_path)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
     app.add_middleware(APIKeys, keys=settings.api_key)
     app.add_middleware(CanonicalPaths)

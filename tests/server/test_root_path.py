@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
 from tests.support.fake_engine import FakeEngine
-from tests.support.replies import events
+from tests.support.replies import error, events
 
 ROOT_PATH = "/llm/api"
 KEY = {"Authorization": "Bearer a key"}
@@ -63,6 +63,22 @@ def test_every_route_is_there_with_and_without_the_prefix(
         json={"prompt": "a", "stream": True},
     )
     assert events(stream.text)[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/chat/completions", "See /v1/chat/completions: the base URL of this server ends in /v1."),
+        ("/v1/embeddings", "It makes no embeddings: ask another server for them."),
+        ("/v1/nothing", "Those that it has are at /docs."),
+    ],
+)
+def test_an_unknown_path_is_named_with_what_to_do(
+    client: httpx.Client, path: str, advice: str
+) -> None:
+    for sent in (path, f"/llm/api{path}"):
+        told = error(client.post(sent), 404).message
+        assert told == f"This server has no path '{sent}'. {advice}"
 
 
 def test_no_route_is_left_out_here(client: httpx.Client, serve: Callable[..., TestClient]) -> None:
