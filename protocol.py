@@ -19,7 +19,8 @@ MAX_TOKENS_NAMED = 1024
 MAX_BAD_WORDS, MAX_TOKENS_ALLOWED = 64, 65_536
 MAX_FIELDS, MAX_TOOLS = 1024, 128
 MAX_SCHEMA, MAX_EXPRESSION = 65_536, 16_384
-TEXT_PARTS = ("text", "refusal")
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Types of parts of a message, also those of the Responses API, and the field of each that has its text."""
 PART_TYPE = re.compile("[a-z_]{1,20}")
 """Names that other servers have for parts of messages, such as `image_url`; an error repeats no other text."""
 EMPTY: Any = ()
@@ -118,14 +119,15 @@ def _to_part_text(part: Any, at: int) -> str:
     if not isinstance(part, dict):
         raise _wrong_part(at, "it must be a text part or a string")
     kind = part.get("type")
-    if kind not in TEXT_PARTS:
+    field = TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+    if field is None:
         found = "the type of this one is missing or unknown"
         if isinstance(kind, str) and PART_TYPE.fullmatch(kind):
             found = f"this one is of the type {kind}"
         raise _wrong_part(at, f"only text parts are supported, and {found}")
-    if not isinstance(part.get(kind), str):
-        raise _wrong_part(at, f"a part of the type {kind} needs '{kind}', a string")
-    text: str = part[kind]
+    text = part.get(field)
+    if not isinstance(text, str):
+        raise _wrong_part(at, f"a part of the type {kind} needs '{field}', a string")
     return text
 
 
