@@ -101,8 +101,6 @@ class Output:
             item.pieces.append(delta.text)
             if item.call is None:
                 item.tokens += tokens
-        if delta.finish_reason is not None:
-            self.end(delta.finish_reason)
         return begins
 
     def end(self, finish_reason: FinishReason) -> None:
@@ -142,6 +140,8 @@ async def whole_response(
         for delta in deltas:
             generation.record(delta)
             output.add(delta, aligners[delta.index].align(delta) if aligners else ())
+            if delta.finish_reason is not None:
+                output.end(delta.finish_reason)
 
     await generation.source(add)
     return to_reply(generation, body, output, _final_status(output))
@@ -255,6 +255,7 @@ class ResponseStream:
         elif delta.text:
             events.append(self._text_event(delta.text))
         if delta.finish_reason is not None:
+            self._output.end(delta.finish_reason)
             events += self._done_events(items[-1])
             status = _final_status(self._output)
             events.append(self._response_event(f"response.{status}", status))
