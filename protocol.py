@@ -145,6 +145,9 @@ def _wrong_part(at: int, reason: str) -> PydanticCustomError:
     return PydanticCustomError("part", reason, {"step": at})
 
 
+Content = Annotated[str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)]
+
+
 def is_absent(value: object) -> bool:
     """Whether a field of a reply is left out, rather than sent as null."""
     return value is None
@@ -528,9 +531,7 @@ class ChatMessage(SentBody):
     """One message of a conversation, as text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[
-        str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)
-    ] = Field("", description="A string, null, or a list of text parts.")
+    content: Content = Field("", description="A string, null, or a list of text parts.")
     refusal: str = Field("", description="An assistant's refusal, read like its content.")
     tool_calls: list[Any] = Field(
         EMPTY,

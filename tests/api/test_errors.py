@@ -57,7 +57,6 @@ def test_an_unknown_model_is_not_found(client: TestClient, path: str, ask: dict[
         ("POST", "/"),
         ("GET", "/v1/models/gpt-4"),
         ("POST", "/v1/embeddings"),
-        ("POST", "/v1/responses"),
         ("GET", "/v1/files"),
     ],
 )
