@@ -539,10 +539,7 @@ class ChatMessage(SentBody):
         description="The calls that an assistant has made, for the model to read.",
     )
     function_call: Any = Field(None, description="An assistant's call in the older form.")
-    name: ShortText = Field(
-        "",
-        description="A speaker, shown to the model where others speak in this role; of a result its function.",
-    )
+    name: ShortText = Field("", description="The speaker, or the function of a result.")
     tool_call_id: str = Field("", description="The call that a result belongs to.")
 
     @model_validator(mode="before")
