@@ -51,6 +51,14 @@ def unavailable(message: str, code: str) -> APIError:
     return APIError(503, message, code=code, headers={"Retry-After": "1"})
 
 
+def shown(text: str, limit: int) -> str:
+    """Return a client's text as a message may name it: cut, without what moves a cursor or breaks a line."""
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit]
+    )
+    return escaped if len(escaped) <= limit and len(text) <= limit else f"{escaped[: limit - 1]}…"
+
+
 def _shortened(text: str, limit: int) -> str:
     """Cut a text to `limit` characters, the last of which is an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -19,7 +19,8 @@ MAX_TOKENS_NAMED = 1024
 MAX_BAD_WORDS, MAX_TOKENS_ALLOWED = 64, 65_536
 MAX_FIELDS, MAX_TOOLS = 1024, 128
 MAX_SCHEMA, MAX_EXPRESSION = 65_536, 16_384
-TEXT_PARTS = ("text", "refusal")
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Types of parts of a message, also those of the Responses API, and the field of each that has its text."""
 PART_TYPE = re.compile("[a-z_]{1,20}")
 """Names that other servers have for parts of messages, such as `image_url`; an error repeats no other text."""
 EMPTY: Any = ()
@@ -128,19 +129,23 @@ def _to_part_text(part: Any, at: int) -> str:
     if not isinstance(part, dict):
         raise _wrong_part(at, "it must be a text part or a string")
     kind = part.get("type")
-    if kind not in TEXT_PARTS:
+    field = TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+    if field is None:
         found = "the type of this one is missing or unknown"
         if isinstance(kind, str) and PART_TYPE.fullmatch(kind):
             found = f"this one is of the type {kind}"
         raise _wrong_part(at, f"only text parts are supported, and {found}")
-    if not isinstance(part.get(kind), str):
-        raise _wrong_part(at, f"a part of the type {kind} needs '{kind}', a string")
-    text: str = part[kind]
+    text = part.get(field)
+    if not isinstance(text, str):
+        raise _wrong_part(at, f"a part of the type {kind} needs '{field}', a string")
     return text
 
 
 def _wrong_part(at: int, reason: str) -> PydanticCustomError:
     return PydanticCustomError("part", reason, {"step": at})
+
+
+Content = Annotated[str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)]
 
 
 def is_absent(value: object) -> bool:
@@ -184,6 +189,7 @@ class StreamOptions(SentBody):
         False, description="End with a chunk that has the usage of the whole reply."
     )
     continuous_usage_stats: bool = Field(False, description="Put the usage so far into each chunk.")
+    include_obfuscation: Any = Field(None, description="No effect: events are not padded.")
 
 
 class JSONSchema(SentBody):
@@ -335,7 +341,7 @@ class ToolFields(SentBody):
 
 
 class GenerationFields(SentBody):
-    """The fields that both endpoints share."""
+    """The fields that both endpoints share and that say how to generate."""
 
     model: str | None = Field(None, description="A served model's name; absent: the first.")
     max_tokens: int = Field(
@@ -459,14 +465,49 @@ class GenerationFields(SentBody):
     structured_outputs: StructuredOutputs | None = Field(
         None, description="What the reply must match, in vLLM's words."
     )
+
+
+class UnusedFields(SentBody):
+    """OpenAI's fields that mean nothing here: they are accepted, and change no answer."""
+
     user: Any = Field(None, description="No effect.")
     metadata: Any = Field(None, description="No effect.")
     store: Any = Field(None, description="No effect.")
     service_tier: Any = Field(None, description="No effect.")
+    safety_identifier: Any = Field(None, description="No effect.")
+    prompt_cache_key: Any = Field(None, description="No effect.")
+    prompt_cache_options: Any = Field(None, description="No effect.")
+    prompt_cache_retention: Any = Field(None, description="No effect.")
+    prediction: Any = Field(None, description="No effect.")
+    reasoning: Any = Field(None, description="No effect.")
+    reasoning_effort: Any = Field(None, description="No effect.")
+    verbosity: Any = Field(None, description="No effect.")
+    modalities: list[Literal["text"]] = Field(EMPTY, description="What replies are: text.")
+
+
+class GuidedFields(SentBody):
+    """vLLM's former names of `structured_outputs`, which is used instead where both are sent."""
+
+    guided_json: Annotated[Schema | None, BeforeValidator(_to_object)] = Field(
+        None, description="The same as structured_outputs.json."
+    )
+    guided_choice: list[ShortText] | None = Field(
+        None, min_length=1, max_length=1000, description="The same as structured_outputs.choice."
+    )
+    guided_regex: str | None = Field(
+        None, max_length=MAX_EXPRESSION, description="The same as structured_outputs.regex."
+    )
+    guided_grammar: str | None = Field(
+        None, max_length=MAX_EXPRESSION, description="The same as structured_outputs.grammar."
+    )
+
+
+class RequestFields(GenerationFields, GuidedFields, UnusedFields):
+    """All fields that both endpoints share, also those for which the server has no default of its own."""
 
 
 class CompletionRequest(
-    GenerationFields, json_schema_extra={"example": {"prompt": "告诉我中国的首都在哪里"}}
+    RequestFields, json_schema_extra={"example": {"prompt": "告诉我中国的首都在哪里"}}
 ):
     """The body of `POST /v1/completions`."""
 
@@ -490,9 +531,7 @@ class ChatMessage(SentBody):
     """One message of a conversation, as text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[
-        str, BeforeValidator(_to_text, json_schema_input_type=str | list[Any] | None)
-    ] = Field("", description="A string, null, or a list of text parts.")
+    content: Content = Field("", description="A string, null, or a list of text parts.")
     refusal: str = Field("", description="An assistant's refusal, read like its content.")
     tool_calls: list[Any] = Field(
         EMPTY,
@@ -500,10 +539,7 @@ class ChatMessage(SentBody):
         description="The calls that an assistant has made, for the model to read.",
     )
     function_call: Any = Field(None, description="An assistant's call in the older form.")
-    name: ShortText = Field(
-        "",
-        description="A speaker, shown to the model where others speak in this role; of a result its function.",
-    )
+    name: ShortText = Field("", description="The speaker, or the function of a result.")
     tool_call_id: str = Field("", description="The call that a result belongs to.")
 
     @model_validator(mode="before")
@@ -532,7 +568,7 @@ Messages = Annotated[
 
 
 class ChatCompletionRequest(
-    ToolFields, GenerationFields, json_schema_extra={"example": {"messages": "你好"}}
+    ToolFields, RequestFields, json_schema_extra={"example": {"messages": "你好"}}
 ):
     """The body of `POST /v1/chat/completions`."""
 
@@ -547,7 +583,6 @@ class ChatCompletionRequest(
     top_logprobs: int = Field(
         0, ge=0, le=20, description="Likeliest tokens to return in each place; only with logprobs."
     )
-    reasoning_effort: Any = Field(None, description="No effect.")
 
 
 Request = CompletionRequest | ChatCompletionRequest

@@ -30,6 +30,8 @@ SECONDS_FLAGS = {
 }
 """The flags whose value is in seconds, each with the meaning of 0 where that is not "no seconds"."""
 MAX_SECONDS = 10_000_000
+EVERY_ADDRESS = ("0.0.0.0", "::", "")
+"""Values of `--host` for all addresses of the machine."""
 MAX_DESCRIPTION_CHARACTERS = 600
 KEY_SEPARATOR = re.compile(r"[,\r\n]")
 
@@ -200,14 +202,19 @@ class Settings:
         return self.uds is None and not self.api_key and not is_local
 
     @property
+    def prefix(self) -> str:
+        """`--root-path` as paths begin with it: with a slash before it and none after it, or empty."""
+        return re.sub("/{2,}", "/", f"/{self.root_path}").rstrip("/")
+
+    @property
     def url(self) -> str:
-        """The base URL for a client on this machine."""
+        """Where a client on this machine finds the server; OpenAI's base URL is this and `/v1`."""
         scheme = "https" if self.ssl_certfile else "http"
         if self.uds is not None:
             return f"{scheme}://localhost"
-        host = "localhost" if self.host in ("0.0.0.0", "::", "") else self.host
+        host = "localhost" if self.host in EVERY_ADDRESS else self.host
         host = f"[{host}]" if ":" in host else host
-        return f"{scheme}://{host}:{self.port}"
+        return f"{scheme}://{host}:{self.port}{self.prefix}"
 
 
 def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:

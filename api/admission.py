@@ -66,7 +66,8 @@ class Admission:
         )
         if barred:
             decoding = replace(decoding, barred=barred)
-        request_id = f"{_id_prefix(body)}-{record.serial}"
+        prefix = "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"  # as OpenAI's
+        request_id = f"{prefix}-{record.serial}"
         source = self._source(prompts, body, decoding, request_id)
         if self.settings.log_requests:
             source, record.texts = keep_texts(source, prompts, decoding.n, self.encoder.decode_each)
@@ -155,11 +156,6 @@ class Admission:
 
 def _prompts_of(body: Request) -> int:
     return len(body.prompt) if isinstance(body, CompletionRequest) else 1
-
-
-def _id_prefix(body: Request) -> str:
-    """What the id of a reply begins with, as OpenAI's do."""
-    return "cmpl" if isinstance(body, CompletionRequest) else "chatcmpl"
 
 
 def _truncated(ids: list[int], body: Request, limit: int) -> list[int]:

@@ -23,14 +23,18 @@ from api.completions import completion, completion_chunks
 from api.events import OPENAI_STREAM
 from api.ignored_fields import ignored_header, to_response
 from api.models import Model, ModelList, check_model
+from api.responses import ResponseStream, refuse, whole_response
+from api.responses_input import accept_response
+from api.responses_protocol import ResponsesReply, ResponsesRequest
 from api.tokens import Detokenized, TokenEndpoints, Tokens
+from api.unknown_paths import answer_unknown_path
 from generation import Engine, Generation, Source
 from prompt_template import PromptTemplate
 from prompts.encoder import Encoder
 from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest
 from server.access_log import CLIENT_CLOSED_REQUEST, AccessLog, Log
 from server.error_responses import answer_failure
-from server.event_stream import EventStream, while_connected
+from server.event_stream import EventStream, StreamFormat, while_connected
 from server.metrics import Metrics
 from server.middleware import APIKeys, BodyLimits, CanonicalPaths, CrossOrigin
 from server.offload import PausingThread
@@ -44,7 +48,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
 
 Started = Callable[[asyncio.Task[None]], None]
-Body = TypeVar("Body", bound=protocol.Request)
+Body = TypeVar("Body", bound=protocol.SentBody)
 
 
 class Endpoints:
@@ -69,6 +73,15 @@ class Endpoints:
         """The assistant's answer to a conversation."""
         generation = await self.admission.accept(body, request)
         return await self._answer(generation, body, request, chat_completion, chat_chunks)
+
+    async def create_response(self, body: ResponsesRequest, request: Request) -> Response:
+        """The answer to a conversation, as a list of items; nothing is stored."""
+        generation = await accept_response(self.admission, body, request)
+        stream = ResponseStream(generation, body, self.encoder)
+        stream_format = StreamFormat(stream.failure_events, last_event=b"")
+        return await self._answer(
+            generation, body, request, whole_response, lambda *_: stream.events, stream_format
+        )
 
     async def list_models(self) -> ModelList:
         """The served models: one, under all its names."""
@@ -105,13 +118,14 @@ class Endpoints:
         request: Request,
         whole: Callable[[Generation, Body, Encoder], Awaitable[BaseModel]],
         streamed: Callable[[Generation, Body, Encoder], Source[bytes]],
+        stream_format: StreamFormat = OPENAI_STREAM,
     ) -> Response:
         """The generation as a stream, or as one body unless the client leaves before it is there."""
         headers, settings = ignored_header(generation.ignored), self.settings
         if generation.decoding.stream:
             events = streamed(generation, body, self.encoder)
             return EventStream(
-                events, OPENAI_STREAM, headers, settings.request_timeout, settings.sse_keep_alive
+                events, stream_format, headers, settings.request_timeout, settings.sse_keep_alive
             )
         reply = whole(generation, body, self.encoder)
         try:
@@ -158,6 +172,7 @@ def build_app(
     add_routes(app, endpoints, TokenEndpoints(endpoints.admission))
     show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
+    app.add_exception_handler(404, answer_unknown_path)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
     app.add_middleware(APIKeys, keys=settings.api_key)
     app.add_middleware(CanonicalPaths)
@@ -180,7 +195,7 @@ def show_defaults(app: FastAPI, defaults: Mapping[str, Any]) -> None:
 
     def openapi() -> dict[str, Any]:
         schema = to_schema()
-        for body in (CompletionRequest, ChatCompletionRequest):
+        for body in (CompletionRequest, ChatCompletionRequest, ResponsesRequest):
             fields = schema["components"]["schemas"][body.__name__]["properties"]
             for name, value in defaults.items():
                 fields[name]["default"] = value
@@ -197,6 +212,14 @@ def add_routes(app: FastAPI, endpoints: Endpoints, tokens: TokenEndpoints) -> No
     app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMS)(
         endpoints.create_chat_completion
     )
+    app.post("/v1/responses", response_model=ResponsesReply, responses=STREAMS)(
+        endpoints.create_response
+    )
+    app.api_route(
+        "/v1/responses/{response_id:path}",
+        methods=["GET", "POST", "DELETE"],
+        include_in_schema=False,
+    )(refuse)
     app.get("/v1/models", responses=ERRORS)(endpoints.list_models)
     app.get("/v1/models/{model_id:path}", responses=ERRORS)(endpoints.get_model)
     app.post("/tokenize", response_model=Tokens, responses=ERRORS)(tokens.tokenize)

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from api.constraints import CONSTRAINT_FIELDS, to_constraint
 from api.tool_calls import for_calls_alone
-from errors import bad_request
-from generation import Calls, Constraint, Decoding
-from protocol import CompletionRequest, GenerationFields, Request, ResponseFormat, StructuredOutputs
+from generation import Calls, Decoding
+from protocol import CompletionRequest, GenerationFields, Request
 
 OTHER_NAMES = {"max_new_tokens": "max_tokens"}
 """Of transformers' generation config."""
@@ -50,10 +50,11 @@ def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
     Raises APIError (400) where two fields say what the reply must look like. `max_tokens` is what was asked for, not
     yet what there is room for.
     """
+    sent = body.model_fields_set
     is_greedy = body.temperature == 0 or body.top_p == 0 or not body.do_sample
     is_beam_search = body.use_beam_search or body.num_beams > 1
     penalty = body.repetition_penalty
-    if is_beam_search and "repetition_penalty" not in body.model_fields_set:
+    if is_beam_search and "repetition_penalty" not in sent:
         penalty = 1.0  # the default of sampling is not meant for beams
     decoding = Decoding(
         max_tokens=_max_tokens(body),
@@ -81,7 +82,7 @@ def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
         logit_bias=body.logit_bias,
         allowed_token_ids=body.allowed_token_ids,
         alternatives=_alternatives(body),
-        constraint=_to_constraint(body),
+        constraint=to_constraint(body) if CONSTRAINT_FIELDS & sent else None,
         calls=calls,
     )
     return for_calls_alone(decoding) if decoding.is_call else decoding
@@ -100,38 +101,3 @@ def _alternatives(body: Request) -> int | None:
     if isinstance(body, CompletionRequest):
         return body.logprobs
     return body.top_logprobs if body.logprobs else None
-
-
-def _to_constraint(body: Request) -> Constraint | None:
-    """What the reply must look like; None: any text. Raises APIError (400) where two fields say it."""
-    constraint = None
-    if body.structured_outputs is not None:
-        constraint = _from_structured_outputs(body.structured_outputs)
-    if body.response_format is not None and body.response_format.type != "text":
-        if constraint is not None:
-            reason = "'structured_outputs' cannot be combined with 'response_format'."
-            raise bad_request(reason, "structured_outputs")
-        constraint = Constraint("response_format", "schema", _schema_of(body.response_format))
-    return constraint
-
-
-def _from_structured_outputs(outputs: StructuredOutputs) -> Constraint:
-    """vLLM's words for a constraint, exactly one of which was sent."""
-    param = "structured_outputs"
-    if outputs.choice:
-        return Constraint(param, "choice", tuple(outputs.choice))
-    if outputs.regex is not None:
-        return Constraint(param, "regex", outputs.regex)
-    if outputs.grammar is not None:
-        return Constraint(param, "grammar", outputs.grammar)
-    schema = {"type": "object"} if outputs.json_ is None else outputs.json_
-    return Constraint(param, "schema", schema)
-
-
-def _schema_of(response_format: ResponseFormat) -> dict[str, Any]:
-    """The schema of a format; of the type `json_object` the reply is an object, whatever its schema says besides."""
-    wrapped = response_format.json_schema
-    schema = response_format.schema_ if wrapped is None else wrapped.schema_
-    if response_format.type == "json_schema" and schema is not None:
-        return schema
-    return {"type": "object", **(schema or {})}

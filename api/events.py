@@ -45,6 +45,11 @@ def to_json_event(item: Any) -> bytes:
     return to_event(to_event_json(item))
 
 
+def to_named_event(item: Any) -> bytes:
+    """A model as an event that has its `type` as its name too."""
+    return b"event: %b\n%b" % (item.type.encode(), to_json_event(item))
+
+
 def to_failure_event(failure: APIError) -> bytes:
     """The error body of a failure after the first byte of a stream."""
     return to_event(escape_separators(failure.to_json()))

@@ -26,10 +26,6 @@ OFF, ONE = Foreign(neutral=(0, False)), Foreign(neutral=(1,))
 
 FOREIGN_FIELDS = {
     # vLLM's
-    "guided_json": STRUCTURED,
-    "guided_choice": STRUCTURED,
-    "guided_regex": STRUCTURED,
-    "guided_grammar": STRUCTURED,
     "prompt_logprobs": Foreign("'echo' with 'logprobs' on /v1/completions"),
     "prompt_embeds": Foreign("'prompt'"),
     "chat_template": Foreign("the server's --prompt-template"),

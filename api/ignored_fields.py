@@ -10,9 +10,11 @@ from starlette.responses import Response
 from api.conversation import unshown_names
 from api.tool_calls import CALL_FIELDS, unused_fields
 from generation import Decoding
-from protocol import ChatCompletionRequest, Request
+from protocol import ChatCompletionRequest, GuidedFields, Request
 
-MAX_NAMES, MAX_NAME_CHARACTERS = 20, 40
+MAX_NAMES, MAX_NAME_CHARACTERS = 10, 40
+PLAIN = "!#$&()*+-./:;<=>?@[]^_{|}~"
+"""Besides letters and digits, the characters that a name in the header has as they are."""
 
 UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
 UNUSED_IF_TOP_P_IS_0 = ("temperature", "top_k", "min_p", "seed", "best_of")
@@ -24,6 +26,8 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
     """Fields that were sent and have no effect: unknown ones, and what this way of decoding has no use for."""
     sent = body.model_fields_set
     names = body.unknown_fields + [name for name in _unused(body, decoding) if name in sent]
+    if body.structured_outputs is not None:
+        names += sorted(GuidedFields.model_fields.keys() & sent)
     if isinstance(body, ChatCompletionRequest):
         names += unshown_names(body.messages)
         if not CALL_FIELDS.isdisjoint(sent):
@@ -34,22 +38,34 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
 def _unused(body: Request, decoding: Decoding) -> Sequence[str]:
     """Fields that this way of decoding has no use for, whether they were sent or not."""
     if decoding.is_beam_search:
-        names = [*UNUSED_WITH_BEAMS]
-        if body.do_sample:
-            names.append("do_sample")
-        if body.num_beams > 1:
-            names.append("best_of")
-        return names
+        return _unused_with_beams(body)
     if not decoding.is_greedy:
         return UNUSED_WITHOUT_BEAMS
-    if body.top_p == 0 and "top_p" in body.model_fields_set:
-        return UNUSED_WITHOUT_BEAMS + UNUSED_IF_TOP_P_IS_0
-    return UNUSED_WITHOUT_BEAMS + UNUSED_IF_GREEDY
+    return UNUSED_WITHOUT_BEAMS + _unused_if_greedy(body)
+
+
+def _unused_if_greedy(body: Request) -> tuple[str, ...]:
+    is_top_p_0 = body.top_p == 0 and "top_p" in body.model_fields_set
+    return UNUSED_IF_TOP_P_IS_0 if is_top_p_0 else UNUSED_IF_GREEDY
+
+
+def _unused_with_beams(body: Request) -> Sequence[str]:
+    names = [*UNUSED_WITH_BEAMS]
+    if body.do_sample:
+        names.append("do_sample")
+    if body.num_beams > 1:
+        names.append("best_of")
+    return names
 
 
 def ignored_header(fields: Sequence[str]) -> dict[str, str]:
-    """The header that names `fields`, percent-encoded, cut to a length that proxies let through; none for no fields."""
-    names = [quote(name[:MAX_NAME_CHARACTERS]) for name in fields[:MAX_NAMES]]
+    """The header that names `fields`, cut to a length that proxies let through; none for no fields.
+
+    Characters that are not `PLAIN`, such as those of other scripts, are percent-encoded as UTF-8.
+    """
+    names = [quote(name[:MAX_NAME_CHARACTERS], PLAIN) for name in fields[:MAX_NAMES]]
+    if len(fields) > MAX_NAMES:
+        names.append(f"and {len(fields) - MAX_NAMES} more")
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from errors import APIError
+from errors import APIError, shown
 
 MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
 
@@ -32,15 +32,7 @@ def check_model(asked: str | None, served: Sequence[str]) -> str:
     if asked is None:
         return served[0]
     if asked not in served:
-        named, names = _shown(asked, MAX_NAME_SHOWN), _shown("', '".join(served), MAX_NAMES_SHOWN)
+        named, names = shown(asked, MAX_NAME_SHOWN), shown("', '".join(served), MAX_NAMES_SHOWN)
         message = f"The model '{named}' does not exist. Served here: '{names}'."
         raise APIError(404, message, param="model", code="model_not_found")
     return asked
-
-
-def _shown(name: str, limit: int) -> str:
-    """A text as it may stand in a message: cut, and with nothing in it that moves a cursor or breaks a line."""
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:limit]
-    )
-    return escaped if len(escaped) <= limit and len(name) <= limit else f"{escaped[: limit - 1]}…"

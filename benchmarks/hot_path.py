@@ -23,7 +23,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from load import Load, run
+from load import RESPONSES, Load, run
 from servers import NAME, ROOT, cpu_seconds, process
 
 sys.path.insert(0, str(ROOT))
@@ -64,6 +64,7 @@ WORDS = (
     "🙂",
 )
 STREAM = Load("a chunk of a stream", 32, 256)
+RESPONSE = replace(STREAM, name="an event of a streamed response", path=RESPONSES)
 PLAIN = Load("a plain request", 32, 16, 16, is_streamed=False)
 SHAPES = ((32, 128), (32, 2000), (256, 128))
 ROUNDS = 5
@@ -236,6 +237,17 @@ def server_cpu(load: Load, url: str, pid: int) -> float:
     return cpu_seconds(pid) - began
 
 
+def compare(url: str, pid: int) -> None:
+    """Print what an event of a response costs the whole server beside a chunk of a chat, asked in turn."""
+    costs = [
+        [server_cpu(load, url, pid) / load.all_tokens for load in (STREAM, RESPONSE)]
+        for _ in range(2 * ROUNDS + 1)
+    ][1:]
+    chat, response = (median(column) * 1e6 for column in zip(*costs, strict=True))
+    ratio = median(response / chat for chat, response in costs)
+    print(f"{RESPONSE.name}: {response:.2f} µs, {ratio:.2f} times {STREAM.name} ({chat:.2f} µs)\n")
+
+
 def dumps() -> float:
     """Seconds of CPU that `json.dumps` of one chunk takes."""
     choice: dict[str, Any] = {
@@ -333,6 +345,7 @@ def main() -> int:
                 *(url, pid),
             ),
         }
+        compare(url, pid)
         for connections, tokens in SHAPES:
             load = replace(STREAM, connections=connections, tokens=tokens)
             cost = median(server_cpu(load, url, pid) for _ in range(ROUNDS)) / load.all_tokens

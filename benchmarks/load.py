@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 EVENT = b"data: "
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 TIMEOUT = 600
 
@@ -28,6 +29,7 @@ class Load:
     tokens: int
     requests: int = 1
     is_streamed: bool = True
+    path: str = CHAT
 
     @property
     def all_requests(self) -> int:
@@ -39,11 +41,10 @@ class Load:
 
     def body(self, question: str, model: str) -> bytes:
         """The body of a request, the same for every server: greedy, with nothing left to a server's defaults."""
-        fields = {
-            "model": model,
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": self.tokens,
-        }
+        messages = [{"role": "user", "content": question}]
+        fields = {"model": model, "messages": messages, "max_tokens": self.tokens}
+        if self.path == RESPONSES:
+            fields = {"model": model, "input": messages, "max_output_tokens": self.tokens}
         sampling = {
             "temperature": 0,
             "top_p": 1,
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._ended = asyncio.get_running_loop().create_future()
         self._received, self._head, self._events, self._length = 0, b"", 0, 0
-        self._usage = re.compile(rb'"completion_tokens": ?%d\b' % tokens)
+        self._usage = re.compile(rb'"(?:completion|output)_tokens": ?%d\b' % tokens)
         self._tail, self._has_usage = b"", False
         self._asked = self._arrived = time.perf_counter()
         self._transport.write(request)
@@ -141,12 +142,9 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-def to_request(url: str, body: bytes) -> bytes:
-    host = urlsplit(url).netloc.encode()
-    head = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
-        % host
-    )
+def to_request(url: str, path: str, body: bytes) -> bytes:
+    host = urlsplit(url).netloc
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n".encode()
     return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -158,7 +156,7 @@ async def run(url: str, load: Load, questions: Sequence[str], model: str) -> Tim
         await loop.create_connection(lambda: Connection(timings), address.hostname, address.port)
         for _ in range(load.connections)
     ]
-    requests = [to_request(url, load.body(question, model)) for question in questions]
+    requests = [to_request(url, load.path, load.body(question, model)) for question in questions]
 
     async def ask_all(number: int, connection: Connection) -> None:
         for turn in range(load.requests):

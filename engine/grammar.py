@@ -76,7 +76,7 @@ def _reply_rules(constraint: Constraint) -> str:
         case "regex":
             return f"/{llguidance.regex_to_lark(constraint.value)}/"
         case "grammar":
-            return f"%lark {{\n{_to_lark(constraint.value)}\n}}"
+            return f"%lark {{\n{_to_lark(constraint.value, constraint.param)}\n}}"
         case "schema":
             return _json_rule(constraint.value)
 
@@ -142,21 +142,22 @@ def _cached_json_rule(schema_json: str) -> str:
 
 
 @lru_cache(8)
-def _to_lark(grammar: str) -> str:
-    """Translate a grammar in GBNF to Lark, and leave one in Lark as it is.
+def _to_lark(grammar: str, param: str) -> str:
+    """Translate a grammar in GBNF to Lark, and leave one in Lark as it is, such as any with llguidance's options.
+
+    Options do no harm within `%lark { … }`: that nothing is forced holds if any part of a grammar says it.
 
     Raises APIError (400) for GBNF that is not valid, and for control tokens, which no client may have the model write.
     """
-    if GBNF_RULE.search(grammar):
+    if GBNF_RULE.search(grammar) and not grammar.lstrip().startswith("%llguidance"):
         try:
             grammar = gbnf_to_lark(grammar)
         # llguidance's parser raises bare Exceptions, and RecursionError.
         except Exception as failure:
-            raise _refused("structured_outputs", "the grammar is not valid GBNF") from failure
+            raise _refused(param, "the grammar is not valid GBNF") from failure
     if LARK_CONTROL_TOKEN.search(LARK_LITERALS.sub("", grammar)):
-        raise _refused(
-            "structured_outputs", "a grammar cannot have control tokens; text is written in quotes"
-        )
+        reason = "a grammar cannot have control tokens; text is written in quotes"
+        raise _refused(param, reason)
     return grammar
 
 

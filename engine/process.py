@@ -24,8 +24,11 @@ ENVIRONMENT = {
     **{"TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"},
 }
 """Variables of the server and the engine's processes, where the user has not set them."""
-QUIET = {"TRANSFORMERS_VERBOSITY": "error"}
-"""Further ones, unless the log is wanted: transformers warns of each key of config.json that it does not know."""
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "LLGUIDANCE_LOG_LEVEL": "0"}
+"""Further ones, unless the log is wanted: transformers warns of each key of config.json that it does not know.
+
+llguidance's warnings have parts of a client's grammar.
+"""
 FAILING_LOGS = (
     *("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor"),
     *("vllm.v1.engine.async_llm", "vllm.transformers_utils.repo_utils"),

@@ -28,7 +28,9 @@ def to_sampling_params(
     are without it. vLLM refuses n > 1 with greedy sampling, where all choices are equal: `n` is 1 then.
     """
     _check_token_ids(decoding, vocabulary_size)
-    grammar = to_grammar(decoding.constraint, decoding.calls, prompt.answer_lead)
+    grammar = None
+    if decoding.constraint or decoding.calls:
+        grammar = to_grammar(decoding.constraint, decoding.calls, prompt.answer_lead)
     is_streamed = decoding.stream and not decoding.takes_best
     min_tokens = decoding.min_tokens
     if min_tokens and prompt.lead_ids:

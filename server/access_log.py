@@ -22,9 +22,8 @@ CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that disconnects before its reply; it is sent to nobody."""
 REQUEST_ID = re.compile(r"[ -~]{1,128}")
 """A client's `X-Request-Id` that is used: printable ASCII, of no unreasonable length."""
-MAX_LOGGED_TEXTS = 4
-MAX_LOGGED_CHARACTERS = 1000
-"""Of each prompt and each reply that is logged."""
+MAX_LOGGED_TEXTS, MAX_LOGGED_CHARACTERS = 4, 1000
+"""How many prompts and replies of a request are logged, and how much of each."""
 
 Log = Callable[[str], None]
 """Takes a line of the log, and returns before it is written."""
@@ -59,6 +58,7 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                record.ignored = dict(message["headers"]).get(b"x-ignored-parameters", b"").decode()
                 message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
             await send(message)
 
@@ -106,6 +106,8 @@ def _to_fields(method: str, record: RequestRecord, status: int, began: float) ->
             fields["first_token_s"] = round(generation.began - began, 3)
         fields["finish_reason"] = ",".join(dict.fromkeys(generation.finish_reasons)) or None
         fields |= record.texts
+    if record.ignored:
+        fields["ignored"] = record.ignored.replace(", ", ",")
     fields["total_s"] = round(time.monotonic() - began, 3)
     return fields
 

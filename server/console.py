@@ -8,11 +8,13 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from protocol import CompletionRequest
 from server.access_log import Log
-from settings import Settings, print_stderr
+from server.sockets import network_host
+from settings import EVERY_ADDRESS, Settings, print_stderr
 
 SHOWN_FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
 """Sampling fields whose defaults the banner shows."""
@@ -62,7 +64,7 @@ def banner(
     max_model_len: int,
     defaults: Mapping[str, Any],
 ) -> str:
-    """What is served and where, in some lines, and a request to try it with.
+    """What is served, the base URL that clients are given, and a request to try it with.
 
     `encoder` is in words what encodes the prompts; `defaults` are those of `--override-generation-config`, by field.
     """
@@ -71,7 +73,7 @@ def banner(
     name = settings.model_names[0]
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
     curl = "curl"
-    where = settings.url
+    where = f"{settings.url}/v1"
     if settings.uds is not None:
         curl = f"curl --unix-socket {shlex.quote(settings.uds)}"
         where = f"{settings.url} on {settings.uds}"
@@ -83,13 +85,21 @@ def banner(
     sampling = ", ".join(f"{field} {value}" for field, value in shown.items())
     return f"""
   Ready at   {where}  (docs: {settings.url}/docs)
-  model      {name}{origin}
+{_network_line(settings)}  model      {name}{origin}
   template   {template}, context {max_model_len} tokens
   encoder    {encoder}
   sampling   {sampling}
   try        {curl} {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'
 {warning}"""
+
+
+def _network_line(settings: Settings) -> str:
+    """The line with the base URL for other machines, where the server listens at every address of this one."""
+    host = network_host(settings.host) if settings.host in EVERY_ADDRESS else ""
+    if not host or settings.uds is not None:
+        return ""
+    return f"  network    {replace(settings, host=host).url}/v1\n"
 
 
 def log_writer(settings: Settings) -> Log | None:

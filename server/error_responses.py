@@ -27,8 +27,6 @@ def to_api_error(failure: BaseException, request_id: str = "unknown") -> APIErro
             return failure
         case ClientDisconnect():
             return bad_request("The request body did not arrive.")
-        case HTTPException(status_code=404):
-            return APIError(404, "Unknown path.", code="not_found")
         case HTTPException():
             return APIError(failure.status_code, f"{failure.detail}.", headers=failure.headers)
     logger.error("unexpected failure of request %s", request_id, exc_info=failure)
@@ -36,5 +34,5 @@ def to_api_error(failure: BaseException, request_id: str = "unknown") -> APIErro
 
 
 async def answer_failure(_: Request, failure: Exception) -> Response:
-    """Starlette's exception handler for requests that no route answers: unknown paths (404), wrong methods (405)."""
+    """Starlette's exception handler for requests that no endpoint answers, such as those of a wrong method (405)."""
     return to_response(to_api_error(failure))

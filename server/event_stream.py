@@ -63,7 +63,7 @@ class StreamFormat:
     to_failure_event: Callable[[APIError], bytes]
     """The event for a failure that comes when the status has been sent."""
     last_event: bytes
-    """The event that ends every stream."""
+    """The event that ends every stream, or nothing."""
 
 
 class EventStream(Response):
@@ -153,7 +153,7 @@ class EventStream(Response):
             self._sent_at = now
         self._send_comment_later(self._sent_at + self._keep_alive - now)
 
-    async def _flush(self, last: bytes = b"") -> None:
+    async def _flush(self, last: bytes | None = None) -> None:
         """Send what waits once the client has read enough, with status and headers before; `last` ends the reply."""
         async with self._sending:
             if not self._has_begun:
@@ -162,8 +162,7 @@ class EventStream(Response):
                 )
                 self._has_begun = True
             events = self._waiting
-            await self._send(
-                {"type": "http.response.body", "body": events + last, "more_body": not last}
-            )
+            body, has_more = events + (last or b""), last is None
+            await self._send({"type": "http.response.body", "body": body, "more_body": has_more})
             self._waiting = self._waiting[len(events) :]
             self._sent_at = time.monotonic()

@@ -26,6 +26,8 @@ class RequestRecord:
     """The time for its body to arrive is over."""
     generation: Generation | None = None
     """What is generated for it, once it has been accepted."""
+    ignored: str = ""
+    """The fields of its body that have no effect, as the header of its reply names them."""
     texts: dict[str, list[str]] = field(default_factory=dict)
     """With `--log-requests`: `prompts` and `replies`, cut short."""
 

@@ -28,6 +28,22 @@ def to_port(bound: socket.socket) -> int:
     return 0 if bound.family == socket.AF_UNIX else int(bound.getsockname()[1])
 
 
+def network_host(host: str) -> str:
+    """By what name other machines reach this one if it listens at every address (`host`); empty if it has none.
+
+    It is the address that packets to elsewhere would come from (one of RFC 5737 or 3849, which nobody has), else the
+    machine's name. Nothing is sent.
+    """
+    family, elsewhere = socket.AF_INET, "192.0.2.1"
+    if host == "::":
+        family, elsewhere = socket.AF_INET6, "2001:db8::1"
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((elsewhere, 9))
+        return str(probe.getsockname()[0])
+    name = socket.gethostname()
+    return "" if name.startswith("localhost") else name
+
+
 def bind_sockets(settings: Settings) -> list[socket.socket]:
     """Listening sockets for every address of `--host`, all on one port; with `--port 0`, on one that is free.
 

@@ -1,7 +1,6 @@
 """uvicorn as it is run here: signals, requests that may end before the process does, an engine that dies."""
 
 import os
-import re
 import signal
 import socket
 import time
@@ -89,5 +88,5 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """uvicorn's settings: `Http1Connection` for connections, none of its access log, and the flags that it shares."""
     flags = {name: getattr(settings, name) for name in UVICORN_FLAGS}
     flags["timeout_graceful_shutdown"] = GRACEFUL_SECONDS
-    root_path = re.sub("/{2,}", "/", f"/{settings.root_path}").rstrip("/")
-    return uvicorn.Config(app, access_log=False, http=Http1Connection, root_path=root_path, **flags)
+    flags["root_path"] = settings.prefix
+    return uvicorn.Config(app, access_log=False, http=Http1Connection, **flags)

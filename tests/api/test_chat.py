@@ -134,6 +134,21 @@ def test_all_roles_are_read(
     assert text.endswith("</s><s>[INST] 函数 天气 的结果：晴 [/INST] </s><s>[INST]  [/INST]")
 
 
+def test_text_parts_of_the_responses_api_are_text(
+    client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
+) -> None:
+    kinds = {"user": "input_text", "assistant": "output_text"}
+    told = [("user", "杭州"), ("assistant", "西湖"), ("user", "在哪里？")]
+    messages = [
+        {"role": role, "content": [{"type": kinds[role], "text": text, "annotations": []}]}
+        for role, text in told
+    ]
+    reply = client.post(PATH, json={"messages": messages})
+    assert (reply.status_code, "X-Ignored-Parameters" in reply.headers) == (200, False)
+    text = demo_encoder.decode(engine.asked[0][0].ids)
+    assert text.endswith("杭州 [/INST] 西湖</s><s>[INST] 在哪里？ [/INST]")
+
+
 def test_nothing_of_a_message_is_dropped_silently(
     client: TestClient, engine: FakeEngine, demo_encoder: SentencePieceEncoder
 ) -> None:
@@ -145,7 +160,7 @@ def test_nothing_of_a_message_is_dropped_silently(
         {"role": "user", "content": "", "contnet": "乙"},
     ]
     reply = client.post(PATH, json={"messages": messages})
-    assert reply.headers["X-Ignored-Parameters"] == "messages%5B4%5D.contnet"
+    assert reply.headers["X-Ignored-Parameters"] == "messages[4].contnet"
     text = demo_encoder.decode(engine.asked[0][0].ids)
     assert text.endswith(
         '张三: 甲 [/INST] {"name": "天气", "arguments": {}}</s>'

@@ -57,12 +57,69 @@ def test_an_unknown_model_is_not_found(client: TestClient, path: str, ask: dict[
         ("POST", "/"),
         ("GET", "/v1/models/gpt-4"),
         ("POST", "/v1/embeddings"),
-        ("POST", "/v1/responses"),
         ("GET", "/v1/files"),
     ],
 )
 def test_unknown_paths_are_not_found(client: TestClient, method: str, path: str) -> None:
     assert error(client.request(method, path), 404).code in ("not_found", "model_not_found")
+
+
+BASE_URL = "the base URL of this server ends in /v1."
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/chat/completions", f"See /v1/chat/completions: {BASE_URL}"),
+        ("/completions", f"See /v1/completions: {BASE_URL}"),
+        ("/models", f"See /v1/models: {BASE_URL}"),
+        ("/models/gpt-4", f"See /v1/models: {BASE_URL}"),
+        ("/v1/v1/chat/completions", f"See /v1/chat/completions: {BASE_URL}"),
+        ("/v1/chat/completions/completions", f"See /v1/completions: {BASE_URL}"),
+        ("/api/v1/chat/completions", f"See /v1/chat/completions: {BASE_URL}"),
+        ("/api/chat", f"It has OpenAI's API, not Ollama's: {BASE_URL}"),
+        ("/v1/messages", "It has OpenAI's API, not Anthropic's: use /v1/chat/completions."),
+        ("/v1/v1/messages", "It has OpenAI's API, not Anthropic's: use /v1/chat/completions."),
+        ("/v1/embeddings", "It makes no embeddings: ask another server for them."),
+        ("/embeddings", "It makes no embeddings: ask another server for them."),
+        ("/v1/images/generations", "Its model writes text alone: ask another server for"),
+        ("/v1/audio/speech", "Its model writes text alone: ask another server for"),
+        ("/v1/rerank", "Its model writes text alone: ask another server for"),
+        ("/v1/moderations", "Its model writes text alone: ask another server for"),
+        ("/v1/files", "It keeps nothing between requests: send all that matters to /v1/chat"),
+        ("/v1/batches/x", "It keeps nothing between requests: send all that matters to /v1/chat"),
+        ("/v1/assistants", "It keeps nothing between requests: send all that matters to /v1/chat"),
+        ("/v1/tokenize", "See /tokenize, which is not under /v1."),
+        ("/v1/nothing", "Those that it has are at /docs."),
+        ("/", "Those that it has are at /docs."),
+    ],
+)
+def test_an_unknown_path_is_named_with_what_to_do(
+    client: TestClient, path: str, advice: str
+) -> None:
+    fault = error(client.post(path), 404)
+    assert (fault.code, fault.param) == ("not_found", None)
+    assert fault.message.startswith(f"This server has no path '{path}'. {advice}")
+    assert fault.message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ("/" + "a" * 5000, "/" + "a" * 62 + "…"),
+        ("/" + "%00" * 64, ("/" + "\\x00" * 16)[:63] + "…"),
+        ("/a%0D%0Ab%1B[31m", "/a\\r\\nb\\x1b[31m"),
+        ("/%E2%80%AE%E2%80%A8", "/\\u202e\\u2028"),
+        ("/" + "%F0%9F%98%80" * 64, "/" + "😀" * 62 + "…"),
+        ("/%22%3Cscript%3E", '/"<script>'),
+        ("/a//b/?key=secret", "/a/b"),
+    ],
+)
+def test_a_path_is_named_shortly_and_without_control_characters(
+    client: TestClient, sent: str, named: str
+) -> None:
+    fault = error(client.get(sent), 404)
+    assert fault.message == f"This server has no path '{named}'. Those that it has are at /docs."
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,9 @@ from tests.support.replies import error
             "structured_outputs",
         ),
         (CHAT, {**TALK, "tool_choice": "required"}, "tool_choice"),
+        (CHAT, {**TALK, "modalities": ["text", "audio"]}, "modalities[1]"),
+        (CHAT, {**TALK, "modalities": ["audio"], "audio": {"voice": "a"}}, "modalities[0]"),
+        (CHAT, {**TALK, "modalities": "audio"}, "modalities"),
         (CHAT, {**TALK, "num_beams": 2, "presence_penalty": 1}, "presence_penalty"),
     ],
 )
@@ -176,7 +179,6 @@ def test_a_wrong_field_is_named(
 @pytest.mark.parametrize(
     ("path", "fields", "successor"),
     [
-        (COMPLETIONS, {**ASK, "guided_choice": ["a"]}, "structured_outputs"),
         (CHAT, {**TALK, "prompt_logprobs": 1}, "echo"),
         (COMPLETIONS, {**ASK, "prompt_logprobs": 0}, "echo"),
         (CHAT, {**TALK, "chat_template": "{{ messages }}"}, "--prompt-template"),
@@ -191,7 +193,6 @@ def test_a_wrong_field_is_named(
         (CHAT, {**TALK, "add_generation_prompt": False}, "assistant"),
         (COMPLETIONS, {**ASK, "add_special_tokens": False}, "token ids"),
         (COMPLETIONS, {**ASK, "return_tokens_as_token_ids": True}, "return_token_ids"),
-        (CHAT, {**TALK, "guided_json": {}}, "structured_outputs"),
     ],
 )
 def test_a_field_of_former_times_names_its_successor(
@@ -234,6 +235,8 @@ def test_a_foreign_field_that_changes_nothing_is_named_in_the_header(
         ([{"type": "text", "txt": "a"}], 0, "needs 'text'"),
         (["a", {"type": "text", "text": None}], 1, "needs 'text'"),
         ([{"type": "refusal", "text": "a"}], 0, "needs 'refusal'"),
+        ([{"type": "input_text", "input_text": "a"}], 0, "needs 'text'"),
+        ([{"type": "input_image", "text": "a"}], 0, "type input_image"),
         ([{"text": "a"}], 0, "missing or unknown"),
         ([{"type": ["text"], "text": "a"}], 0, "missing or unknown"),
         (["a", None], 1, "a text part or a string"),

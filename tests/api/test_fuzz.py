@@ -15,16 +15,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from api.responses_protocol import ResponsesRequest
 from api.tokens import TokenizeRequest
 from protocol import ChatCompletionRequest, CompletionRequest
+from tests.support.bodies import RESPONSES
+from tests.support.replies import typed_events
 from tests.support.server_process import Server
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 PATHS: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatCompletionRequest,
+    RESPONSES: ResponsesRequest,
     "/tokenize": TokenizeRequest,
 }
+REQUIRED = {"/v1/chat/completions": "messages", RESPONSES: "input"}
+"""By path; others need a prompt."""
 ANSWERS = {200, 400, 404, 413, 503}
 
 texts = st.one_of(
@@ -63,9 +69,38 @@ messages = st.lists(
     ),
     max_size=4,
 )
+items = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(
+                ["message", "function_call", "function_call_output", "reasoning", "nonsense"]
+            ),
+            "role": st.sampled_from(["system", "user", "assistant", "nobody"]),
+            "content": texts | junk,
+            "call_id": texts,
+            "name": texts,
+            "arguments": texts | junk,
+            "output": texts | junk,
+        },
+    ),
+    max_size=4,
+)
 LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "prompt": texts | ids | st.lists(texts, max_size=3) | st.lists(ids, max_size=3),
     "messages": messages | texts,
+    "input": messages | items | texts,
+    "max_output_tokens": st.integers(-1, 8),
+    "include": st.just(["message.output_text.logprobs"]),
+    "truncation": st.sampled_from(["auto", "disabled"]),
+    "text": st.fixed_dictionaries(
+        {
+            "format": st.fixed_dictionaries(
+                {"type": st.sampled_from(["text", "json_object", "json_schema"])},
+                optional={"schema": schemas, "name": texts},
+            )
+        }
+    ),
     "model": st.just("chinese-llama-alpaca-2") | texts,
     "max_tokens": st.integers(-1, 8),
     "max_completion_tokens": st.integers(-1, 8),
@@ -92,9 +127,12 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
         max_size=2,
     ),
     "tools": st.lists(
-        st.fixed_dictionaries({"type": st.just("function"), "function": functions}), max_size=3
+        st.fixed_dictionaries({"type": st.just("function"), "function": functions})
+        | functions.map(lambda function: {"type": "function", **function}),
+        max_size=3,
     ),
     "tool_choice": st.sampled_from(["auto", "none", "required"])
+    | st.just({"type": "function", "name": "f"})
     | st.fixed_dictionaries(
         {"type": st.just("function"), "function": st.fixed_dictionaries({"name": st.just("f")})}
     ),
@@ -105,7 +143,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
 def asks(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A path, and a body that mostly has the required field and a few others, some of them nonsense."""
     path = draw(st.sampled_from([*PATHS]))
-    required = "messages" if "chat" in path else "prompt"
+    required = REQUIRED.get(path, "prompt")
     names = draw(
         st.lists(st.sampled_from([*PATHS[path].model_fields, "unknown"]), max_size=5, unique=True)
     )
@@ -147,6 +185,9 @@ def check(http: httpx.Client, path: str, content: bytes) -> None:
     if reply.status_code != 200:
         assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
         assert len(reply.content) <= 1024
+    elif reply.headers["content-type"].startswith("text/event-stream") and path == RESPONSES:
+        last = typed_events(reply.text)[-1]
+        assert last["type"] in ("response.completed", "response.incomplete"), last
     elif reply.headers["content-type"].startswith("text/event-stream"):
         *frames, end = reply.text.split("\n\n")
         assert (frames[-1], end) == ("data: [DONE]", "")

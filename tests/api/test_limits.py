@@ -13,11 +13,12 @@ from fastapi.testclient import TestClient
 
 from prompts.encoder import SentencePieceEncoder
 from server.offload import PausingThread
-from tests.support.bodies import ASK, CHAT, COMPLETIONS, TALK
+from tests.support.bodies import ASK, CHAT, COMPLETIONS, RESPONSES, TALK
 from tests.support.fake_engine import FakeEngine
 from tests.support.replies import error
 
 TOOL = {"type": "function", "function": {"name": "f"}}
+FLAT_TOOL, SAY = {"type": "function", "name": "f"}, {"input": "a"}
 LIMITS = [
     (COMPLETIONS, ASK, "n", 128, 129),
     (COMPLETIONS, ASK, "best_of", 128, 129),
@@ -50,6 +51,12 @@ LIMITS = [
         *([{"role": "assistant", "tool_calls": [1] * many}] for many in (128, 129)),
     ),
     (CHAT, TALK, "tools", [TOOL] * 128, [TOOL] * 129),
+    (RESPONSES, {}, "input", *([{"role": "user", "content": "a"}] * many for many in (4095, 4096))),
+    (RESPONSES, SAY, "tools", [FLAT_TOOL] * 128, [FLAT_TOOL] * 129),
+    (RESPONSES, SAY, "include", ["a"] * 64, ["a"] * 65),
+    (RESPONSES, SAY, "top_logprobs", 20, 21),
+    (RESPONSES, SAY, "metadata", *(dict.fromkeys(map(str, range(many)), "a") for many in (16, 17))),
+    (RESPONSES, SAY, "metadata", {"a" * 64: "a" * 512}, {"a" * 65: "a"}),
     (COMPLETIONS, ASK, "structured_outputs", {"choice": ["a"] * 1000}, {"choice": ["a"] * 1001}),
     (COMPLETIONS, ASK, "structured_outputs", {"choice": ["a" * 1024]}, {"choice": ["a" * 1025]}),
     (COMPLETIONS, ASK, "structured_outputs", {"regex": "a" * 16384}, {"regex": "a" * 16385}),

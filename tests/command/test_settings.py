@@ -185,3 +185,4 @@ def test_a_mark_before_a_config_file_is_no_part_of_it(tmp_path: Path) -> None:
 def test_the_url_that_the_banner_shows(host: str, url: str) -> None:
     assert Settings(host=host, port=80).url == url
     assert Settings(host=host, port=80, ssl_certfile="c").url == url.replace("http", "https")
+    assert Settings(host=host, port=80, root_path="llm/").url == f"{url}/llm"

@@ -13,6 +13,7 @@ def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(
     server: Server,
 ) -> None:
     banner = "".join(server.shown)
+    assert f"  Ready at   {server.url}/v1  (docs: {server.url}/docs)\n" in banner
     assert "alpaca-2" in banner
     assert "temperature 0.2, top_p 0.9, top_k 40, repetition_penalty 1.1, max_tokens 512" in banner
     command = banner[banner.index("curl ") :].replace("curl ", "curl -sS --fail-with-body ", 1)

@@ -361,6 +361,10 @@ def test_other_references_may_have_any_name_too(
             f"{text}xx",
         ),
         lambda text: ({"structured_outputs": {"grammar": f'root ::= "{text}" [x]'}}, f"{text}x"),
+        lambda text: (
+            {"guided_grammar": f'%llguidance {{"no_forcing": false}}\nstart: "{text}" /x/'},
+            f"{text}x",
+        ),
         lambda text: (json_schema({"const": text}), f'"{text}"'),
         lambda text: (json_schema({"enum": [text, 1]}), f'"{text}"'),
         lambda text: (json_schema({"type": "string", "pattern": f"^{text}$"}), f'"{text}"'),
@@ -381,7 +385,18 @@ def test_other_references_may_have_any_name_too(
             f'{{"name": "f", "arguments": {{"{text}": 1}}}}',
         ),
     ],
-    ids=["choice", "regex", "lark", "gbnf", "const", "enum", "pattern", "property", "tools"],
+    ids=[
+        "choice",
+        "regex",
+        "lark",
+        "gbnf",
+        "options",
+        "const",
+        "enum",
+        "pattern",
+        "property",
+        "tools",
+    ],
 )
 def test_text_that_spells_a_control_token_is_text(
     compiler: GrammarCompiler, text: str, kind: Callable[[str], tuple[dict[str, Any], str]]
@@ -406,6 +421,65 @@ def test_a_grammar_that_asks_for_a_control_token_is_a_400(token: str, place: str
     with pytest.raises(APIError, match="control tokens") as failure:
         grammar(structured_outputs={"grammar": place.format(token)})
     assert (failure.value.status, failure.value.param) == (400, "structured_outputs")
+
+
+GUIDANCES = {
+    "gen": ("start: a\na[capture, max_tokens=10]: A\nA: /(?s:.*)/", ["你好", "a"], []),
+    "gen with a stop": (
+        'start: tag\ntag: "<b>" c "</b>"\nc[capture, stop="</b>"]: C\nC: /(?s:.*)/',
+        ["<b>你</b>"],
+        ["<b>", "<b>你</b>好"],
+    ),
+    "select": (
+        'start: x\nx[capture]: X\n\nX: "甲"\n     | "root ::="\n\n',
+        ["甲", "root ::="],
+        ["乙"],
+    ),
+    "json": (
+        'start: j\n\nj[capture]: %json {\n  "properties": {"n": {"type": "integer"}},\n'
+        '  "required": ["n"],\n  "type": "object",\n'
+        '  "x-guidance": {"whitespace_flexible": false, "whitespace_pattern": null}\n}\n',
+        ['{"n":1}'],
+        ['{"n": 1}', "{}"],
+    ),
+}
+"""Grammars as guidance's client writes them, without the options that they begin with; what keeps and breaks them."""
+
+
+@pytest.mark.parametrize("field", ["structured_outputs", "guided_grammar"])
+@pytest.mark.parametrize(
+    "options", ["%llguidance {}\n\n", '\n %llguidance {"no_forcing": false}\n', ""]
+)
+@pytest.mark.parametrize(("rules", "kept", "broken"), GUIDANCES.values(), ids=GUIDANCES)
+def test_a_grammar_that_begins_with_llguidances_options_is_lark(
+    compiler: GrammarCompiler,
+    rules: str,
+    kept: list[str],
+    broken: list[str],
+    options: str,
+    field: str,
+) -> None:
+    lark = options + rules
+    fields = {field: lark if field == "guided_grammar" else {"grammar": lark}}
+    assert [text for text in kept if not is_kept(compiler, text, **fields)] == []
+    assert [text for text in broken if is_kept(compiler, text, **fields)] == []
+
+
+@pytest.mark.parametrize(
+    ("lark", "reason"),
+    [
+        ('%llguidance {}\nroot ::= "a"', "not valid"),
+        ("%llguidance {nothing}\nstart: /a/", "not valid"),
+        ("root ::= (", "the grammar is not valid GBNF"),
+    ],
+)
+def test_a_wrong_grammar_is_told_in_its_own_words(
+    compiler: GrammarCompiler, lark: str, reason: str
+) -> None:
+    with pytest.raises(APIError) as failure:
+        compiler.compile(grammar(guided_grammar=lark), LEAD, "guided_grammar")
+    assert str(failure.value) == f"What 'guided_grammar' asks for cannot be kept: {reason}."
+    assert failure.value.param == "guided_grammar"
 
 
 def test_what_only_looks_like_a_control_token_is_none(compiler: GrammarCompiler) -> None:

@@ -89,6 +89,17 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[str], object]]] = {
         {"structured_outputs": {"grammar": 'root ::= "a" [0-9] [0-9]'}},
         lambda text: re.fullmatch("a[0-9]{2}", text),
     ),
+    "a schema by its former name": ({"guided_json": json.dumps(CITY)}, keeps_city),
+    "guidance's client": (
+        {
+            "guided_grammar": "start: /[0-9]/",
+            "structured_outputs": {
+                "grammar": '%llguidance {}\n\nstart: f\nf: "北" c " " d\nc[capture, max_tokens=3]: C\n'
+                'C: /[一二]+/\nd[capture]: D\n\nD: "甲"\n     | "乙"\n'
+            },
+        },
+        lambda text: re.fullmatch("北[一二]+ [甲乙]", text),
+    ),
 }
 
 
@@ -120,6 +131,14 @@ def test_a_stream_joins_to_the_plain_reply(http: httpx.Client, kind: str) -> Non
     plain = http.post(CHAT, json=ask).json()["choices"][0]["message"]["content"]
     chunks = events(http.post(CHAT, json={**ask, "stream": True}).text)
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == plain
+
+
+def test_what_a_grammar_says_is_not_on_the_terminal(server: Server, http: httpx.Client) -> None:
+    """llguidance warns of each end of a rule that it cannot take back."""
+    lark = '%llguidance {}\nstart: "x" a\na[stop="marker"]: "y"'
+    reply = http.post(CHAT, json={"messages": QUESTION, "structured_outputs": {"grammar": lark}})
+    assert reply.json()["choices"][0]["message"]["content"] == "xymarker"
+    assert not [line for line in server.lines if "backtrack" in line or "marker" in line]
 
 
 @pytest.mark.parametrize("key", ["answer", "city", "summary", "名称"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from api.responses_protocol import ResponsesRequest
 from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields
 from settings import DEMO_MODEL, Settings
 from tests.support.paths import ROOT
@@ -162,6 +163,13 @@ def codes() -> Iterator[str]:
                 )
 
 
+def fields_of(model: type[GenerationFields]) -> set[str]:
+    """The fields of a body; of a response's those that it declares itself, for the others are a completion's."""
+    if model is ResponsesRequest:
+        return {*ResponsesRequest.__annotations__}
+    return {*model.model_fields}
+
+
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
 def test_every_flag_stands_in_one_table_with_its_default(setting: Field[Any]) -> None:
     default = getattr(Settings(), setting.name)
@@ -178,15 +186,27 @@ def test_every_flag_stands_in_one_table_with_its_default(setting: Field[Any]) ->
         assert cell == "`{}`"
 
 
-@pytest.mark.parametrize("model", [CompletionRequest, ChatCompletionRequest])
+@pytest.mark.parametrize(
+    ("model", "header"),
+    [
+        (CompletionRequest, "field"),
+        (ChatCompletionRequest, "field"),
+        (ResponsesRequest, "field of a response"),
+    ],
+)
 def test_every_request_field_stands_in_one_table_with_its_default(
-    model: type[GenerationFields],
+    model: type[GenerationFields], header: str
 ) -> None:
-    table = named("field")
-    for name, field in model.model_fields.items():
+    table = named(header)
+    for name in fields_of(model):
+        field = model.model_fields[name]
         cell = table[name].cells[1]
         if field.is_required():
             assert cell == "required"
+        elif isinstance(field.json_schema_extra, dict) and "default" in field.json_schema_extra:
+            assert cell == f"`{field.json_schema_extra['default']}`", name
+        elif field.default_factory is not None:
+            assert cell == "none", name
         elif isinstance(field.default, bool):
             assert cell in (f"`{str(field.default).lower()}`", "none"), name
         elif field.default not in NO_DEFAULTS or field.default == 0:
@@ -202,6 +222,7 @@ def test_no_table_tells_of_a_flag_or_field_that_does_not_exist() -> None:
         *CompletionRequest.model_fields,
         *ChatCompletionRequest.model_fields,
     }
+    assert set(named("field of a response")) == fields_of(ResponsesRequest)
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)

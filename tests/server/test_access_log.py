@@ -94,7 +94,8 @@ def test_a_request_has_one_line_without_its_text(
             "generated_tokens": 4,
             "first_token_s": answered["first_token_s"],
         },
-        **{"finish_reason": "stop", "total_s": answered["total_s"]},
+        **{"finish_reason": "stop", "ignored": "%E7%A7%98%E5%AF%86-marker"},
+        "total_s": answered["total_s"],
     }
     assert abs(answered["time"] - time.time()) < 60
     assert 0 <= answered["first_token_s"] <= answered["total_s"] < 10
@@ -102,6 +103,34 @@ def test_a_request_has_one_line_without_its_text(
     assert (refused["status"], unknown["status"], unknown["path"]) == (400, 404, "other")
     assert SECRET not in caplog.text
     assert not [line for line in lines() if SECRET in line]
+
+
+@pytest.mark.parametrize(
+    ("path", "ask"),
+    [
+        ("/v1/completions", ASK),
+        ("/v1/completions", {**ASK, "stream": True}),
+        ("/v1/chat/completions", {"messages": "你好"}),
+        ("/tokenize", ASK),
+    ],
+)
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_is_ignored_is_in_the_line_as_in_the_header(
+    serve: Callable[..., TestClient],
+    lines: Callable[[], list[str]],
+    log_format: str,
+    path: str,
+    ask: dict[str, object],
+) -> None:
+    client = serve(log_format=log_format)
+    sent = {"typo": 1, "b\nid=1 ": 2, **{f"f{at}": 3 for at in range(20)}}
+    client.post(path, json={**ask, **sent})
+    client.post(path, json=ask)
+    told, quiet = lines()
+    shown = f"typo,b%0Aid=1%20,{','.join(f'f{at}' for at in range(8))},and 12 more"
+    assert (json.loads(told)["ignored"] if log_format == "json" else told).count(shown) == 1
+    assert log_format == "json" or f" ignored={shown} total_s=" in told
+    assert "ignored" not in quiet
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -61,7 +61,7 @@ PRIVATE = {
     ids=str,
 )
 @pytest.mark.parametrize(
-    "path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize"]
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/tokenize"]
 )
 def test_a_public_page_may_ask_a_server_in_a_private_network(
     serve: Callable[..., TestClient], settings: dict[str, Any], origin: str, path: str

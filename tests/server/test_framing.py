@@ -11,10 +11,10 @@ import pytest
 from generation import Delta
 from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
-from tests.support.bodies import ASK, CHAT, COMPLETIONS
+from tests.support.bodies import ASK, CHAT, COMPLETIONS, RESPONSES
 from tests.support.fake_engine import FakeEngine
 from tests.support.polling import wait_for
-from tests.support.replies import error, events
+from tests.support.replies import error, events, typed_events
 from tests.support.wire import HEAD, exchange, parsed
 
 ASKS = {COMPLETIONS: {"prompt": "a"}, CHAT: {"messages": "a"}}
@@ -90,6 +90,11 @@ def test_an_old_client_gets_a_failure_in_a_stream_without_chunks(
         head, body = head_and_body(url, old(COMPLETIONS, {"prompt": "a", "stream": True}))
         assert head.startswith(b"http/1.1 500 ")
         assert f"content-length: {len(body)}".encode() in head
+
+
+def test_an_old_client_gets_the_stream_of_a_response_up_to_its_last_event(url: str) -> None:
+    _, body = head_and_body(url, old(RESPONSES, {"input": "a", "stream": True}))
+    assert typed_events(body.decode())[-1]["type"] == "response.completed"
 
 
 def test_an_old_client_that_leaves_a_stream_frees_the_engine(

@@ -13,18 +13,21 @@ from starlette.routing import Mount, Route
 from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
 from tests.support.fake_engine import FakeEngine
-from tests.support.replies import events
+from tests.support.replies import error, events
 
 ROOT_PATH = "/llm/api"
 KEY = {"Authorization": "Bearer a key"}
 ASKS: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "a"},
     "/v1/chat/completions": {"messages": "a"},
+    "/v1/responses": {"input": "a"},
     "/tokenize": {"prompt": "a"},
     "/detokenize": {"tokens": [5]},
 }
 READ = ["/v1/models", "/v1/models/{}", "/health", "/metrics", "/version", "/docs", "/openapi.json",
         "/static-offline-docs/swagger-ui.css"]  # fmt: skip
+UNKNOWN = ["/v1/responses/{}"]
+"""Routes on which nothing is found."""
 SPELLINGS = ["{}", "/llm/api{}", "//llm//api/{}/", "{}/", "/{}//", "/llm/api{}/"]
 NAMES = ("a/b", "llm/api/v1/models", "/data/llm")
 
@@ -65,13 +68,29 @@ def test_every_route_is_there_with_and_without_the_prefix(
     assert events(stream.text)[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/chat/completions", "See /v1/chat/completions: the base URL of this server ends in /v1."),
+        ("/v1/embeddings", "It makes no embeddings: ask another server for them."),
+        ("/v1/nothing", "Those that it has are at /docs."),
+    ],
+)
+def test_an_unknown_path_is_named_with_what_to_do(
+    client: httpx.Client, path: str, advice: str
+) -> None:
+    for sent in (path, f"/llm/api{path}"):
+        told = error(client.post(sent), 404).message
+        assert told == f"This server has no path '{sent}'. {advice}"
+
+
 def test_no_route_is_left_out_here(client: httpx.Client, serve: Callable[..., TestClient]) -> None:
     app = serve().app
     assert isinstance(app, FastAPI)
     routes = [route for route in app.routes if isinstance(route, Route | Mount)]
     assert len(routes) == len(app.routes)
     paths = {route.path for route in routes} - {"/docs/oauth2-redirect", "/static-offline-docs"}
-    assert {re.sub("{.*}", "{}", path) for path in paths} <= {*READ, *ASKS}
+    assert {re.sub("{.*}", "{}", path) for path in paths} <= {*READ, *ASKS, *UNKNOWN}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 ASK = {"prompt": "你好"}
 TALK = {"messages": [{"role": "user", "content": "你好"}]}
 LONG: dict[str, Any] = {"max_tokens": 1900, "min_tokens": 1900}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.support.bodies import CHAT, COMPLETIONS
+from tests.support.bodies import CHAT, COMPLETIONS, RESPONSES
 from tests.support.server_process import ROOM
 from tests.support.wire import posted
 
@@ -45,6 +45,20 @@ KINDS = {
     "many biases": ({400}, completion(logit_bias=dict.fromkeys(range(120_000), 1))),
     "many parts": ({400}, asked(CHAT, {"messages": [{"role": "user", "content": ["a"] * 250_000}]})),
     "many calls": ({400}, asked(CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"name": 1}] * 80_000}]})),
+    "8 MB to a response": ({400}, asked(RESPONSES, filled('{"truncation": "auto", "input": "', "a ", '"}'))),
+    "as many items as may be": (
+        {200, 503},
+        asked(
+            RESPONSES,
+            {"input": [{"role": "user", "content": "a"}] * 4095, "truncation": "auto", "max_output_tokens": 2},
+        ),
+    ),
+    "as many outputs as may be": (
+        {400}, asked(RESPONSES, {"input": [{"type": "function_call_output", "call_id": "a", "output": "b"}] * 4095}),
+    ),
+    "many items": (
+        {400}, asked(RESPONSES, {"input": [{"type": "reasoning"}] * 80_000}),
+    ),
     "tokens of 1 MB": ({200}, asked("/tokenize", filled('{"prompt": "', "a", '"}', 2**20 - 100))),
     "tokens of a large body": ({413}, asked("/tokenize", filled('{"prompt": "', "a", '"}'))),
     "text of many tokens": ({200}, asked("/detokenize", {"tokens": [1000] * 170_000})),

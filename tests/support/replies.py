@@ -18,6 +18,20 @@ def events(body: str) -> list[Any]:
     return [json.loads(frame.removeprefix("data: ")) for frame in frames]
 
 
+def typed_events(body: str) -> list[Any]:
+    """The events of a streamed response; asserts that each is named by its type, and that they are numbered."""
+    frames = body.split("\n\n")
+    assert frames.pop() == ""
+    found = []
+    for number, frame in enumerate(frames):
+        name, data = frame.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        assert event["sequence_number"] == number
+        found.append(event)
+    return found
+
+
 def error(reply: httpx.Response, status: int) -> ErrorDetail:
     """The error of a reply whose status and shape are as promised."""
     assert reply.status_code == status, reply.text

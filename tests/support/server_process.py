@@ -49,12 +49,12 @@ class Server:
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.terminal))
 
     def wait_for_banner(self) -> None:
-        """Read the terminal to the end of the banner, whose URL is then `url`."""
+        """Read the terminal to the end of the banner, whose URL is then `url`, without `/v1`."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and (line := self.terminal.readline()):
             self.lines.append(line)
             if ready := re.search(r"Ready at\s+(\S+)", line):
-                self.url = ready[1]
+                self.url = ready[1].removesuffix("/v1")
             if self.url and line == "\n":
                 self.shown = [*self.lines]
                 self.reader.start()  # else its log would fill the pipe
