@@ -165,10 +165,7 @@ class VLLMEngine:
         answers = self._answers(request)
 
         def take(output: RequestOutput) -> Drain | None:
-            outputs = output.outputs
-            if len(outputs) == 1 and not answers[outputs[0].index].is_over:  # nearly always
-                return sink((answers[outputs[0].index].to_delta(outputs[0], outputs[0].index),))
-            return sink(_to_deltas(answers, outputs))
+            return sink(_to_deltas(answers, output))
 
         await self._complete(request, answers, take)
 
@@ -182,7 +179,7 @@ class VLLMEngine:
             score = {
                 completion.index: completion.cumulative_logprob for completion in output.outputs
             }
-            for delta in _to_deltas(answers, output.outputs):
+            for delta in _to_deltas(answers, output):
                 made[delta.index].append(delta)
                 scores[delta.index] = score[delta.index] or 0.0
 
@@ -373,10 +370,13 @@ def _full() -> APIError:
     )
 
 
-def _to_deltas(answers: Sequence[Answer], outputs: Sequence[CompletionOutput]) -> list[Delta]:
-    """What the outputs add to the answers that are not over."""
-    return [
+def _to_deltas(answers: Sequence[Answer], output: RequestOutput) -> list[Delta]:
+    """What an output adds to the answers that are not over."""
+    deltas = [
         answers[completion.index].to_delta(completion, completion.index)
-        for completion in outputs
+        for completion in output.outputs
         if not answers[completion.index].is_over
     ]
+    if output.finished and len(answers) == 1 and deltas:  # others find each other's prompt there
+        deltas[-1].cached_tokens = output.num_cached_tokens or 0
+    return deltas
