@@ -22,7 +22,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from engine.answers import Answer, SelfStoppingAnswer, can_stop_in_lead, joined, to_logprobs
+from engine.answers import Answer, SelfStoppingAnswer, can_stop_wrongly, joined, to_logprobs
 from engine.detokenizer import AnswerText
 from engine.dispatch import Dispatcher, OutputCallback
 from engine.grammar import GrammarChecker, GrammarCompiler
@@ -192,9 +192,9 @@ class VLLMEngine:
         """One for each choice; where they look for stop strings themselves, vLLM is asked for none from here on."""
         assert self._llm is not None
         params, decoding = request.params, request.decoding
-        kind, calls = Answer, decoding.calls
-        asked = copy(params)
-        if can_stop_in_lead(request.prompt, params) or (calls is not None and params.stop):
+        kind, asked = Answer, copy(params)
+        call_format = decoding.calls.format if decoding.calls else None
+        if can_stop_wrongly(request.prompt, params, call_format is not None):
             kind = SelfStoppingAnswer
             params.stop, params.output_kind = [], RequestOutputKind.DELTA
         tokenizer = self._llm.get_tokenizer()
@@ -202,9 +202,8 @@ class VLLMEngine:
             kind(tokenizer, request.prompt, asked, decoding.max_tokens, decoding.alternatives)
             for _ in range(params.n)
         ]
-        if calls is not None:
-            for answer in answers:
-                answer.call_format = calls.format
+        for answer in answers:
+            answer.call_format = call_format
         return answers
 
     async def _complete(
