@@ -180,6 +180,8 @@ class Delta:
     """The function that is called, where its call begins."""
     call_index: int | None = None
     """Which call of the choice, from 0, `text` is the arguments of; None: it is what the client is to read."""
+    cached_tokens: int = 0
+    """In the last delta of a prompt with one choice, how many of its tokens came from a cache, if that is known."""
 
 
 Deltas = AsyncGenerator[Delta, None]
@@ -251,6 +253,8 @@ class Generation:
     """Request fields that were sent and have no effect, with their paths."""
     tokens: int = 0
     """Generated so far."""
+    cached_tokens: int = 0
+    """Of the prompts, those that came from a cache, once their deltas have ended."""
     began: float | None = None
     """When the first delta came, by `time.monotonic`."""
     finish_reasons: list[str] = field(default_factory=list)
@@ -276,6 +280,7 @@ class Generation:
         self.tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
             self.finish_reasons.append(delta.finish_reason)
+            self.cached_tokens += delta.cached_tokens
 
 
 async def empty_choices(n: int) -> Deltas:

@@ -23,6 +23,8 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 """Types of parts of a message, also those of the Responses API, and the field of each that has its text."""
 PART_TYPE = re.compile("[a-z_]{1,20}")
 """Names that other servers have for parts of messages, such as `image_url`; an error repeats no other text."""
+AUTO: dict[str, Any] = {"default": "auto"}
+"""Shown as the default of a choice, which is None so that nothing has to be validated for it."""
 EMPTY: Any = ()
 """Default of a list that is absent: pydantic would copy a `[]` for each request."""
 ChoiceType = TypeVar("ChoiceType", bound=BaseModel)
@@ -323,7 +325,7 @@ class ToolFields(SentBody):
         BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice),
     ] = Field(
         None,
-        json_schema_extra={"default": "auto"},
+        json_schema_extra=AUTO,
         description="auto: text or calls, as the model decides; required, a function: calls; none: text.",
     )
     parallel_tool_calls: bool = Field(True, description="false: at most one call.")
@@ -333,11 +335,7 @@ class ToolFields(SentBody):
     function_call: Annotated[
         ToolChoice | None,
         BeforeValidator(_to_older_choice, json_schema_input_type=OlderMode | FunctionName),
-    ] = Field(
-        None,
-        json_schema_extra={"default": "auto"},
-        description="The older form of tool_choice: auto, none, or a function.",
-    )
+    ] = Field(None, json_schema_extra=AUTO, description="The older form of tool_choice.")
 
 
 class GenerationFields(SentBody):
@@ -533,11 +531,7 @@ class ChatMessage(SentBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content = Field("", description="A string, null, or a list of text parts.")
     refusal: str = Field("", description="An assistant's refusal, read like its content.")
-    tool_calls: list[Any] = Field(
-        EMPTY,
-        max_length=MAX_TOOLS,
-        description="The calls that an assistant has made, for the model to read.",
-    )
+    tool_calls: list[Any] = Field(EMPTY, max_length=MAX_TOOLS, description="Calls it has made.")
     function_call: Any = Field(None, description="An assistant's call in the older form.")
     name: ShortText = Field("", description="The speaker, or the function of a result.")
     tool_call_id: str = Field("", description="The call that a result belongs to.")
@@ -546,11 +540,8 @@ class ChatMessage(SentBody):
     @classmethod
     def _require_content(cls, fields: Any) -> Any:
         """Raise unless there is a `content`, which only an assistant's message may lack: else its name is misspelt."""
-        if (
-            isinstance(fields, dict)
-            and fields.get("role") in SPEAKING_ROLES
-            and "content" not in fields
-        ):
+        role = fields.get("role") if isinstance(fields, dict) else None
+        if role in SPEAKING_ROLES and "content" not in fields:
             raise PydanticCustomError("missing", "it is required", {"step": "content"})
         return fields
 

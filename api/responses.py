@@ -21,6 +21,7 @@ from api.responses_protocol import (
     Event,
     FunctionCall,
     Incompleteness,
+    InputTokens,
     ItemEvent,
     ItemStatus,
     OutputItem,
@@ -161,7 +162,12 @@ def to_reply(
     """The response so far, with what was asked for as it was understood."""
     choice = _known(body.tool_choice)
     sent, generated = generation.prompt_tokens, generation.tokens
-    usage = ResponseUsage(input_tokens=sent, output_tokens=generated, total_tokens=sent + generated)
+    usage = ResponseUsage(
+        input_tokens=sent,
+        input_tokens_details=InputTokens(cached_tokens=generation.cached_tokens),
+        output_tokens=generated,
+        total_tokens=sent + generated,
+    )
     return ResponsesReply(
         id=generation.id,
         created_at=generation.created,

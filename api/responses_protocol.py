@@ -281,7 +281,7 @@ OutputItem = OutputMessage | FunctionCall
 class InputTokens(BaseModel):
     """Of the prompt's tokens, those that a cache had."""
 
-    cached_tokens: int = 0
+    cached_tokens: int
     cache_write_tokens: int = 0
 
 
@@ -295,7 +295,7 @@ class ResponseUsage(BaseModel):
     """Token counts of a response."""
 
     input_tokens: int
-    input_tokens_details: InputTokens = InputTokens()
+    input_tokens_details: InputTokens
     output_tokens: int
     output_tokens_details: OutputTokens = OutputTokens()
     total_tokens: int

@@ -33,7 +33,7 @@ def to_calls(body: ToolFields, call_format: CallFormat) -> Calls | None:
     """
     param, functions = "tools", [tool.function for tool in body.tools]
     choice = body.tool_choice or AUTO
-    if is_older(body) or (body.function_call is not None and body.tool_choice is None):
+    if is_older(body):
         param, functions = "functions", body.functions
         choice = body.function_call or AUTO
     allowed, is_required = _allowed_names(choice), _is_call_required(choice)
@@ -85,7 +85,9 @@ def call_reason(body: SentBody) -> FinishReason:
 
 def is_older(body: SentBody) -> bool:
     """Whether a body has its functions in the form that OpenAI had before tools, and gets its calls in that form."""
-    return isinstance(body, ToolFields) and bool(body.functions) and not body.tools
+    if not isinstance(body, ToolFields) or body.tools or body.tool_choice is not None:
+        return False
+    return bool(body.functions) or body.function_call is not None
 
 
 def _is_call_required(choice: ToolChoice) -> bool:

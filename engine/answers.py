@@ -150,11 +150,12 @@ class SelfStoppingAnswer(Answer):
         return delta
 
 
-def can_stop_in_lead(prompt: Prompt, params: SamplingParams) -> bool:
-    """Whether vLLM could find a stop string in the prompt's `answer_lead`: whether one begins as the lead does."""
-    return bool(prompt.answer_lead) and any(
-        stop.startswith(prompt.answer_lead[0]) for stop in params.stop or ()
-    )
+def can_stop_wrongly(prompt: Prompt, params: SamplingParams, has_calls: bool) -> bool:
+    """Whether vLLM could find a stop string where none counts: in the prompt's `answer_lead`, or in a call."""
+    lead, stops = prompt.answer_lead, params.stop or ()
+    if has_calls:
+        return bool(stops)
+    return bool(lead) and any(stop.startswith(lead[0]) for stop in stops)
 
 
 def without_stops(params: SamplingParams) -> SamplingParams:

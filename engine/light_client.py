@@ -28,8 +28,8 @@ class LightOutput(RequestOutput):  # type: ignore[misc]
 
     kv_transfer_params = ec_transfer_params = None
 
-    def __init__(self, outputs: list[CompletionOutput], finished: bool) -> None:
-        self.outputs, self.finished = outputs, finished
+    def __init__(self, outputs: list[CompletionOutput], finished: bool, cached: int) -> None:
+        self.outputs, self.finished, self.num_cached_tokens = outputs, finished, cached
 
 
 class LightRequestState(output_processor.RequestState):  # type: ignore[misc]
@@ -71,7 +71,7 @@ class LightRequestState(output_processor.RequestState):  # type: ignore[misc]
         output = CompletionOutput(
             0, text, new_token_ids, None, None, finish_reason=reason, stop_reason=stop_reason
         )
-        return LightOutput([output], is_last)
+        return LightOutput([output], is_last, self.num_cached_tokens)
 
 
 class SchedulerStatistics:

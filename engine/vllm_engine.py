@@ -22,7 +22,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from engine.answers import Answer, SelfStoppingAnswer, can_stop_in_lead, joined, to_logprobs
+from engine.answers import Answer, SelfStoppingAnswer, can_stop_wrongly, joined, to_logprobs
 from engine.detokenizer import AnswerText
 from engine.dispatch import Dispatcher, OutputCallback
 from engine.grammar import GrammarChecker, GrammarCompiler
@@ -165,10 +165,7 @@ class VLLMEngine:
         answers = self._answers(request)
 
         def take(output: RequestOutput) -> Drain | None:
-            outputs = output.outputs
-            if len(outputs) == 1 and not answers[outputs[0].index].is_over:  # nearly always
-                return sink((answers[outputs[0].index].to_delta(outputs[0], outputs[0].index),))
-            return sink(_to_deltas(answers, outputs))
+            return sink(_to_deltas(answers, output))
 
         await self._complete(request, answers, take)
 
@@ -182,7 +179,7 @@ class VLLMEngine:
             score = {
                 completion.index: completion.cumulative_logprob for completion in output.outputs
             }
-            for delta in _to_deltas(answers, output.outputs):
+            for delta in _to_deltas(answers, output):
                 made[delta.index].append(delta)
                 scores[delta.index] = score[delta.index] or 0.0
 
@@ -195,9 +192,9 @@ class VLLMEngine:
         """One for each choice; where they look for stop strings themselves, vLLM is asked for none from here on."""
         assert self._llm is not None
         params, decoding = request.params, request.decoding
-        kind, calls = Answer, decoding.calls
-        asked = copy(params)
-        if can_stop_in_lead(request.prompt, params) or (calls is not None and params.stop):
+        kind, asked = Answer, copy(params)
+        call_format = decoding.calls.format if decoding.calls else None
+        if can_stop_wrongly(request.prompt, params, call_format is not None):
             kind = SelfStoppingAnswer
             params.stop, params.output_kind = [], RequestOutputKind.DELTA
         tokenizer = self._llm.get_tokenizer()
@@ -205,9 +202,8 @@ class VLLMEngine:
             kind(tokenizer, request.prompt, asked, decoding.max_tokens, decoding.alternatives)
             for _ in range(params.n)
         ]
-        if calls is not None:
-            for answer in answers:
-                answer.call_format = calls.format
+        for answer in answers:
+            answer.call_format = call_format
         return answers
 
     async def _complete(
@@ -373,10 +369,13 @@ def _full() -> APIError:
     )
 
 
-def _to_deltas(answers: Sequence[Answer], outputs: Sequence[CompletionOutput]) -> list[Delta]:
-    """What the outputs add to the answers that are not over."""
-    return [
+def _to_deltas(answers: Sequence[Answer], output: RequestOutput) -> list[Delta]:
+    """What an output adds to the answers that are not over."""
+    deltas = [
         answers[completion.index].to_delta(completion, completion.index)
-        for completion in outputs
+        for completion in output.outputs
         if not answers[completion.index].is_over
     ]
+    if output.finished and len(answers) == 1 and deltas:  # others find each other's prompt there
+        deltas[-1].cached_tokens = output.num_cached_tokens or 0
+    return deltas

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from generation import Delta, Prompt
+from generation import CallFormat, Delta, Prompt
 from prompt_template import PromptTemplate
 from prompts.calls import Message
 from prompts.encoder import SentencePieceEncoder
-from prompts.layouts import ALPACA_2
+from prompts.layouts import ALPACA_2, JSON_LINES
 from settings import DEMO_MODEL
 from tests.support.paths import ALPACA_2_TOKENIZER
 
@@ -93,16 +93,20 @@ def answered(
     token_ids: list[int],
     limit: int,
     at_once: int = 1,
+    call_format: CallFormat | None = None,
     **fields: Any,
 ) -> Delta:
     """All that the client gets of a choice whose tokens are these."""
     from vllm.sampling_params import SamplingParams
 
-    from engine.answers import Answer, SelfStoppingAnswer, can_stop_in_lead, joined, without_stops
+    from engine.answers import Answer, SelfStoppingAnswer, can_stop_wrongly, joined, without_stops
 
     params = SamplingParams(max_tokens=limit + bool(prompt.lead_ids), **fields)
-    kind = SelfStoppingAnswer if can_stop_in_lead(prompt, params) else Answer
+    kind = (
+        SelfStoppingAnswer if can_stop_wrongly(prompt, params, call_format is not None) else Answer
+    )
     answer = kind(tokenizer, prompt, params, limit, alternatives=0)
+    answer.call_format = call_format
     sent = without_stops(params) if kind is SelfStoppingAnswer else params
     deltas = []
     for output in vllm_outputs(tokenizer, prompt, sent, token_ids, at_once):
@@ -201,6 +205,36 @@ def test_a_stop_string_may_stay_in_the_answer(
         answered(tokenizer, template.render_instruction("你好"), token_ids, 99, **fields).text
         == text
     )
+
+
+CALL = '{"name": "now", "arguments": {"a": "一。二"}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (CALL, CALL),
+        (f"好\n{CALL}\n{CALL}", f"好\n{CALL}\n{CALL}"),
+        (f"好。\n{CALL}", "好"),
+        ('{"nam。', '{"nam'),
+        (f"说{CALL}", '说{"name": "now", "arguments": {"a": "一'),
+        ("好", "好"),
+    ],
+)
+def test_a_stop_string_ends_no_call(
+    tokenizer: Any,
+    template: PromptTemplate,
+    demo_encoder: SentencePieceEncoder,
+    text: str,
+    kept: str,
+) -> None:
+    token_ids = [*demo_encoder.encode([text]), EOS]
+    prompt = template.render_instruction("你好")
+    for at_once in (1, 3, 99):
+        delta = answered(
+            tokenizer, prompt, token_ids, 99, at_once, call_format=JSON_LINES, stop=["。"]
+        )
+        assert (delta.text, delta.finish_reason) == (kept, "stop")
 
 
 def test_a_prompt_without_a_lead_loses_nothing(

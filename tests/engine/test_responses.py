@@ -62,6 +62,8 @@ def test_a_stream_ends_with_the_plain_reply(http: httpx.Client, fields: dict[str
     if "include" in fields:  # their last digits depend on what else is in the batch
         for response in (last, told):
             del response["output"][0]["content"][0]["logprobs"]
+    for response in (last, told):  # a prompt that was asked before comes from vLLM's cache
+        del response["usage"]["input_tokens_details"]
     assert output(last) == output(told)
     for name in ("status", "usage", "incomplete_details"):
         assert last[name] == told[name]
@@ -80,6 +82,22 @@ def test_the_answer_is_that_of_a_chat(http: httpx.Client) -> None:
         *chat["usage"].values()
     ]
     assert "北京" in mine["output"][0]["content"][0]["text"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}], ids=str)
+def test_tokens_from_the_cache_are_counted(http: httpx.Client, fields: dict[str, Any]) -> None:
+    """vLLM keeps whole blocks of a prompt, of up to 128 tokens."""
+    body = {**ASK, "input": f"{fields}{CAPITAL}" + "西湖在杭州。" * 60, "max_output_tokens": 5}
+
+    def cached() -> int:
+        reply = http.post(RESPONSES, json={**body, **fields})
+        whole = typed_events(reply.text)[-1]["response"] if "stream" in fields else reply.json()
+        usage = whole["usage"]
+        assert usage["input_tokens_details"]["cached_tokens"] < usage["input_tokens"]
+        return int(usage["input_tokens_details"]["cached_tokens"])
+
+    first = cached()
+    assert cached() > max(first, 100)
 
 
 def test_a_call_is_valid_and_its_result_is_read(http: httpx.Client) -> None:
