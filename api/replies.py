@@ -66,7 +66,7 @@ class ChunkFormat:
     def events(
         self, delta: Delta, tokens: Sequence[Token], token_ids: list[int] | None = None
     ) -> list[bytes]:
-        """One event for the text of a delta and one for its finish reason; the first has `tokens` and `token_ids`."""
+        """One event for the text of a delta, with its tokens and `token_ids`, and one for its finish reason."""
         has_more = bool(tokens or delta.call or token_ids)
         if not (has_more or delta.finish_reason):
             return [self._text_event(delta)] if delta.text else []
@@ -74,8 +74,9 @@ class ChunkFormat:
         if (delta.text or delta.call) and not (self.joins_last and delta.finish_reason):
             if has_more:
                 begun = replace(delta, finish_reason=None)
-                events.append(to_json_event(self._whole(begun, tokens, token_ids)))
-                tokens, token_ids = (), token_ids and []
+                spelt = _without_end(tokens) if delta.finish_reason else tokens
+                events.append(to_json_event(self._whole(begun, spelt, token_ids)))
+                tokens, token_ids = tokens[len(spelt) :], token_ids and []
             else:
                 events.append(self._text_event(delta))
         if delta.finish_reason:
@@ -101,6 +102,14 @@ class ChunkFormat:
             self.around[place] = to_json_event(self.chunk(marked, ())).split(to_json(TEXT_MARK))
         before, after = self.around[place]
         return b"%b%b%b" % (before, to_event_text(delta.text), after)
+
+
+def _without_end(tokens: Sequence[Token]) -> Sequence[Token]:
+    """The tokens but for those at the end that spell nothing: to clients, all that come with a text spell it."""
+    count = len(tokens)
+    while count and not tokens[count - 1].spelling:
+        count -= 1
+    return tokens[:count]
 
 
 class TokenIds:

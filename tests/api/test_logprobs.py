@@ -94,6 +94,25 @@ def test_each_chunk_has_the_tokens_of_its_own_text(client: TestClient, speak: Sp
         )
 
 
+def test_the_end_of_a_text_comes_with_the_finish_reason(
+    client: TestClient, engine: FakeEngine, speak: Speak
+) -> None:
+    """However many tokens come at once."""
+    deltas = speak("北京。")
+    ids = tuple(token_id for delta in deltas for token_id in delta.token_ids)
+    logprobs = [log for delta in deltas for log in delta.logprobs or ()]
+    engine.script = [Delta(0, "北京。", ids, "stop", logprobs=logprobs)]
+    body = {"messages": "a", "logprobs": True, "stream": True}
+    choices = [chunk["choices"][0] for chunk in events(client.post(CHAT, json=body).text)]
+    read = [
+        (choice["delta"].get("content"), spelt(choice["logprobs"]["content"]))
+        for choice in choices
+        if "logprobs" in choice
+    ]
+    assert read == [("北京。", "北京。"), (None, "")]
+    assert choices[-1]["finish_reason"] == "stop"
+
+
 def test_the_shape_of_chat(client: TestClient, speak: Speak) -> None:
     deltas = speak("好😀")
     reply = client.post(CHAT, json={"messages": "a", "logprobs": True, "top_logprobs": 2})
