@@ -53,7 +53,8 @@ def test_an_official_client_reads_one_response_in_each_of_its_ways(
     events = read["events"]
     assert read["text"] == text(read["plain"]) == text(read["final"]) == joined(events) == ANSWER
     assert [event["sequence_number"] for event in events] == [*range(len(events))]
-    assert [event["type"] for event in events] == read["runner"]
+    types = [event["type"] for event in events]
+    assert [*dict.fromkeys(types)] == [*dict.fromkeys(read["runner"])]  # deltas are as they come
     assert (read["runner"][0], read["runner"][-1]) == ("response.created", "response.completed")
     assert events[-1]["response"]["usage"] == read["plain"]["usage"]
     assert read["plain"]["status"] == read["final"]["status"] == "completed"
