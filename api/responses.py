@@ -197,7 +197,8 @@ def _known(sent: Sent) -> Sent:
     copy = sent.model_copy()
     if copy.model_extra:
         copy.model_extra.clear()
-    for name, value in sent:
+    for name in type(sent).model_fields:
+        value = getattr(sent, name)
         if isinstance(value, SentBody):
             copy.__dict__[name] = _known(value)
         elif isinstance(value, list):

@@ -54,7 +54,7 @@ async def accept_response(
     sent = {name: getattr(body, name) for name in body.model_fields_set}
     check_foreign_fields(sent, FOREIGN_FIELDS)
     try:
-        chat = to_chat(body)
+        chat = await offload(request, partial(to_chat, body))
         if body.truncation == "auto":
             admission.engine.admit(chat.n)
             chat = await offload(request, partial(without_oldest_turns, chat, admission))

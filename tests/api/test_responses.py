@@ -118,7 +118,7 @@ def test_what_was_asked_for_is_given_back(client: TestClient) -> None:
     ids=str,
 )  # fmt: skip
 def test_a_choice_of_tools_is_given_back(client: TestClient, choice: Any, given_back: Any) -> None:
-    tool = {**TOOL, "nobody": float(1)}
+    tool = {**TOOL, "nobody": [1], "knows": {"a": [None]}, "": 1e300}
     reply = client.post(RESPONSES, json={**ASK, "tools": [tool], "tool_choice": choice}).json()
     assert reply["tool_choice"] == given_back
     assert reply["tools"] == [{**TOOL, "strict": True}]
