@@ -30,6 +30,8 @@ NEEDED_FIELDS = {
     "function_call_output": ("call_id", "output"),
 }
 """By type of an item, the fields that it cannot do without."""
+UNNAMED = "answer"
+"""The name of a JSON schema that is sent without one."""
 LOGPROBS = "message.output_text.logprobs"
 """What `include` has where log-probabilities are asked for."""
 
@@ -157,7 +159,9 @@ class TextFormat(SentBody):
     """What the text is: any text, any JSON object, or JSON by a schema."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
-    name: ShortText | None = Field(None, exclude_if=is_absent, description="No effect.")
+    name: ShortText | None = Field(
+        None, exclude_if=is_absent, description="No effect; given back in the reply."
+    )
     schema_: Schema | None = Field(
         None,
         alias="schema",
@@ -173,6 +177,8 @@ class TextFormat(SentBody):
     def _check_schema(self) -> Self:
         if (self.type == "json_schema") != (self.schema_ is not None):
             raise ValueError("'schema' belongs to the type json_schema, which needs it")
+        if self.schema_ is not None and self.name is None:
+            self.name = UNNAMED  # OpenAI's reply has one always
         return self
 
 
@@ -326,7 +332,7 @@ class ResponsesReply(BaseModel):
     incomplete_details: Incompleteness | None = None
     model: str
     output: list[OutputItem]
-    usage: ResponseUsage | None = None
+    usage: ResponseUsage | None = Field(default=None, exclude_if=is_absent)
     instructions: str | None
     max_output_tokens: int | None
     temperature: float

@@ -1,8 +1,6 @@
 """Streams of `/v1/responses`: typed events in OpenAI's order, which add up to the plain reply."""
 
-import json
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +21,7 @@ from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import RESPONSES
 from tests.support.fake_engine import SCRIPTS, FakeEngine
+from tests.support.joined import items, without_ids
 from tests.support.polling import wait_for
 from tests.support.replies import typed_events
 
@@ -78,62 +77,6 @@ def streamed(client: TestClient, **fields: Any) -> list[Any]:
 
 def types(events: Sequence[Any]) -> list[str]:
     return [event["type"] for event in events]
-
-
-def joined(events: Sequence[Any]) -> list[dict[str, Any]]:
-    """The output as a client builds it from deltas; asserts that what ends an item tells the same."""
-    output: list[dict[str, Any]] = []
-    for event in deepcopy(events):
-        kind = event["type"].removeprefix("response.")
-        if kind == "output_item.added":
-            assert event["output_index"] == len(output)
-            assert event["item"]["status"] == "in_progress"
-            output.append(event["item"])
-        elif "output_index" in event:
-            item = output[event["output_index"]]
-            assert event.get("item_id", item["id"]) == item["id"]
-            add(item, kind, event) if kind in ADDING else check_end(item, kind, event)
-    return output
-
-
-ADDING = ("content_part.added", "output_text.delta", "function_call_arguments.delta")
-
-
-def add(item: dict[str, Any], kind: str, event: dict[str, Any]) -> None:
-    if kind == "content_part.added":
-        item["content"].append(event["part"])
-    elif kind == "output_text.delta":
-        part = item["content"][event["content_index"]]
-        part["text"] += event["delta"]
-        part["logprobs"] += event["logprobs"]
-    else:
-        item["arguments"] += event["delta"]
-
-
-def check_end(item: dict[str, Any], kind: str, event: dict[str, Any]) -> None:
-    if kind == "output_text.done":
-        part = item["content"][event["content_index"]]
-        assert (event["text"], event["logprobs"]) == (part["text"], part["logprobs"])
-    elif kind == "content_part.done":
-        assert event["part"] == item["content"][event["content_index"]]
-    elif kind == "function_call_arguments.done":
-        assert (event["arguments"], event["name"]) == (item["arguments"], item["name"])
-    else:
-        assert kind == "output_item.done"
-        item["status"] = event["item"]["status"]
-        assert event["item"] == item
-
-
-def without_ids(response: Any) -> Any:
-    """A response without what is each time another."""
-    return json.loads(
-        json.dumps(response),
-        object_hook=lambda fields: {
-            name: value
-            for name, value in fields.items()
-            if name not in ("id", "call_id", "created_at", "completed_at")
-        },
-    )
 
 
 CALLS = [
@@ -217,9 +160,10 @@ def test_events_come_in_openais_order_and_add_up_to_the_plain_reply(
     assert types(events) == [*BEGIN, *order]
     last = events[-1]["response"]
     assert without_ids(last) == without_ids(plain)
-    assert joined(events) == last["output"]
+    assert items(events) == last["output"]
     for begun in (event["response"] for event in events[:2]):
-        assert (begun["status"], begun["output"], begun["usage"]) == ("in_progress", [], None)
+        assert (begun["status"], begun["output"]) == ("in_progress", [])
+        assert "usage" not in begun
         for name in ("id", "created_at", "model", "tools", "temperature"):
             assert begun[name] == last[name]
     ids = [item["id"] for item in last["output"]]
@@ -267,7 +211,7 @@ def test_log_probabilities_are_in_deltas_and_in_the_part(
     assert [len(token.top_logprobs) for token in part.logprobs] == [2] * len(ids) + [1]
     events = streamed(client, **ask)
     assert without_ids(events[-1]["response"]) == without_ids(plain)
-    assert joined(events) == events[-1]["response"]["output"]
+    assert items(events) == events[-1]["response"]["output"]
     assert client.post(RESPONSES, json=ASK).json()["output"][0]["content"][0]["logprobs"] == []
 
 
@@ -277,8 +221,8 @@ def test_log_probabilities_of_calls_are_left_out(client: TestClient, engine: Fak
         for delta in CALLS
     ]
     events = streamed(client, include=["message.output_text.logprobs"])
-    assert joined(events) == events[-1]["response"]["output"]
-    assert [item["type"] for item in joined(events)] == ["message", *["function_call"] * 2]
+    assert items(events) == events[-1]["response"]["output"]
+    assert [item["type"] for item in items(events)] == ["message", *["function_call"] * 2]
 
 
 def test_usage_counts_what_was_generated(client: TestClient) -> None:
