@@ -54,8 +54,10 @@ def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
     is_greedy = body.temperature == 0 or body.top_p == 0 or not body.do_sample
     is_beam_search = body.use_beam_search or body.num_beams > 1
     penalty = body.repetition_penalty
-    if is_beam_search and "repetition_penalty" not in sent:
-        penalty = 1.0  # the default of sampling is not meant for beams
+    if (is_beam_search or calls is not None) and "repetition_penalty" not in sent:
+        penalty = (
+            1.0  # the default of sampling is not for beams, nor for names copied from the prompt
+        )
     decoding = Decoding(
         max_tokens=_max_tokens(body),
         n=body.n,

@@ -560,3 +560,18 @@ def test_allowed_tools_that_cannot_be_are_a_400(
 ) -> None:
     reply = client.post(path, json={**ASK, "tool_choice": choice})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
+def test_the_default_of_sampling_penalises_no_name_that_is_copied(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    """A call repeats what the prompt has, so only a penalty that was asked for counts."""
+    for fields, penalty in (
+        (MAY, 1.0),
+        (ASK, 1.0),
+        ({**MAY, "repetition_penalty": 1.2}, 1.2),
+        ({**MAY, "tool_choice": "none"}, 1.1),
+        ({"messages": HELLO}, 1.1),
+    ):
+        client.post(PATH, json=fields)
+        assert engine.asked[-1][1].repetition_penalty == penalty
