@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.client_programs import MODEL, Ask
+from tests.support.decisions import needs_decisions
 
 CITY = "杭州"
 """Which all agents are asked about."""
@@ -10,7 +11,13 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize("environment", ["agents", "node"])
-@pytest.mark.parametrize("settings", [{}, {"tool_choice": "required"}], ids=["decided", "forced"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="decided", marks=needs_decisions),
+        pytest.param({"tool_choice": "required"}, id="forced"),
+    ],
+)
 def test_an_agent_of_openais_sdk_runs_a_tool_in_two_turns(
     ask: Ask, environment: str, settings: dict[str, str]
 ) -> None:
@@ -25,6 +32,7 @@ def test_an_agent_of_openais_sdk_runs_a_tool_in_two_turns(
     assert read["tokens"] > 0
 
 
+@needs_decisions
 @pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
 def test_a_langchain_js_agent_runs_a_tool_in_two_turns(ask: Ask, responses: bool) -> None:
     read = ask("node", "with_langchain", "turns", model=MODEL, useResponsesApi=responses)
@@ -34,6 +42,7 @@ def test_a_langchain_js_agent_runs_a_tool_in_two_turns(ask: Ask, responses: bool
     assert "".join(read["pieces"]) == read["answers"][0]
 
 
+@needs_decisions
 def test_agent_framework_runs_a_tool_in_two_turns_where_it_is_told_that_nothing_is_kept(
     ask: Ask,
 ) -> None:
@@ -44,6 +53,7 @@ def test_agent_framework_runs_a_tool_in_two_turns_where_it_is_told_that_nothing_
     assert "".join(read["pieces"]) == read["answers"][0]
 
 
+@needs_decisions
 def test_an_autogen_assistant_runs_a_tool_and_answers_by_its_result(ask: Ask) -> None:
     read = ask("agents", "with_autogen", "tool", model=MODEL)
     events = ["ToolCallRequestEvent", "ToolCallExecutionEvent"]
