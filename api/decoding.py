@@ -54,10 +54,9 @@ def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
     is_greedy = body.temperature == 0 or body.top_p == 0 or not body.do_sample
     is_beam_search = body.use_beam_search or body.num_beams > 1
     penalty = body.repetition_penalty
+    # The default of sampling is not meant for beams, nor for names that are copied from the prompt.
     if (is_beam_search or calls is not None) and "repetition_penalty" not in sent:
-        penalty = (
-            1.0  # the default of sampling is not for beams, nor for names copied from the prompt
-        )
+        penalty = 1.0
     decoding = Decoding(
         max_tokens=_max_tokens(body),
         n=body.n,
