@@ -155,9 +155,12 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(
     assert client.post(COMPLETIONS, json={"prompt": " ".join(fits), "raw": raw}).status_code == 200
     monkeypatch.setattr(SentencePieceEncoder, "encode", None)
     too_long = "a" * (170 * longest + 1)
+    call = {"type": "function", "function": {"name": "f", "arguments": too_long}}
     for path, body in (
         (COMPLETIONS, {"prompt": ["a", too_long], "raw": raw}),
         (CHAT, {"messages": too_long}),
+        (CHAT, {"messages": [{"role": "assistant", "refusal": too_long}]}),
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [call]}]}),
     ):
         refused = error(client.post(path, json=body), 400)
         assert refused.code == "context_length_exceeded"

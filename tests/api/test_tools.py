@@ -20,6 +20,7 @@ from generation import CallFormat, Delta, FinishReason, TokenLogprob
 from prompts.encoder import SentencePieceEncoder
 from protocol import ChatCompletionRequest
 from tests.support.fake_engine import FakeEngine
+from tests.support.joined import of_reply, of_stream
 from tests.support.replies import events
 
 PATH = "/v1/chat/completions"
@@ -243,20 +244,11 @@ NOW_CALL = '{"name": "now", "arguments": {}}'
 
 def both(client: TestClient, body: dict[str, Any]) -> dict[str, Any]:
     """The plain reply's only choice, which a stream's chunks have to join to."""
-    [choice] = client.post(PATH, json=body).json()["choices"]
+    reply = client.post(PATH, json=body).json()
+    [choice] = reply["choices"]
     chunks = events(client.post(PATH, json={**body, "stream": True}).text)
     assert all(ChatCompletionChunk.model_validate(chunk, strict=True) for chunk in chunks)
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert "".join(delta.get("content") or "" for delta in deltas) == (
-        choice["message"]["content"] or ""
-    )
-    calls: list[dict[str, Any]] = []
-    for piece in (piece for delta in deltas for piece in delta.get("tool_calls", [])):
-        if piece["index"] == len(calls):
-            calls.append({"name": piece["function"]["name"], "arguments": ""})
-        calls[-1]["arguments"] += piece["function"]["arguments"]
-    assert calls == [call["function"] for call in choice["message"].get("tool_calls", [])]
-    assert chunks[-1]["choices"][0]["finish_reason"] == choice["finish_reason"]
+    assert of_stream(PATH, chunks) == of_reply(PATH, reply)
     return dict(choice)
 
 

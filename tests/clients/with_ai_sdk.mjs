@@ -1,6 +1,7 @@
 // The Vercel AI SDK, which checks each reply and chunk against schemas of its own.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateObject, generateText, streamObject, stepCountIs, streamText, tool } from "ai";
+import { generateText, stepCountIs, streamText, tool } from "ai";
+import { readFailures, readObject } from "./ai_sdk.mjs";
 import { City } from "./city.mjs";
 
 const lookUp = { description: "Looks a city up.", inputSchema: City };
@@ -43,13 +44,7 @@ export async function text(url, settings) {
   };
 }
 
-export async function object(url, settings) {
-  const asked = { ...request(url, settings), schema: City };
-  const stream = streamObject(asked);
-  let streamed;
-  for await (streamed of stream.partialObjectStream);
-  return { plain: (await generateObject(asked)).object, streamed };
-}
+export const object = (url, settings) => readObject(request(url, settings));
 
 // A forced call that the SDK runs itself, and the answer to what it returned.
 export async function steps(url, settings) {
@@ -62,9 +57,4 @@ export async function steps(url, settings) {
   return steps.map(({ text, finishReason, toolResults }) => [text, finishReason, toolResults.map(({ output }) => output)]);
 }
 
-export async function fail(url, settings) {
-  const raised = [];
-  await generateText(request(url, settings)).catch((error) => raised.push(error));
-  await streamText({ ...request(url, settings), onError: ({ error }) => raised.push(error) }).consumeStream();
-  return { raised: raised.map(({ name, statusCode, data }) => [name, statusCode, data.error.param, data.error.code]) };
-}
+export const fail = (url, settings) => readFailures(request(url, settings));

@@ -1,7 +1,7 @@
 // The AI SDK's `openai()`, which asks `/v1/responses`.
 import { createOpenAI } from "@ai-sdk/openai";
-import { generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
-import { City } from "./city.mjs";
+import { generateText, stepCountIs, streamText, tool } from "ai";
+import { readFailures, readObject } from "./ai_sdk.mjs";
 import { called, description, getWeather, parameters, question, secondQuestion } from "./weather.mjs";
 
 const request = (url, { model, ...settings }) => ({
@@ -25,13 +25,7 @@ export async function text(url, settings) {
   };
 }
 
-export async function object(url, settings) {
-  const asked = { ...request(url, settings), schema: City };
-  const stream = streamObject(asked);
-  let streamed;
-  for await (streamed of stream.partialObjectStream);
-  return { plain: (await generateObject(asked)).object, streamed };
-}
+export const object = (url, settings) => readObject(request(url, settings));
 
 // Two turns, of which the second has the SDK's own messages of the first.
 export async function turns(url, settings) {
@@ -52,9 +46,4 @@ export async function steps(url, settings) {
   return { called, plain: steps.map(told), streamed: (await stream.steps).map(told) };
 }
 
-export async function fail(url, settings) {
-  const raised = [];
-  await generateText(request(url, settings)).catch((error) => raised.push(error));
-  await streamText({ ...request(url, settings), onError: ({ error }) => raised.push(error) }).consumeStream();
-  return { raised: raised.map(({ name, statusCode, data }) => [name, statusCode, data?.error.param, data?.error.code]) };
-}
+export const fail = (url, settings) => readFailures(request(url, settings));
