@@ -98,7 +98,8 @@ def _to_object(value: Any) -> Any:
         raise ValueError("it is nested too deeply") from failure
 
 
-def _to_tool_choice(value: Any) -> Any:
+def to_tool_choice(value: Any) -> Any:
+    """Make an object of a choice that is sent as its type alone."""
     return {"type": value} if isinstance(value, str) else value
 
 
@@ -111,7 +112,8 @@ def _to_older_choice(value: Any) -> Any:
     raise ValueError("it must be auto, none, or the name of a function")
 
 
-def _to_messages(value: Any) -> Any:
+def to_user_message(value: Any) -> Any:
+    """Make one message of the user of a conversation that is sent as a string."""
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
@@ -322,7 +324,7 @@ class ToolFields(SentBody):
     )
     tool_choice: Annotated[
         ToolChoice | None,
-        BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | ToolChoice),
+        BeforeValidator(to_tool_choice, json_schema_input_type=ToolMode | ToolChoice),
     ] = Field(
         None,
         json_schema_extra=AUTO,
@@ -554,7 +556,7 @@ class ChatMessage(SentBody):
 Messages = Annotated[
     list[ChatMessage],
     FailFast(),
-    BeforeValidator(_to_messages, json_schema_input_type=str | list[ChatMessage]),
+    BeforeValidator(to_user_message, json_schema_input_type=str | list[ChatMessage]),
 ]
 
 

@@ -32,6 +32,7 @@ from generation import (
     score_prompts,
 )
 from prompt_template import PromptTemplate
+from prompts.calls import characters_of
 from prompts.encoder import encode_word
 from protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, Request, ToolFields
 from server.access_log import keep_texts
@@ -109,8 +110,9 @@ class Admission:
         """All prompts of a body, cut where it asks for that."""
         if isinstance(body, ChatCompletionRequest):
             self.template.check_fields(body.model_extra or {})
-            self._check_length(sum(len(message.content) for message in body.messages), body)
-            prompts = [self.render_chat(body.messages, decoding.calls)]
+            messages = to_messages(body.messages)
+            self._check_length(characters_of(messages), body)
+            prompts = [self.template.render_chat(messages, decoding.calls)]
         else:
             sent_texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
             self._check_length(max(map(len, sent_texts), default=0), body)

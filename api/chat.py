@@ -40,7 +40,6 @@ def chat_chunks(
     generation: Generation, request: ChatCompletionRequest, encoder: Encoder
 ) -> Source[bytes]:
     """The chunks of a stream: for each choice the role, then its text or call, then its finish reason."""
-    is_call = generation.decoding.is_call
 
     def to_chunk(delta: Delta, added: ChatDelta, tokens: Sequence[Token] = ()) -> ChatChunk:
         choice = protocol.ChatChunkChoice(
@@ -59,7 +58,7 @@ def chat_chunks(
         return to_chunk(delta, _to_call_delta(delta, request))
 
     async def first() -> list[ChatChunk]:
-        role = ChatDelta(role="assistant", content=None if is_call else "")
+        role = ChatDelta(role="assistant", content=None if generation.decoding.is_call else "")
         chunks = [to_chunk(Delta(index, "", ()), role) for index in range(generation.choices)]
         if request.return_token_ids:
             chunks[0].prompt_token_ids = generation.prompts[0].ids

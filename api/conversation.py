@@ -32,10 +32,13 @@ def _with_calls(sent: Sequence[ChatMessage]) -> list[Message]:
             messages += _to_results(list(group), called)
             continue
         for message in group:
-            calls = tuple(filter(None, map(_to_call, message.calls)))
-            messages.append(Message(message.role, _to_text(message, roles), calls))
-            for sent_call in message.calls:
-                called |= _name_of(sent_call)
+            read = [(sent_call, _to_call(sent_call)) for sent_call in message.calls]
+            calls = tuple(call for _, call in read if call is not None)
+            others = [sent_call for sent_call, call in read if call is None]
+            messages.append(Message(message.role, _to_text(message, roles, others), calls))
+            for sent_call, call in read:
+                if call is not None and isinstance(sent_call.get("id"), str):
+                    called[sent_call["id"]] = call.name
     return messages
 
 
@@ -64,10 +67,13 @@ def unshown_names(sent: Sequence[ChatMessage]) -> list[str]:
     ]
 
 
-def _to_text(message: ChatMessage, roles: set[str]) -> str:
-    """What the model reads of a message besides its calls, after its speaker's name if others speak in its role."""
-    others = [json.dumps(sent, ensure_ascii=False) for sent in message.calls if not _to_call(sent)]
-    text = "\n".join(filter(None, (message.content, message.refusal, *others)))
+def _to_text(message: ChatMessage, roles: set[str], others: Sequence[Any]) -> str:
+    """What the model reads of a message besides its calls, after its speaker's name if others speak in its role.
+
+    `others`: what was sent as calls, and is none of functions; it is shown as JSON.
+    """
+    shown = [json.dumps(other, ensure_ascii=False) for other in others]
+    text = "\n".join(filter(None, (message.content, message.refusal, *shown)))
     return f"{message.name}: {text}" if message.name and message.role in roles else text
 
 
@@ -90,11 +96,3 @@ def _to_call(sent: Any) -> Call | None:
         case {"name": str(name), **others}:
             return Call(name, json.dumps(others.get("arguments", {}), ensure_ascii=False))
     return None
-
-
-def _name_of(sent: Any) -> dict[str, str]:
-    """The name of a call's function by the id of the call, if it has both."""
-    call = _to_call(sent)
-    if call is None or not isinstance(sent.get("id"), str):
-        return {}
-    return {sent["id"]: call.name}

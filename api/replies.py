@@ -190,10 +190,8 @@ def _usage_event(chunks: ChunkFormat, generation: Generation) -> bytes:
 
 def usage_of(generation: Generation) -> Usage:
     """Tokens so far."""
-    sent = generation.prompt_tokens
-    generated = generation.tokens
-    total = sent + generated
-    return Usage(prompt_tokens=sent, completion_tokens=generated, total_tokens=total)
+    sent, generated = generation.prompt_tokens, generation.tokens
+    return Usage(prompt_tokens=sent, completion_tokens=generated, total_tokens=sent + generated)
 
 
 def envelope(generation: Generation) -> dict[str, Any]:

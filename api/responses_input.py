@@ -1,5 +1,6 @@
 """The body of `/v1/responses` -> that of a chat, accepted as any other; errors name the fields of the client."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,11 +10,13 @@ from pydantic import ValidationError
 from starlette.requests import Request as HTTPRequest
 
 from api.admission import Admission
+from api.conversation import to_messages
 from api.decoding import to_decoding, with_defaults
 from api.foreign_fields import Foreign, check_foreign_fields
 from api.responses_protocol import LOGPROBS, FlatToolChoice, InputItem, ResponsesRequest
 from errors import APIError, bad_request
 from generation import Generation
+from prompts.calls import characters_of
 from protocol import MAX_TOOLS, ChatCompletionRequest, ChatMessage, GenerationFields, Tool
 from server.offload import offload
 
@@ -27,16 +30,7 @@ FOREIGN_FIELDS = {
     "response_format": Foreign("'text'"),
 }
 """Fields of OpenAI's and of a chat that would change the answer."""
-NOT_OF_A_CHAT = {
-    "max_completion_tokens",
-    "return_token_ids",
-    "response_format",
-    "stream_options",
-    "metadata",
-    "store",
-    "user",
-    "service_tier",
-}
+NOT_OF_A_CHAT = {"max_completion_tokens", "return_token_ids", "response_format", "stream_options"}
 """Fields of a generation that a response has no use for, or reads itself."""
 OWN_NAMES = {
     "messages": "input",
@@ -160,30 +154,17 @@ def without_oldest_turns(
     room = min(max(asked, 1), max(limit // 4, 1))
 
     def fits(begin: int) -> bool:
-        kept = _from(messages, begin)
-        characters = sum(map(_characters, kept))
+        kept = to_messages(_from(messages, begin))
         per_token = admission.encoder.max_token_characters
-        if per_token is not None and characters > per_token * limit:
+        if per_token is not None and characters_of(kept) > per_token * limit:
             return False
-        return len(admission.render_chat(kept, calls).ids) <= limit - room
+        return len(admission.template.render_chat(kept, calls).ids) <= limit - room
 
     if fits(0):
         return chat
-    low, high = 1, len(begins) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if fits(begins[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return chat.model_copy(update={"messages": _from(messages, begins[low])})
-
-
-def _characters(message: ChatMessage) -> int:
-    """At least so many will be encoded."""
-    return len(message.content) + sum(
-        len(call["function"]["arguments"]) for call in message.tool_calls
-    )
+    # Of the turns after the first: the earliest from which all fits, or else the last.
+    earliest = 1 + bisect_left(begins[1:-1], True, key=fits)
+    return chat.model_copy(update={"messages": _from(messages, begins[earliest])})
 
 
 def _from(messages: Sequence[ChatMessage], begin: int) -> list[ChatMessage]:

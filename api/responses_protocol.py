@@ -18,7 +18,10 @@ from protocol import (
     SentBody,
     ShortText,
     ToolMode,
+    UnusedFields,
     is_absent,
+    to_tool_choice,
+    to_user_message,
 )
 
 MAX_INCLUDED = 64
@@ -38,14 +41,6 @@ LOGPROBS = "message.output_text.logprobs"
 ItemType = Literal["message", "function_call", "function_call_output", "reasoning"]
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-
-
-def _to_items(value: Any) -> Any:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else value
-
-
-def _to_tool_choice(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
 
 
 def _check_pairs(pairs: dict[str, str]) -> dict[str, str]:
@@ -191,13 +186,15 @@ class TextOptions(SentBody):
     )
 
 
-class ResponsesRequest(GenerationFields, json_schema_extra={"example": {"input": "你好"}}):
+class ResponsesRequest(
+    GenerationFields, UnusedFields, json_schema_extra={"example": {"input": "你好"}}
+):
     """The body of `POST /v1/responses`."""
 
     input: Annotated[
         list[InputItem],
         FailFast(),
-        BeforeValidator(_to_items, json_schema_input_type=str | list[InputItem]),
+        BeforeValidator(to_user_message, json_schema_input_type=str | list[InputItem]),
     ] = Field(
         min_length=1,
         max_length=MAX_MESSAGES - 1,  # with the instructions they are the messages of a chat
@@ -216,7 +213,7 @@ class ResponsesRequest(GenerationFields, json_schema_extra={"example": {"input":
     )
     tool_choice: Annotated[
         FlatToolChoice,
-        BeforeValidator(_to_tool_choice, json_schema_input_type=ToolMode | FlatToolChoice),
+        BeforeValidator(to_tool_choice, json_schema_input_type=ToolMode | FlatToolChoice),
     ] = Field(
         "auto",
         validate_default=True,
@@ -241,14 +238,8 @@ class ResponsesRequest(GenerationFields, json_schema_extra={"example": {"input":
     prompt: Any = Field(None, description="Not supported: 400.")
     background: Any = Field(None, description="true is not supported: 400.")
     store: Any = Field(None, description="No effect: nothing is stored.")
-    user: Any = Field(None, description="No effect.")
-    service_tier: Any = Field(None, description="No effect.")
     stream_options: Any = Field(None, description="No effect.")
-    reasoning: Any = Field(None, description="No effect.")
     max_tool_calls: Any = Field(None, description="No effect: it is for built-in tools.")
-    safety_identifier: Any = Field(None, description="No effect.")
-    prompt_cache_key: Any = Field(None, description="No effect.")
-    prompt_cache_retention: Any = Field(None, description="No effect.")
 
 
 class OutputText(BaseModel):

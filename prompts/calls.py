@@ -66,3 +66,9 @@ def to_plain_message(message: Message, written: CallFormat) -> Message:
 def is_plain(messages: Sequence[Message]) -> bool:
     """Whether no message has calls or the result of one."""
     return not any(message.calls or message.role in RESULT_ROLES for message in messages)
+
+
+def characters_of(messages: Sequence[Message]) -> int:
+    """Characters of all texts and of the arguments of all calls: a prompt of the messages has at least so many."""
+    arguments = sum(len(call.arguments) for message in messages for call in message.calls)
+    return arguments + sum(len(message.text) for message in messages)

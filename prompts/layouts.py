@@ -163,8 +163,7 @@ def rendered_runs(
     template's own.
     """
     controls = control_pattern(encoder.control_ids)
-    used: set[str] = set()
-    with_changed_texts(inputs, used.update)
+    used = set(json.dumps(inputs, ensure_ascii=False))
     private = map(chr, range(FIRST_PLACEHOLDER, sys.maxunicode))
     free = (character for character in private if character not in used)
     placeholders = dict(zip(encoder.control_ids, free, strict=False))
@@ -181,7 +180,7 @@ def rendered_runs(
     return runs
 
 
-def with_changed_texts(value: Any, change: Callable[[str], Any]) -> Any:
+def with_changed_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Copy a value of JSON with each text in it changed, also each key of its objects."""
     if isinstance(value, str):
         return change(value)
