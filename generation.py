@@ -138,6 +138,8 @@ class Decoding:
     """What an answer has to look like, unless it calls functions."""
     calls: Calls | None = None
     """What an answer may call, or has to; None: nothing."""
+    include_beams: bool = False
+    """Also `BeamsDelta`s, while a beam search runs whose deltas are streamed."""
 
     @property
     def is_greedy(self) -> bool:
@@ -182,6 +184,26 @@ class Delta:
     """Which call of the choice, from 0, `text` is the arguments of; None: it is what the client is to read."""
     cached_tokens: int = 0
     """In the last delta of a prompt with one choice, how many of its tokens came from a cache, if that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeamState:
+    """A beam of a search as it stands, live or finished."""
+
+    text: str
+    """If the beam is finished, that of the choice that it would be."""
+    score: float
+    """The sum of its tokens' log-probabilities, divided by their number to the power of `length_penalty`."""
+    finish_reason: FinishReason | None
+    """None: it is live."""
+
+
+@dataclass(slots=True)
+class BeamsDelta(Delta):
+    """A delta in which no choice gains anything: it shows the beams of a search."""
+
+    beams: Sequence[BeamState] = ()
+    """The live ones first, each kind by its score."""
 
 
 Deltas = AsyncGenerator[Delta, None]

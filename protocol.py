@@ -193,6 +193,10 @@ class StreamOptions(SentBody):
         False, description="End with a chunk that has the usage of the whole reply."
     )
     continuous_usage_stats: bool = Field(False, description="Put the usage so far into each chunk.")
+    include_beams: bool = Field(
+        False,
+        description="While a beam search of one prompt runs, show its beams, without choices.",
+    )
     include_obfuscation: Any = Field(None, description="No effect: events are not padded.")
 
 
@@ -600,6 +604,14 @@ class Reply(BaseModel, Generic[ChoiceType]):
     usage: Usage | None = Field(default=None, exclude_if=is_absent)
 
 
+class Beam(BaseModel):
+    """A beam of a search that runs; it is live as long as it has no `finish_reason`."""
+
+    text: str
+    score: float
+    finish_reason: FinishReason | None
+
+
 class CompletionLogprobs(BaseModel):
     """Of the tokens of a text, in four lists of one length; the first token of a prompt has none."""
 
@@ -645,6 +657,7 @@ class Completion(Reply[CompletionChoice]):
     """A completion, or with `choices` in pieces a chunk of one."""
 
     object: Literal["text_completion"] = "text_completion"
+    beams: list[Beam] | None = Field(default=None, exclude_if=is_absent)
 
 
 class CalledFunction(BaseModel):
@@ -714,6 +727,7 @@ class ChatChunk(Reply[ChatChunkChoice]):
     """One event of a chat stream."""
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    beams: list[Beam] | None = Field(default=None, exclude_if=is_absent)
     prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 

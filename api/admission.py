@@ -114,18 +114,23 @@ class Admission:
             self._check_length(characters_of(messages), body)
             prompts = [self.template.render_chat(messages, decoding.calls)]
         else:
-            sent_texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
-            self._check_length(max(map(len, sent_texts), default=0), body)
-            prompts = [self.render_completion(prompt, body.raw) for prompt in body.prompt]
-            if body.echo:
-                for prompt, sent in zip(prompts, body.prompt, strict=True):
-                    if isinstance(sent, list):
-                        prompt.text = self.decode(sent, "prompt")
+            prompts = self._render_completions(body)
         if body.truncate_prompt_tokens is None:
             return prompts
         # As vLLM: room for one token, if any is to be generated.
         limit = self.engine.max_model_len - bool(decoding.max_tokens)
         return [replace(prompt, ids=_truncated(prompt.ids, body, limit)) for prompt in prompts]
+
+    def _render_completions(self, body: CompletionRequest) -> list[Prompt]:
+        """One prompt for each that was sent; where it is echoed, token ids have their text too."""
+        sent_texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
+        self._check_length(max(map(len, sent_texts), default=0), body)
+        prompts = [self.render_completion(prompt, body.raw) for prompt in body.prompt]
+        if body.echo:
+            for prompt, sent in zip(prompts, body.prompt, strict=True):
+                if isinstance(sent, list):
+                    prompt.text = self.decode(sent, "prompt")
+        return prompts
 
     def _barred(self, body: Request) -> list[list[int]]:
         """The token ids of each of the `bad_words`."""

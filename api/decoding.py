@@ -85,6 +85,7 @@ def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
         alternatives=_alternatives(body),
         constraint=to_constraint(body) if CONSTRAINT_FIELDS & sent else None,
         calls=calls,
+        include_beams=is_beam_search and _include_beams(body),
     )
     return for_calls_alone(decoding) if decoding.is_call else decoding
 
@@ -96,6 +97,13 @@ def _max_tokens(body: GenerationFields) -> int:
     if "max_tokens" not in body.model_fields_set:
         return body.max_completion_tokens
     return min(body.max_tokens, body.max_completion_tokens)
+
+
+def _include_beams(body: Request) -> bool:
+    """Whether beams are to be shown; they are not for several prompts, whose beams nobody could tell apart."""
+    options = body.stream_options
+    is_one_search = not isinstance(body, CompletionRequest) or len(body.prompt) == 1
+    return options is not None and options.include_beams and is_one_search
 
 
 def _alternatives(body: Request) -> int | None:

@@ -21,18 +21,20 @@ def check_fields(body: Request, decoding: Decoding) -> None:
     require(all(body.bad_words), "bad_words", "cannot have an empty word.")
     if decoding.is_beam_search:
         _check_beams(body, decoding)
-    has_options = body.stream_options is not None
-    require(
-        body.stream or not has_options, "stream_options", "is only allowed with 'stream': true."
-    )
+    has_stream = body.stream or body.stream_options is None
+    require(has_stream, "stream_options", "is only allowed with 'stream': true.")
     constraint = decoding.calls or decoding.constraint
     if constraint is not None:
         _check_constraint(body, decoding, constraint.param)
     if isinstance(body, CompletionRequest):
-        reason = "is not supported: the model continues a prompt, it does not fill it."
-        require(not body.suffix, "suffix", reason)
+        _check_completion(body)
     else:
         _check_chat(body)
+
+
+def _check_completion(body: CompletionRequest) -> None:
+    reason = "is not supported: the model continues a prompt, it does not fill it."
+    require(not body.suffix, "suffix", reason)
 
 
 def _check_chat(body: ChatCompletionRequest) -> None:

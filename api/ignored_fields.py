@@ -28,6 +28,9 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
     names = body.unknown_fields + [name for name in _unused(body, decoding) if name in sent]
     if body.structured_outputs is not None:
         names += sorted(GuidedFields.model_fields.keys() & sent)
+    options = body.stream_options
+    if options is not None and options.include_beams and not decoding.include_beams:
+        names.append("stream_options.include_beams")
     if isinstance(body, ChatCompletionRequest):
         names += unshown_names(body.messages)
         if not CALL_FIELDS.isdisjoint(sent):

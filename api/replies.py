@@ -14,10 +14,10 @@ from pydantic_core import to_json
 
 from api.events import END, to_event_text, to_json_event
 from api.logprobs import LogprobAligner, Token
-from generation import Delta, Drain, Generation, Sink, Source
+from generation import BeamsDelta, Delta, Drain, Generation, Sink, Source
 from prompts.calls import Call
 from prompts.encoder import Encoder
-from protocol import FinishReason, Request, Usage
+from protocol import Beam, FinishReason, Request, Usage
 
 TEXT_MARK = "\x00text\x00"
 """Stands for the text in a chunk that is split around it; no chunk has it elsewhere."""
@@ -69,6 +69,8 @@ class ChunkFormat:
         """One event for the text of a delta, with its tokens and `token_ids`, and one for its finish reason."""
         has_more = bool(tokens or delta.call or token_ids)
         if not (has_more or delta.finish_reason):
+            if isinstance(delta, BeamsDelta):
+                return [self._beams_event(delta)]
             return [self._text_event(delta)] if delta.text else []
         events = []
         if (delta.text or delta.call) and not (self.joins_last and delta.finish_reason):
@@ -102,6 +104,18 @@ class ChunkFormat:
             self.around[place] = to_json_event(self.chunk(marked, ())).split(to_json(TEXT_MARK))
         before, after = self.around[place]
         return b"%b%b%b" % (before, to_event_text(delta.text), after)
+
+    def _beams_event(self, delta: BeamsDelta) -> bytes:
+        beams = [
+            Beam(text=beam.text, score=beam.score, finish_reason=beam.finish_reason)
+            for beam in delta.beams
+        ]
+        return self.without_choices(beams=beams)
+
+    def without_choices(self, **fields: Any) -> bytes:
+        """The event of a chunk that has these fields, and no choices."""
+        chunk = self.chunk(Delta(0, "", ()), ())
+        return to_json_event(chunk.model_copy(update={"choices": [], **fields}))
 
 
 def _without_end(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -167,7 +181,7 @@ def stream(
                 made = chunks.events(delta, tokens, due_ids(delta))
                 events += _with_usage(made, generation) if has_usage_in_each else made
             if ends_with_usage and generation.is_over:
-                events.append(_usage_event(chunks, generation))
+                events.append(chunks.without_choices(usage=usage_of(generation)))
             return sink(events) if events else None
 
         await generation.source(add)
@@ -179,13 +193,6 @@ def _with_usage(events: Sequence[bytes], generation: Generation) -> list[bytes]:
     """The events of chunks, each with the usage so far."""
     usage = to_json(usage_of(generation))
     return [b'%b,"usage":%b%b' % (event.removesuffix(END), usage, END) for event in events]
-
-
-def _usage_event(chunks: ChunkFormat, generation: Generation) -> bytes:
-    """The last chunk of a stream, which has nothing but the usage of the whole reply."""
-    chunk = chunks.chunk(Delta(0, "", ()), ())
-    usage = {"choices": [], "usage": usage_of(generation)}
-    return to_json_event(chunk.model_copy(update=usage))
 
 
 def usage_of(generation: Generation) -> Usage:

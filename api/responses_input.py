@@ -182,6 +182,8 @@ def _unused(body: ResponsesRequest) -> list[str]:
         names.append("return_token_ids")
     if body.top_logprobs and LOGPROBS not in body.include:
         names.append("top_logprobs")
+    if isinstance(body.stream_options, dict) and body.stream_options.get("include_beams"):
+        names.append("stream_options.include_beams")
     return names
 
 

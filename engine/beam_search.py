@@ -263,13 +263,22 @@ NextTokens = Callable[[Sequence[Beam]], Awaitable[Sequence[TopLogprobs]]]
 """Gives the top log-probabilities after each of the live beams, in their order, as `BeamSearch.advance` takes them."""
 
 
+Show = Callable[[], Delta | None]
+"""Gives a delta that shows the beams as they stand, or None if they need not be shown now."""
+
+
 async def beam_search(
-    search: BeamSearch, next_tokens: NextTokens, texts: Sequence[ChoiceText], stream: bool
+    search: BeamSearch,
+    next_tokens: NextTokens,
+    texts: Sequence[ChoiceText],
+    stream: bool,
+    show: Show | None = None,
 ) -> Deltas:
     """Run a search; yields the deltas of its results, of which the best is choice 0.
 
     There is one of the empty `texts` for each of the `n` results. With `stream`, tokens are sent as soon as their
-    choice is certain to have them, and the rest at the end; without it, each choice is one delta at the end.
+    choice is certain to have them, and the rest at the end; without it, each choice is one delta at the end. `show` is
+    asked after each step.
     """
     choices = _ChoiceDeltas(search, texts)
     while not search.is_over:
@@ -277,6 +286,8 @@ async def beam_search(
         if stream:
             for delta in choices.stable_deltas():
                 yield delta
+        if show is not None and (shown := show()) is not None:
+            yield shown
     for rank, beam in enumerate(search.finished[: len(texts)]):
         yield choices.to_delta(rank, beam)
 

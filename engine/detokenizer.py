@@ -64,6 +64,10 @@ class AnswerText:
         """All of the text so far."""
         return cast(str, self._detokenizer.output_text)
 
+    def settled(self, is_last: bool) -> str:
+        """The text so far; unless `is_last`, the beginning of a stop string is held back."""
+        return cast(str, self._detokenizer.get_next_output_text(is_last, delta=False))
+
     def stop_no_more(self) -> None:
         """Look for no stop string from here on."""
         self._detokenizer.stop = []

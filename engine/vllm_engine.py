@@ -248,7 +248,8 @@ class VLLMEngine:
             await self._run(prompt.ids + token_ids, run_params, run_id, reader)
 
         new_text = partial(AnswerText, self._llm.get_tokenizer(), prompt, params)
-        search = search_beams(config, new_text, generate, request.decoding.stream)
+        decoding = request.decoding
+        search = search_beams(config, new_text, generate, decoding.stream, decoding.include_beams)
         with self._room(config.num_beams):
             async with aclosing(search) as deltas:
                 async for delta in deltas:

@@ -113,7 +113,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "logprobs": st.booleans() | st.integers(-1, 25),
     "top_logprobs": st.integers(-1, 25),
     "stream_options": st.dictionaries(
-        st.sampled_from(["include_usage", "continuous_usage_stats"]), st.booleans()
+        st.sampled_from(["include_usage", "continuous_usage_stats", "include_beams"]), st.booleans()
     ),
     "response_format": st.fixed_dictionaries(
         {"type": st.sampled_from(["text", "json_object", "json_schema"])},

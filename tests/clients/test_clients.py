@@ -107,6 +107,18 @@ def test_an_official_client_reads_the_beams_of_a_search(ask: Ask, environment: s
 
 
 @pytest.mark.parametrize("environment", OFFICIAL)
+def test_an_official_client_passes_over_events_that_show_beams(ask: Ask, environment: str) -> None:
+    body = {**STORY, "n": 2, **extra(environment, num_beams=3)}
+    read = ask(environment, "with_openai", "beams", **body)
+    texts = contents(read["plain"])
+    assert contents(read["final"]) == joined(read["chunks"]) == texts
+    assert "content.delta" in read["events"]
+    beams = [chunk["beams"] for chunk in read["chunks"] if "beams" in chunk]
+    finished = [beam["text"] for beam in beams[-1] if beam["finish_reason"]]
+    assert finished[:2] == texts
+
+
+@pytest.mark.parametrize("environment", OFFICIAL)
 def test_an_official_client_reads_log_probabilities(ask: Ask, environment: str) -> None:
     read = ask(environment, "with_openai", "chat", **CHAT, logprobs=True, top_logprobs=2)
     [choice], [final] = read["plain"]["choices"], read["final"]["choices"]

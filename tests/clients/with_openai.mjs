@@ -30,6 +30,21 @@ export async function chat(url, body) {
   };
 }
 
+// Streams that show their beams too, in events that OpenAI's API does not have.
+export async function beams(url, body) {
+  const { completions } = connect(url).chat;
+  const asked = { ...body, stream_options: { include_usage: true, include_beams: true } };
+  const runner = completions.stream(asked);
+  const events = [];
+  runner.on("content.delta", () => events.push("content.delta"));
+  return {
+    plain: await completions.create(body),
+    chunks: await collect(await completions.create({ ...asked, stream: true })),
+    final: await runner.finalChatCompletion(),
+    events,
+  };
+}
+
 export async function complete(url, body) {
   const { completions } = connect(url);
   return {

@@ -35,6 +35,21 @@ def chat(url: str, **body: Any) -> dict:
     }
 
 
+def beams(url: str, **body: Any) -> dict:
+    """Streams that show their beams too, in events that OpenAI's API does not have."""
+    completions = connect(url).chat.completions
+    shown = {"stream_options": {"include_usage": True, "include_beams": True}}
+    with completions.stream(**body, **shown) as stream:
+        events = [event.type for event in stream]
+        final = stream.get_final_completion()
+    return {
+        "plain": checked(completions.create(**body)),
+        "chunks": [checked(chunk) for chunk in completions.create(**body, **shown, stream=True)],
+        "events": events,
+        "final": final,
+    }
+
+
 async def chat_async(url: str, **body: Any) -> dict:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         completions = client.chat.completions

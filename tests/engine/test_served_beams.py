@@ -8,6 +8,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from protocol import ChatChunk, Completion
 from tests.support.questions import COMPARISON, MODEL, STORIES, complete
 from tests.support.replies import events
 
@@ -88,3 +89,67 @@ def test_a_search_is_deterministic(http: httpx.Client) -> None:
     ]
     replies = [complete(http, **body) for body in bodies]
     assert replies == [replies[0]] * 5
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_beams": 4},
+        {"num_beams": 4, "n": 3, "max_tokens": 64, "ignore_eos": True},
+        {"num_beams": 16, "n": 16, "max_tokens": 12},
+        {"num_beams": 3, "n": 2, "stop": ["；缺", "。"]},
+        {"num_beams": 4, "stop": "，", "include_stop_str_in_output": True, "logprobs": 2},
+        {"num_beams": 2, "stop_token_ids": [438], "length_penalty": 2, "return_token_ids": True},
+        {"use_beam_search": True, "max_tokens": 30},
+    ],
+    ids=json.dumps,
+)
+def test_the_beams_of_a_running_search_are_shown(
+    http: httpx.Client, fields: dict[str, Any]
+) -> None:
+    body = {"prompt": COMPARISON, "max_tokens": 80, **fields}
+    plain = http.post("/v1/completions", json=body).json()
+    options = {"include_usage": True, "include_beams": True}
+    began = time.monotonic()
+    reply = http.post("/v1/completions", json={**body, "stream": True, "stream_options": options})
+    took = time.monotonic() - began
+    found = [Completion.model_validate(event) for event in events(reply.text)]
+    assert "X-Ignored-Parameters" not in reply.headers
+    shown = [chunk.beams for chunk in found if chunk.beams is not None]
+    assert 1 <= len(shown) <= 2 + 7 * took
+    assert all(chunk.choices == [] for chunk in found if chunk.beams is not None)
+    width = fields.get("num_beams", 1)
+    for beams in shown:
+        live = [beam for beam in beams if beam.finish_reason is None]
+        finished = beams[len(live) :]
+        assert max(len(live), len(finished)) <= width
+        for kind in (live, finished):
+            assert kind == sorted(kind, key=lambda beam: beam.score, reverse=True)
+        assert None not in {beam.finish_reason for beam in finished}
+    results = [(choice["text"], choice["finish_reason"]) for choice in plain["choices"]]
+    finished = [beam for beam in shown[-1] if beam.finish_reason is not None]
+    assert [(beam.text, beam.finish_reason) for beam in finished[: len(results)]] == results
+    texts = [""] * len(results)
+    for choice in (choice for chunk in found for choice in chunk.choices):
+        texts[choice.index] += choice.text
+    assert texts == [text for text, _ in results]
+    assert found[-1].model_dump()["usage"] == plain["usage"]
+
+
+def test_beams_of_a_chat_are_shown_long_before_it_is_answered(http: httpx.Client) -> None:
+    body = {"messages": STORIES, "num_beams": 4, "max_tokens": 200, "ignore_eos": True}
+    options = {"stream": True, "stream_options": {"include_beams": True}}
+    began, shown, ended = time.monotonic(), [], []
+    with http.stream("POST", "/v1/chat/completions", json={**body, **options}) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                chunk = ChatChunk.model_validate_json(line.removeprefix("data: "))
+                if chunk.beams is not None:
+                    shown.append((time.monotonic() - began, chunk.beams))
+                ended += [choice for choice in chunk.choices if choice.finish_reason]
+    took = time.monotonic() - began
+    assert len(ended) == 1
+    assert 5 <= len(shown) <= 2 + 7 * took
+    assert shown[0][0] < 0.5 * took
+    lengths = [max(len(beam.text) for beam in beams) for _, beams in shown]
+    assert lengths[0] < lengths[len(lengths) // 2] < lengths[-1]

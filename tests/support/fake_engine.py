@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from errors import APIError
-from generation import Decoding, Delta, Deltas, Prompt, Source, TokenLogprob, pour
+from generation import BeamsDelta, Decoding, Delta, Deltas, Prompt, Source, TokenLogprob, pour
 
 Script = Sequence[Delta | Exception]
 
@@ -95,6 +95,8 @@ class FakeEngine:
         self.running += 1
         try:
             for delta in self.script if decoding.stream else joined(self.script):
+                if isinstance(delta, BeamsDelta) and not decoding.include_beams:
+                    continue
                 await asyncio.sleep(self.delay)
                 if self.is_aborted:
                     raise APIError(503, "The server is shutting down.", code="shutting_down")
@@ -111,6 +113,8 @@ def joined(script: Script) -> list[Delta | Exception]:
     for delta in script:
         if isinstance(delta, Exception):
             return [delta]
+        if isinstance(delta, BeamsDelta):
+            continue
         if (first := whole.get(delta.index)) is None:
             whole[delta.index] = replace(delta, token_ids=list(delta.token_ids))
         else:
