@@ -1,7 +1,6 @@
 """A browser against the real server: a page of another origin, and the documentation."""
 
 import json
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,11 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.paths import CHROMIUM
 from tests.support.server_process import Server
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 
 pytestmark = [
     pytest.mark.engine,

@@ -38,7 +38,7 @@ CURL_LINES = [
 ]
 NO_DEFAULTS: tuple[object, ...] = (None, "", [], {}, ())
 
-NO_MODULES = {"tests", "benchmarks", "demo_model", "node_modules", "build"}
+NO_MODULES = {"tests", "benchmarks", "demo_model", "examples", "node_modules", "build"}
 MODULES = sorted(
     path
     for path in (file.relative_to(ROOT) for file in ROOT.rglob("*.py"))

@@ -54,7 +54,7 @@ def folder(module: str) -> str:
 
 def test_every_folder_is_looked_at() -> None:
     """A folder with modules that this test does not know would be out of every rule."""
-    others = {"tests", "benchmarks", "demo_model", ".ci"}
+    others = {"tests", "benchmarks", "demo_model", "examples", ".ci"}
     found = {
         file.relative_to(ROOT).parts[0] for file in ROOT.glob("*/*.py") if ".venv" not in file.parts
     }
