@@ -92,6 +92,7 @@ class BeamsView:
         self._next_look = 0.0
 
     def __call__(self) -> BeamsDelta | None:
+        """Return the beams as they stand, or None where they have been shown less than `SHOWN_EVERY` ago."""
         search, now = self._search, time.monotonic()
         if now < self._next_look and not search.is_over:
             return None
@@ -106,7 +107,7 @@ class BeamsView:
         return BeamsDelta(0, "", (), beams=states)
 
     def _text(self, beam: Beam) -> AnswerText:
-        """The text of a beam: it or an ancestor has been shown last, for a beam can only finish while it is live."""
+        """The text of a beam, of which it or one of its ancestors was among those that were shown last."""
         shown = beam
         while shown not in self._texts:
             assert shown.parent is not None
