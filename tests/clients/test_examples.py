@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 from prompts.encoder import SentencePieceEncoder
 from tests.support.app_on_fake_engine import listening
@@ -130,10 +131,9 @@ def test_the_chat_by_gradio_has_at_most_40_lines() -> None:
 @pytest.mark.engine
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 def test_the_page_of_the_back_end_shows_an_answer(server: Server) -> None:
-    browsers = pytest.importorskip("playwright.sync_api")
     with (
         running(sys.executable, "web_backend.py", server.url) as page,
-        browsers.sync_playwright() as playwright,
+        sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
     ):
         tab = browser.new_page()
@@ -141,7 +141,7 @@ def test_the_page_of_the_back_end_shows_an_answer(server: Server) -> None:
         tab.fill("textarea", QUESTION)
         tab.click("text=发送")
         tab.wait_for_function("document.querySelector('output').textContent.includes('北京')")
-        assert "[" not in tab.text_content("output")
+        assert "[" not in tab.inner_text("output")
 
 
 @pytest.mark.parametrize("began", [False, True], ids=["before the first token", "while it answers"])
