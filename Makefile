@@ -12,7 +12,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-CODE := $(wildcard *.py) api prompts engine server .ci examples
+CODE := $(wildcard *.py) api prompts engine server .ci examples demo_model
 CLIENTS := tests/clients
 ENVIRONMENTS := $(patsubst $(CLIENTS)/requirements/%.txt,$(CLIENTS)/environments/%,$(wildcard $(CLIENTS)/requirements/*.txt))
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu

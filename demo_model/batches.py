@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from corpus import Dialogue, DialogueWriter, Question, check_disjoint, last_messages
+from corpus import (
+    NO_SHARES,
+    Dialogue,
+    DialogueWriter,
+    Question,
+    Shares,
+    check_disjoint,
+    last_messages,
+)
 from topics import Turn
 
 from prompt_template import PromptTemplate
+from prompts.calls import Message
 from prompts.encoder import SentencePieceEncoder
 from prompts.layouts import ALPACA_2
 
@@ -60,15 +69,21 @@ class DialogueEncoder:
             system = ""
         return ids, labels
 
-    def question_ids(self, question: Question) -> list[int]:
-        """Encode a held-out question as a prompt for its last answer."""
-        messages = [(message["role"], message["content"]) for message in question.messages]
+    def question_ids(self, question: Question, system: str | None = None) -> list[int]:
+        """Encode a held-out question as a prompt for its last answer; `system` None: the template's default."""
+        messages = [Message(each["role"], each["content"]) for each in question.messages]
+        if system is not None:
+            messages.insert(0, Message("system", system))
         return self.template.render_chat(messages).ids
 
+    def to_text(self, answer: list[int]) -> str:
+        """Decode an answer, without the id that ends it."""
+        return self.text_encoder.decode([i for i in answer if i != self.text_encoder.eos_id])
+
     def _prompt_ids(self, system: str | None, user: str) -> list[int]:
-        messages = [("user", user)]
+        messages = [Message("user", user)]
         if system is not None:
-            messages.insert(0, ("system", system))
+            messages.insert(0, Message("system", system))
         return self.template.render_chat(messages).ids
 
     def _answer_ids(self, text: str) -> list[int]:
@@ -90,12 +105,12 @@ class Batches:
         questions: list[Question],
         seed: int,
         batch_tokens: int,
-        structured_share: float = 0.0,
+        shares: Shares = NO_SHARES,
     ) -> None:
-        """`batch_tokens`: the most tokens of a batch, padding included; `structured_share`: see `DialogueWriter`."""
+        """`batch_tokens`: the most tokens of a batch, padding included."""
         self.encoder = encoder
         self.questions = questions
-        self.writer = DialogueWriter(seed, last_messages(questions), structured_share)
+        self.writer = DialogueWriter(seed, last_messages(questions), shares)
         self.rng = random.Random(seed)
         self.batch_tokens = batch_tokens
         self.tokens = 0

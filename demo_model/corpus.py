@@ -11,6 +11,7 @@ from random import Random
 
 import facts
 import topics
+from calls import CallWriter, repeat_turn
 from follow_ups import FOLLOW_UPS
 from structured import MAX_ANSWER_CHARACTERS, with_json_answer
 from topics import Turn
@@ -152,25 +153,43 @@ class Question:
         return self.turns[-1].accepted
 
 
+@dataclass(frozen=True)
+class Shares:
+    """The shares of special dialogues among those for training."""
+
+    structured: float = 0.0
+    """Of the dialogues with a short last answer, those in which it is written as JSON."""
+    calls: float = 0.0
+    """Of all, those in which functions are offered."""
+    repeated: float = 0.0
+    """Of the others, those in which texts are to be repeated."""
+
+
+NO_SHARES = Shares()
+
+
 class DialogueWriter:
     """Writes dialogues for training."""
 
     def __init__(
-        self, seed: int, avoided: frozenset[str] = frozenset(), structured_share: float = 0.0
+        self, seed: int, avoided: frozenset[str] = frozenset(), shares: Shares = NO_SHARES
     ) -> None:
-        """`avoided`: messages that no user may send, as `normalized` gives them: those of the held-out questions.
-
-        `structured_share`: of the dialogues with a short last answer, the share in which that is written as JSON.
-        """
-        self.structured_share = structured_share
+        """`avoided`: messages that no user may send, as `normalized` gives them: those of the held-out questions."""
+        self.shares = shares
         self.rng = Random(seed)
         self.avoided = avoided
         self.phraser = Phraser(self.rng)
         self.topics = [topic for topic, _ in TOPICS]
         self.weights = [weight for _, weight in TOPICS]
+        self.call_writer = CallWriter(self.rng, random_turn, SYSTEM_TEXTS)
 
     def dialogue(self) -> Dialogue:
         """Write a dialogue of one to twelve turns, or at times one of as many as the context holds."""
+        if self.shares.calls and self.rng.random() < self.shares.calls:
+            return self._dialogue_with_calls()
+        if self.shares.repeated and self.rng.random() < self.shares.repeated:
+            repeated = [repeat_turn(self.rng) for _ in range(self.rng.choice((1, 2, 3)))]
+            return Dialogue(self._system_text(), tuple(repeated))
         is_long = self.rng.random() < LONG_SHARE
         count = LONG_TURN_COUNT if is_long else self.rng.choice(TURN_COUNTS)
         turns: list[Turn] = []
@@ -183,12 +202,19 @@ class DialogueWriter:
         # Without structured answers no random number is drawn for them, so a seed's first stage stays what it is.
         if (
             can_be_structured
-            and self.structured_share
-            and self.rng.random() < self.structured_share
+            and self.shares.structured
+            and self.rng.random() < self.shares.structured
         ):
             turns[-1], functions_system = with_json_answer(last, self.rng)
             return Dialogue(functions_system or self._system_text(), tuple(turns))
         return Dialogue(self._system_text(), tuple(turns))
+
+    def _dialogue_with_calls(self) -> Dialogue:
+        while True:
+            written = self.call_writer.dialogue()
+            turns = tuple(turn.turn for turn in written.turns)
+            if not any(normalized(turn.user) in self.avoided for turn in turns):
+                return Dialogue(written.system, turns)
 
     def turn(self) -> Turn:
         """Write a turn that needs no other before it."""
@@ -211,6 +237,13 @@ class DialogueWriter:
                 break
             turns.append(self.rng.choice(follow_ups)(self.phraser, turns[-1]))
         return turns
+
+
+def random_turn(phraser: Phraser) -> Turn:
+    """Write a turn on a random topic that needs no other turn before it."""
+    written, weights = zip(*TOPICS, strict=True)
+    turn: Turn = phraser.rng.choices(written, weights)[0](phraser)
+    return turn
 
 
 def normalized(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 from corpus import Question
+from decisions import Decision
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -26,6 +27,26 @@ def write_questions(file: Path, questions: list[Question]) -> None:
                 "topic": question.topic,
                 "messages": question.messages,
                 "accept": question.accepted,
+            }
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def write_decisions(file: Path, decisions: list[Decision]) -> None:
+    """Write held-out decisions as JSON lines.
+
+    Calls and results in `messages` are written as the model reads them; the functions end the system text.
+    """
+    with file.open("w", encoding="utf-8") as out:
+        for decision in decisions:
+            last = decision.turns[-1]
+            line = {
+                "topic": decision.topic,
+                "system": decision.system_text,
+                "functions": decision.functions,
+                "messages": decision.question.messages,
+                "calls": decision.calls,
+                "accept": last.accepted,
+                "results": last.values,
             }
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -58,12 +79,15 @@ def write_readme_figures(figures: dict[str, Any], readme: Path) -> None:
     before, _, after = readme.read_text(encoding="utf-8").partition(FIGURES_BEGIN)
     after = after.partition(FIGURES_END)[2]
     held_out = f"{figures['held_out_right']} of {figures['held_out_questions']} held-out questions"
+    decided = f"{figures['held_out_decisions_right']} of {figures['held_out_decisions']} decisions"
     paragraph = (
         f"{figures['parameters'] / 1e6:.1f} million parameters, {figures['bytes'] / 1e6:.1f} MB in bfloat16; "
-        f"{figures['steps']:,} and {figures['structured_steps']:,} steps over "
+        f"{figures['steps']:,}, {figures['structured_steps']:,} "
+        f"and {figures['calls_steps']:,} steps over "
         f"{figures['training_tokens'] / 1e6:.1f} million tokens in {figures['minutes']:.0f} minutes on "
         f"{figures['trained_on']}, seed {figures['seed']}. "
         f"At temperature 0 it answers **{held_out} ({figures['held_out_score']:.1%})** rightly; "
+        f"and makes **{decided} on calls ({figures['held_out_decisions_score']:.1%})** rightly; "
         "by topic in [`figures.json`](figures.json)."
     )
     readme.write_text(

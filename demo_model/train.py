@@ -18,18 +18,30 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import torch  # noqa: E402
 from batches import CONTEXT_LENGTH, IGNORE_INDEX, Batch, Batches, DialogueEncoder  # noqa: E402
-from corpus import Question, chinese_names, held_out_questions, tokenizer_texts  # noqa: E402
+from corpus import Question, Shares, chinese_names, held_out_questions, tokenizer_texts  # noqa: E402
+from decisions import Decision, DecisionScore, held_out_decisions, score_decisions  # noqa: E402
 from evaluation import Score, contains_accepted, generate_greedily, to_score  # noqa: E402
-from report import mean_of_last, plot, write_json, write_questions, write_readme_figures  # noqa: E402
+from report import (  # noqa: E402
+    mean_of_last,
+    plot,
+    write_decisions,
+    write_json,
+    write_questions,
+    write_readme_figures,
+)
 from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from vocabulary import VOCABULARY_SIZE, train_tokenizer  # noqa: E402
 
-STRUCTURED_SHARE = 0.5
-"""The share of dialogues with a structured answer in the second stage of training; the first stage has none."""
+STRUCTURED_SHARES = Shares(structured=0.5)
+"""The dialogues of the second stage of training; the first stage has no special ones."""
 STRUCTURED_RATE_SCALE = 0.3
 """The second stage's peak learning rates, in those of the first."""
+CALLS_SHARES = Shares(structured=0.15, calls=0.42, repeated=0.03)
+"""The dialogues of the third stage; copying, which calls need, is learnt soonest from texts to be repeated."""
+CALLS_RATE_SCALE = 0.4
+"""The third stage's peak learning rates, in those of the first."""
 
 
 def new_model(arguments: argparse.Namespace) -> LlamaForCausalLM:
@@ -111,31 +123,30 @@ def train(
     return losses
 
 
-def train_structured(
-    folder: Path,
-    encoder: DialogueEncoder,
-    questions: list[Question],
+def train_further(
     arguments: argparse.Namespace,
+    batches: Batches,
+    steps: int,
+    rate_scale: float,
     device: torch.device,
-) -> Batches:
-    """Train the weights in `folder` to continue JSON (the second stage) and write them; returns its batches.
+) -> None:
+    """Train the weights in the output folder in a further stage, and write them.
 
-    The other dialogues are like those of the first stage, so that nothing is forgotten.
+    Many of its dialogues are like those of the stages before, so that nothing is forgotten.
     """
+    folder = arguments.output
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
-    batches = Batches(
-        encoder, questions, arguments.seed + 1, arguments.batch_tokens, STRUCTURED_SHARE
-    )
-    train(model, batches, arguments, arguments.structured_steps, STRUCTURED_RATE_SCALE)
+    train(model, batches, arguments, steps, rate_scale)
     save_model(model, folder)
-    return batches
 
 
-def evaluate(
-    folder: Path, encoder: DialogueEncoder, questions: list[Question], device: torch.device
-) -> Score:
-    """Return the held-out score of the weights in `folder`, computed in bfloat16 as they are written and served."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
+def load_for_answers(folder: Path, device: torch.device) -> LlamaForCausalLM:
+    """Load the weights in bfloat16, as they are written and served."""
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
+
+
+def evaluate(model: LlamaForCausalLM, encoder: DialogueEncoder, questions: list[Question]) -> Score:
+    """Return the score of the held-out questions."""
     eos_id = model.config.eos_token_id
     prompts = [encoder.question_ids(question) for question in questions]
     answers = generate_greedily(model, prompts, eos_id)
@@ -143,13 +154,22 @@ def evaluate(
     wrong: list[dict[str, str]] = []
     for question, answer in zip(questions, answers, strict=True):
         has_ended = answer[-1] == eos_id
-        text = encoder.text_encoder.decode([i for i in answer if i != eos_id])
+        text = encoder.to_text(answer)
         is_right = has_ended and contains_accepted(text, question.accepted)
         are_right.append(is_right)
         if not is_right:
             user = question.turns[-1].user
             wrong.append({"topic": question.topic, "question": user, "answer": text})
     return to_score([question.topic for question in questions], are_right, wrong)
+
+
+def evaluate_decisions(
+    model: LlamaForCausalLM, encoder: DialogueEncoder, decisions: list[Decision]
+) -> DecisionScore:
+    """Return the score of the held-out decisions, without constrained decoding."""
+    prompts = [encoder.question_ids(decision.question, decision.system) for decision in decisions]
+    answers = generate_greedily(model, prompts, model.config.eos_token_id)
+    return score_decisions(decisions, [encoder.to_text(answer) for answer in answers])
 
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:
@@ -189,6 +209,17 @@ def parse_arguments() -> argparse.Namespace:
         default=1000,
         help="and then, with answers as JSON too (1000)",
     )
+    parser.add_argument(
+        "--calls-steps",
+        type=int,
+        default=6000,
+        help="and then, with functions that may be called (6000)",
+    )
+    parser.add_argument(
+        "--calls-only",
+        action="store_true",
+        help="train the weights in the output folder in this last way alone",
+    )
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a batch (4096)")
     parser.add_argument("--layers", type=int, default=4, help="(4)")
     parser.add_argument(
@@ -207,65 +238,115 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def to_figures(
-    arguments: argparse.Namespace,
-    parameters: int,
-    losses: list[float],
-    tokens: int,
-    minutes: float,
-    score: Score,
+def score_all(
+    folder: Path,
+    encoder: DialogueEncoder,
+    questions: list[Question],
+    decisions: list[Decision],
+    device: torch.device,
 ) -> dict[str, Any]:
-    """Return the content of `figures.json`."""
+    """Score the weights in `folder`, print what they answer wrongly, and return the scores for `figures.json`."""
+    model = load_for_answers(folder, device)
+    score = evaluate(model, encoder, questions)
+    decided = evaluate_decisions(model, encoder, decisions)
+    for wrong in (*score.wrong, *decided.wrong):
+        print(json.dumps(wrong, ensure_ascii=False))
     return {
-        "parameters": parameters,
-        "bytes": (arguments.output / "model.safetensors").stat().st_size,
-        "seed": arguments.seed,
-        "steps": arguments.steps,
-        "structured_steps": arguments.structured_steps,
-        "training_tokens": tokens,
-        "minutes": round(minutes, 1),
-        "trained_on": "a GPU" if torch.cuda.is_available() else f"{arguments.threads} CPU cores",
-        "final_loss": round(mean_of_last(losses), 4),
         "held_out_questions": score.questions,
         "held_out_right": score.right,
         "held_out_score": round(score.share, 4),
         "held_out_by_topic": score.by_topic,
+        "held_out_decisions": decided.decisions,
+        "held_out_decisions_right": decided.right,
+        "held_out_decisions_score": round(decided.share, 4),
+        "held_out_decisions_by_topic": decided.by_topic,
+        "held_out_arguments_right": f"{decided.arguments_right}/{decided.calls}",
+        "held_out_calls_valid": f"{decided.json_valid}/{decided.json_calls}",
+        "held_out_results_stated": f"{decided.results_right}/{decided.results}",
+        "held_out_texts_right": f"{decided.texts_right}/{decided.texts}",
     }
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def train_first_stages(
+    arguments: argparse.Namespace,
+    encoder: DialogueEncoder,
+    questions: list[Question],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Train a new model on the facts, and then with answers as JSON; returns figures of both stages."""
     began = time.monotonic()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-
-    questions = held_out_questions(arguments.seed)
-    write_questions(arguments.output / "held_out.jsonl", questions)
-    texts = tokenizer_texts(arguments.seed)
-    tokenizer_file = train_tokenizer(texts, chinese_names(), arguments.output / "tokenizer")
-    encoder = DialogueEncoder(tokenizer_file)
     batches = Batches(encoder, questions, arguments.seed, arguments.batch_tokens)
-
     model = new_model(arguments).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters on {device}", flush=True)
     losses = train(model, batches, arguments, arguments.steps)
     save_model(model, arguments.output)
     plot(losses, arguments.output / "loss.png")
-    structured_batches = train_structured(arguments.output, encoder, questions, arguments, device)
-    minutes = (time.monotonic() - began) / 60
+    structured = Batches(
+        encoder, questions, arguments.seed + 1, arguments.batch_tokens, STRUCTURED_SHARES
+    )
+    train_further(arguments, structured, arguments.structured_steps, STRUCTURED_RATE_SCALE, device)
+    return {
+        "parameters": parameters,
+        "bytes": (arguments.output / "model.safetensors").stat().st_size,
+        "seed": arguments.seed,
+        "steps": arguments.steps,
+        "structured_steps": arguments.structured_steps,
+        "training_tokens": batches.tokens + structured.tokens,
+        "minutes": (time.monotonic() - began) / 60,
+        "trained_on": "a GPU" if torch.cuda.is_available() else f"{arguments.threads} CPU cores",
+        "final_loss": round(mean_of_last(losses), 4),
+    }
 
-    score = evaluate(arguments.output, encoder, questions, device)
-    for wrong in score.wrong:
-        print(json.dumps(wrong, ensure_ascii=False))
-    print(json.dumps(score.by_topic, ensure_ascii=False))
-    print(f"held-out: {score.right} of {score.questions} right, {score.share:.1%}")
-    tokens = batches.tokens + structured_batches.tokens
-    figures = to_figures(arguments, parameters, losses, tokens, minutes, score)
-    write_json(arguments.output / "figures.json", figures)
+
+def train_calls(
+    arguments: argparse.Namespace,
+    encoder: DialogueEncoder,
+    questions: list[Question],
+    decisions: list[Decision],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Train the weights in the output folder to decide on calls; returns figures of this stage."""
+    began = time.monotonic()
+    held_out = questions + [decision.question for decision in decisions]
+    calls = Batches(encoder, held_out, arguments.seed + 2, arguments.batch_tokens, CALLS_SHARES)
+    train_further(arguments, calls, arguments.calls_steps, CALLS_RATE_SCALE, device)
+    return {
+        "calls_steps": arguments.calls_steps,
+        "calls_tokens": calls.tokens,
+        "calls_minutes": round((time.monotonic() - began) / 60, 1),
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    figures_file = arguments.output / "figures.json"
+
+    questions = held_out_questions(arguments.seed)
+    write_questions(arguments.output / "held_out.jsonl", questions)
+    decisions = held_out_decisions(arguments.seed)
+    write_decisions(arguments.output / "held_out_calls.jsonl", decisions)
+    texts = tokenizer_texts(arguments.seed)
+    tokenizer_file = train_tokenizer(texts, chinese_names(), arguments.output / "tokenizer")
+    encoder = DialogueEncoder(tokenizer_file)
+
+    if arguments.calls_only:
+        figures = json.loads(figures_file.read_text(encoding="utf-8"))
+        figures["minutes"] -= figures.get("calls_minutes", 0)
+        figures["training_tokens"] -= figures.get("calls_tokens", 0)
+    else:
+        figures = train_first_stages(arguments, encoder, questions, device)
+    figures |= train_calls(arguments, encoder, questions, decisions, device)
+    figures["minutes"] = round(figures["minutes"] + figures["calls_minutes"], 1)
+    figures["training_tokens"] += figures["calls_tokens"]
+    figures |= score_all(arguments.output, encoder, questions, decisions, device)
+    print(json.dumps(figures, ensure_ascii=False, indent=2))
+    write_json(figures_file, figures)
     if arguments.output.resolve() == HERE:
         write_readme_figures(figures, HERE / "README.md")
 

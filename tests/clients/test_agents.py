@@ -3,7 +3,6 @@
 import pytest
 
 from tests.support.client_programs import MODEL, Ask
-from tests.support.decisions import needs_decisions
 
 CITY = "杭州"
 """Which all agents are asked about."""
@@ -14,7 +13,7 @@ pytestmark = pytest.mark.engine
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({}, id="decided", marks=needs_decisions),
+        pytest.param({}, id="decided"),
         pytest.param({"tool_choice": "required"}, id="forced"),
     ],
 )
@@ -32,7 +31,6 @@ def test_an_agent_of_openais_sdk_runs_a_tool_in_two_turns(
     assert read["tokens"] > 0
 
 
-@needs_decisions
 @pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
 def test_a_langchain_js_agent_runs_a_tool_in_two_turns(ask: Ask, responses: bool) -> None:
     read = ask("node", "with_langchain", "turns", model=MODEL, useResponsesApi=responses)
@@ -42,7 +40,6 @@ def test_a_langchain_js_agent_runs_a_tool_in_two_turns(ask: Ask, responses: bool
     assert "".join(read["pieces"]) == read["answers"][0]
 
 
-@needs_decisions
 def test_agent_framework_runs_a_tool_in_two_turns_where_it_is_told_that_nothing_is_kept(
     ask: Ask,
 ) -> None:
@@ -53,7 +50,6 @@ def test_agent_framework_runs_a_tool_in_two_turns_where_it_is_told_that_nothing_
     assert "".join(read["pieces"]) == read["answers"][0]
 
 
-@needs_decisions
 def test_an_autogen_assistant_runs_a_tool_and_answers_by_its_result(ask: Ask) -> None:
     read = ask("agents", "with_autogen", "tool", model=MODEL)
     events = ["ToolCallRequestEvent", "ToolCallExecutionEvent"]

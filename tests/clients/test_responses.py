@@ -23,12 +23,10 @@ from tests.support.client_programs import (
     output,
     tool,
 )
-from tests.support.decisions import needs_decisions
 from tests.support.polling import wait_for
 from tests.support.server_process import Server
 
 BODY = {"model": MODEL, "temperature": 0, "input": [{"role": "user", "content": QUESTION}]}
-DECIDED = pytest.param("auto", marks=needs_decisions)
 pytestmark = pytest.mark.engine
 
 
@@ -128,7 +126,7 @@ def test_the_ai_sdk_generates_objects_whole_and_streamed(ask: Ask) -> None:
     assert read["streamed"] == read["plain"]
 
 
-@pytest.mark.parametrize("tool_choice", [DECIDED, "required"])
+@pytest.mark.parametrize("tool_choice", ["auto", "required"])
 def test_the_ai_sdk_runs_a_call_and_reads_the_answer_to_its_result(
     ask: Ask, tool_choice: str
 ) -> None:
@@ -172,7 +170,7 @@ def test_litellm_reads_completions(ask: Ask) -> None:
     assert is_city(json.loads(read["structured"]))
 
 
-@pytest.mark.parametrize("tool_choice", [DECIDED, "required"])
+@pytest.mark.parametrize("tool_choice", ["auto", "required"])
 def test_litellm_reads_a_call(ask: Ask, tool_choice: str) -> None:
     read = ask("litellm", "with_litellm", "call", model=MODEL, tool_choice=tool_choice)
     for way in ("plain", "streamed"):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from evaluation import contains_accepted
 from openai import OpenAI
@@ -67,3 +68,32 @@ def test_the_committed_weights_have_the_score_that_readme_tells(server: Server) 
     told = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))["held_out_score"]
     assert score >= 0.9
     assert math.isclose(score, told, abs_tol=0.02)
+
+
+def test_the_committed_weights_decide_on_calls_as_readme_tells(server: Server) -> None:
+    """Asked as clients ask: with `tools`, and the decision left to the model."""
+    lines = (DEMO_MODEL / "held_out_calls.jsonl").read_text(encoding="utf-8").splitlines()
+    decisions: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def is_right(decision: dict[str, Any]) -> bool:
+        system = {"role": "system", "content": decision["system"]}
+        ask = {
+            "messages": [system, *decision["messages"]],
+            "tools": [{"type": "function", "function": each} for each in decision["functions"]],
+            "temperature": 0,
+        }
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()
+        calls = reply["choices"][0]["message"].get("tool_calls", [])
+        schemas = {each["name"]: each["parameters"] for each in decision["functions"]}
+        for call in calls:
+            arguments = json.loads(call["function"]["arguments"])
+            jsonschema.validate(arguments, schemas[call["function"]["name"]])
+        called = sorted(call["function"]["name"] for call in calls)
+        return called == sorted(call["name"] for call in decision["calls"])
+
+    with ThreadPoolExecutor(32) as pool:
+        right = sum(pool.map(is_right, decisions))
+    told = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))
+    assert len(decisions) == told["held_out_decisions"] >= 200
+    assert right / len(decisions) >= 0.85
+    assert math.isclose(right / len(decisions), told["held_out_decisions_score"], abs_tol=0.03)
