@@ -47,7 +47,8 @@ def test_agent_framework_runs_a_tool_in_two_turns_where_it_is_told_that_nothing_
     assert read["contents"] == ["function_call", "function_result", "text"]
     assert read["called"][0] == read["called"][-1] == CITY
     assert all(read["answers"])
-    assert "".join(read["pieces"]) == read["answers"][0]
+    assert read["streamed"] == read["answers"][0]
+    assert len(list(filter(None, read["pieces"]))) > 3
 
 
 def test_an_autogen_assistant_runs_a_tool_and_answers_by_its_result(ask: Ask) -> None:

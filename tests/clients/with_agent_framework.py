@@ -15,10 +15,14 @@ async def turns(url: str, model: str, **options: bool) -> dict:
     session = agent.create_session()
     first = await agent.run(QUESTION, session=session)
     second = await agent.run(SECOND_QUESTION, session=session)
-    pieces = [update.text async for update in agent.run(QUESTION, stream=True)]
+    stream = agent.run(QUESTION, stream=True)
+    pieces = [update.text async for update in stream]
+    # The last piece of a text is the whole of it, in place of the others.
+    streamed = (await stream.get_final_response()).text
     return {
         "called": called,
         "answers": [first.text, second.text],
         "contents": [content.type for message in first.messages for content in message.contents],
         "pieces": pieces,
+        "streamed": streamed,
     }
