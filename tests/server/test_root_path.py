@@ -26,6 +26,7 @@ ASKS: dict[str, dict[str, Any]] = {
 }
 READ = ["/v1/models", "/v1/models/{}", "/health", "/metrics", "/version", "/docs", "/openapi.json",
         "/static-offline-docs/swagger-ui.css"]  # fmt: skip
+PAGE = ["/", "/page/{}"]
 UNKNOWN = ["/v1/responses/{}"]
 """Routes on which nothing is found."""
 SPELLINGS = ["{}", "/llm/api{}", "//llm//api/{}/", "{}/", "/{}//", "/llm/api{}/"]
@@ -90,7 +91,7 @@ def test_no_route_is_left_out_here(client: httpx.Client, serve: Callable[..., Te
     routes = [route for route in app.routes if isinstance(route, Route | Mount)]
     assert len(routes) == len(app.routes)
     paths = {route.path for route in routes} - {"/docs/oauth2-redirect", "/static-offline-docs"}
-    assert {re.sub("{.*}", "{}", path) for path in paths} <= {*READ, *ASKS, *UNKNOWN}
+    assert {re.sub("{.*}", "{}", path) for path in paths} <= {*READ, *ASKS, *PAGE, *UNKNOWN}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -130,7 +131,9 @@ def test_other_paths_are_not_found(client: httpx.Client, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["", "/", "/llm/api", "/llm/api/", "//llm/api//"])
 def test_the_root_is_one_path(client: httpx.Client, path: str) -> None:
-    assert client.get(f"{client.base_url}{path}").status_code == 404
+    reply = client.get(f"{client.base_url}{path}", follow_redirects=True)
+    assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert reply.url.path.endswith("/")
 
 
 def test_the_docs_lead_to_paths_that_are_there(client: httpx.Client) -> None:

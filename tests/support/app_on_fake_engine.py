@@ -8,7 +8,7 @@ from typing import Any
 from api.app import build_app
 from prompt_template import PromptTemplate
 from prompts.encoder import SentencePieceEncoder
-from prompts.layouts import ALPACA_2
+from prompts.layouts import ALPACA_2, Layout
 from server.sockets import bind_sockets
 from server.uvicorn_server import DrainingServer, uvicorn_config
 from settings import Settings
@@ -21,12 +21,12 @@ logged: list[str] = []
 
 @contextmanager
 def serving(
-    engine: FakeEngine, encoder: SentencePieceEncoder, **settings: Any
+    engine: FakeEngine, encoder: SentencePieceEncoder, layout: Layout = ALPACA_2, **settings: Any
 ) -> Iterator[tuple[str, DrainingServer]]:
     """An app on a fake engine, on a real socket, in a thread: its URL, and the server."""
     chosen = Settings(host="127.0.0.1", port=0, **settings)
     sockets = bind_sockets(chosen)
-    app = build_app(engine, PromptTemplate(ALPACA_2, encoder), chosen, log=logged.append)
+    app = build_app(engine, PromptTemplate(layout, encoder), chosen, log=logged.append)
     server = DrainingServer(uvicorn_config(app, chosen), engine, chosen.drain_timeout)
     thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
