@@ -33,6 +33,8 @@ JSON_OPTIONS = {
 """
 MAX_GRAMMAR_LENGTH = 200_000
 """Characters of a whole grammar; shorter ones compile in tenths of a second."""
+CACHED_GRAMMARS = 16
+"""Compiled grammars that are kept, the last ones used: a large one takes some megabytes."""
 NO_ARGUMENTS_SCHEMA = {"type": "object", "properties": {}, "additionalProperties": False}
 REPORTED_ERROR = re.compile(
     r"(?i)unimplemented keys: [^\n]*|min/maxproperties [^\n]*|unsatisfiable schema"
@@ -175,12 +177,23 @@ class GrammarCompiler:
         except (ValueError, TypeError) as failure:
             reason = "This model's tokenizer does not support structured output."
             raise bad_request(reason) from failure
+        # Clients send the same schema again and again.
+        self._compiled = lru_cache(CACHED_GRAMMARS)(self._compile)
 
     def compile(self, grammar: str, answer_lead: str, param: str) -> "GrammarChecker":
         """Compile a grammar of `to_grammar` for one reply.
 
         Raises APIError (400), with `param` as the request field, for what is not valid or beyond llguidance's limits.
         """
+        try:
+            matcher = self._compiled(grammar, answer_lead)
+        except ValueError as failure:
+            reported = REPORTED_ERROR.search(str(failure))
+            raise _refused(param, reported[0] if reported else "not valid") from failure
+        return GrammarChecker(matcher.deep_copy(), param)
+
+    def _compile(self, grammar: str, answer_lead: str) -> llguidance.LLMatcher:
+        """Compile a grammar; raises ValueError with llguidance's own message."""
         matcher = llguidance.LLMatcher(
             self._tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0
         )
@@ -189,9 +202,8 @@ class GrammarCompiler:
         if trial.consume_tokens(self._tokenizer.tokenize_str(answer_lead)):
             trial.compute_bitmask()
         if trial.is_error():
-            reported = REPORTED_ERROR.search(trial.get_error())
-            raise _refused(param, reported[0] if reported else "not valid")
-        return GrammarChecker(matcher, param)
+            raise ValueError(trial.get_error())
+        return matcher
 
 
 @dataclass

@@ -8,6 +8,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 from vllm.tokenizers import TokenizerLike
 
 from engine.beam_search import BeamSearchConfig
+from engine.checked_params import CheckedParams
 from engine.grammar import to_grammar
 from errors import bad_request
 from generation import Decoding, Prompt
@@ -39,7 +40,7 @@ def to_sampling_params(
     if logprobs is None and decoding.takes_best:
         # vLLM sums the log-probabilities of a choice only where it is asked for some.
         logprobs = 0
-    params = SamplingParams(
+    params = (CheckedParams if grammar else SamplingParams)(
         n=1 if decoding.is_greedy else decoding.width,
         temperature=decoding.temperature,
         top_p=decoding.top_p,
