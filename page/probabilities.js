@@ -91,7 +91,7 @@ function trimLead(groups, content) {
 const percent = (logprob) => {
   if (logprob === null) return "–";
   const value = 100 * Math.exp(logprob);
-  return `${value >= 99.95 ? "100" : value.toFixed(value < 1 ? 2 : 1)} %`;
+  return `${value >= 99.95 ? "100" : value < 1 ? value.toPrecision(1) : value.toFixed(1)} %`;
 };
 
 function toView(groups, onRival) {

@@ -138,7 +138,7 @@ export function figures({ role, usage, timing, finish, ignored }) {
   const facts = [
     usage && t("figures.tokens", { count }),
     timing && t("figures.first", { seconds: (timing.first / 1000).toFixed(2) }),
-    count > 1 && seconds > 0 && t("figures.rate", { rate: ((count - 1) / seconds).toFixed(1) }),
+    count > 1 && seconds > 0.05 && t("figures.rate", { rate: ((count - 1) / seconds).toFixed(1) }),
     ["length", "stopped"].includes(finish) && t(`figures.${finish}`),
     ignored && t("figures.ignored", { fields: ignored }),
   ];
