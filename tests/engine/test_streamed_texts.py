@@ -34,4 +34,5 @@ def test_a_stream_equals_the_plain_reply_for_many_texts(http: httpx.Client) -> N
         joined[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
     # vLLM's batches change from run to run, and with them the last bits of bfloat16: near ties may fall differently.
     assert sum(a == b for a, b in zip(joined, plain, strict=True)) >= 0.9 * len(prompts)
-    assert not any("\ufffd" in text for text in joined)
+    # The model itself may write bytes that are no text; a stream has none besides.
+    assert not any("\ufffd" in a and "\ufffd" not in b for a, b in zip(joined, plain, strict=True))
