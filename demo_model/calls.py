@@ -299,10 +299,9 @@ class CallWriter:
         taken = [value.shown for value in others.values()]
         for parameter in family.parameters:
             for slot in parameter.slots:
-                kind = parameter.kind or slot
-                values[slot] = slot_value(kind, self.rng, english=english)
+                values[slot] = slot_value(slot, self.rng, english=english)
                 while self.held_out and values[slot].shown in taken:
-                    values[slot] = slot_value(kind, self.rng, english=english)
+                    values[slot] = slot_value(slot, self.rng, english=english)
                 taken.append(values[slot].shown)
         return values
 

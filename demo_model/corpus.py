@@ -179,8 +179,6 @@ class DialogueWriter:
         self.rng = Random(seed)
         self.avoided = avoided
         self.phraser = Phraser(self.rng)
-        self.topics = [topic for topic, _ in TOPICS]
-        self.weights = [weight for _, weight in TOPICS]
         self.call_writer = CallWriter(self.rng, random_turn, SYSTEM_TEXTS)
 
     def dialogue(self) -> Dialogue:
@@ -218,7 +216,7 @@ class DialogueWriter:
 
     def turn(self) -> Turn:
         """Write a turn that needs no other before it."""
-        return self.rng.choices(self.topics, self.weights)[0](self.phraser)
+        return random_turn(self.phraser)
 
     def _system_text(self) -> str | None:
         chance = self.rng.random()

@@ -1,4 +1,4 @@
-"""Held-out decisions: requests with functions, in held-out wordings, with held-out names, descriptions and families.
+"""Held-out decisions: requests in held-out wordings, with functions under held-out names and descriptions.
 
 A decision is right if the answer calls the expected functions, in any order, or is a text where none fits.
 """

@@ -57,11 +57,9 @@ class Parameter:
     """A parameter of a family's functions."""
 
     slots: tuple[str, ...]
-    """The slots of wordings, one of which has its value."""
+    """The slots of wordings, one of which has its value; `slots.slot_value` draws it by the slot's name."""
     names: tuple[str, ...]
     is_required: bool = True
-    kind: str = ""
-    """The kind of `slots.slot_value` that draws its value, if it is not the slot's name."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,7 @@ def _schema(parameters: tuple[tuple[Parameter, str], ...], rng: Random) -> dict[
     style = rng.choice(("bare", "bare", "bare", "described", "titled"))
     properties: dict[str, Any] = {}
     for parameter, name in parameters:
-        is_number = (parameter.kind or parameter.slots[0]).rstrip("2") in NUMBERS
+        is_number = parameter.slots[0].rstrip("2") in NUMBERS
         kind = rng.choice(("integer", "number")) if is_number else "string"
         properties[name] = {"type": kind}
         if style == "described":

@@ -182,13 +182,6 @@ def _digits(rng: Random, _: bool) -> str:
     return "".join(rng.choice("0123456789") for _ in range(rng.randint(3, 7)))
 
 
-def _day(rng: Random, english: bool) -> str:
-    month, day = rng.randint(1, 12), rng.randint(1, 28)
-    if english:
-        return f"2024-{month:02}-{day:02}"
-    return rng.choice((f"{month}月{day}日", f"2024年{month}月{day}日"))
-
-
 def _path(rng: Random, _: bool) -> str:
     folder = rng.choice(("", "", "data/", "work/", "src/"))
     return f"{folder}{_word(rng, True)}.{rng.choice(('txt', 'py', 'md', 'csv'))}".replace(" ", "_")
@@ -232,7 +225,6 @@ TEXTS: dict[str, Callable[[Random, bool], str]] = {
     "zh": lambda rng, _: _word(rng, False),
     "en": lambda rng, _: _word(rng, True),
     "foreign": lambda rng, english: _word(rng, not english or rng.random() < 0.3),
-    "thing": _word,
     "title": _two_words,
     "name": _two_words,
     "dish": _dish,
@@ -240,10 +232,8 @@ TEXTS: dict[str, Callable[[Random, bool], str]] = {
     "clock": _clock,
     "code": _code,
     "digits": _digits,
-    "day": _day,
     "path": _path,
     "command": _command,
     "fact": _fact,
     "sights": _sights,
-    "sight": lambda rng, english: _invented(rng, True) if english else rng.choice(sights()).zh,
 }
