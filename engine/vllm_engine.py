@@ -269,7 +269,7 @@ class VLLMEngine:
         first = await asyncio.to_thread(
             lambda: self._grammar_compiler.compile(grammar, lead, asking.param)
         )
-        return [first.fork() for _ in range(request.params.n)]
+        return [first, *(first.fork() for _ in range(1, request.params.n))]
 
     @cached_property
     def _grammar_compiler(self) -> GrammarCompiler:

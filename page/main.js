@@ -64,7 +64,7 @@ const app = {
   },
   /** Changes the conversation by `f`, saves and shows it; with a text, a notice offers to take the change back. */
   change(f, text, conversation = app.conversation) {
-    const { messages, leaf } = structuredClone(conversation);
+    const { messages, leaf } = text ? structuredClone(conversation) : {};
     f(conversation);
     app.save(conversation);
     app.emit("conversation");
@@ -142,7 +142,7 @@ app.on("run", ({ error }) => {
   $("announcement").textContent = error ? "" : t(app.run ? "status.began" : "status.ended"); // an error is an alert
   app.emit("conversation");
 });
-app.on("answer", (message) => { raw.show(); thread.update(message); });
+app.on("answer", (message) => { if (app.conversation.mode === "completion") raw.show(); thread.update(message); });
 
 const measure = debounce(async () => {
   const counted = app.model && await countTokens(app).catch(() => null);

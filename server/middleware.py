@@ -75,7 +75,7 @@ class APIKeys:
             await self.app(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _without_prefix(scope["path"], scope.get("root_path", ""))
         if scope["method"] == "OPTIONS" or path in self._open_paths:
             return True
         scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
