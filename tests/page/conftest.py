@@ -1,6 +1,7 @@
 """What pytest gives the tests of the page: one browser and one app for all, an engine and a visit for each."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -57,6 +58,22 @@ def open_page(browser: Browser, url: str, engine: FakeEngine) -> Iterator[Callab
         each.context.close()
     for each in visits:
         each.check()
+
+
+@pytest.fixture
+def open_guarded(
+    open_page: Callable[..., Visit], demo_encoder: SentencePieceEncoder
+) -> Iterator[Callable[[str], Visit]]:
+    """Opens the page of a server that wants the given key."""
+    with ExitStack() as servers:
+
+        def opened(key: str) -> Visit:
+            app = listening(FakeEngine(), demo_encoder, api_key=[key])
+            visit = open_page(servers.enter_context(app))
+            visit.may_fail = True
+            return visit
+
+        yield opened
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from generation import Delta
-from prompts.encoder import SentencePieceEncoder
-from tests.support.app_on_fake_engine import listening
 from tests.support.chat_page import Visit
 from tests.support.fake_engine import FakeEngine
 from tests.support.paths import CHROMIUM
@@ -65,16 +63,12 @@ def test_axe_finds_nothing_in_errors_and_dialogs(
     check(here.page)
 
 
-def test_axe_finds_nothing_where_a_key_is_asked_for(
-    open_page: Callable[..., Visit], demo_encoder: SentencePieceEncoder
-) -> None:
-    with listening(FakeEngine(), demo_encoder, api_key=["right"]) as url:
-        here = open_page(url)
-        here.may_fail = True
-        here.page.locator("#key").fill("wrong")
-        here.page.locator("#key").press("Enter")
-        expect(here.page.locator("#key-error")).to_contain_text("不认识")
-        check(here.page)
+def test_axe_finds_nothing_where_a_key_is_asked_for(open_guarded: Callable[[str], Visit]) -> None:
+    here = open_guarded("right")
+    here.page.locator("#key").fill("wrong")
+    here.page.locator("#key").press("Enter")
+    expect(here.page.locator("#key-error")).to_contain_text("不认识")
+    check(here.page)
 
 
 def test_there_are_landmarks_and_one_heading(here: Visit) -> None:

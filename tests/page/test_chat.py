@@ -409,63 +409,57 @@ def test_a_stream_that_breaks_off_keeps_its_text(here: Visit, engine: FakeEngine
 
 
 def test_a_key_is_asked_for_and_kept_out_of_everything(
-    open_page: Callable[..., Visit], demo_encoder: SentencePieceEncoder
+    open_guarded: Callable[[str], Visit],
 ) -> None:
-    with listening(FakeEngine(), demo_encoder, api_key=["right"]) as url:
-        here = open_page(url)
-        here.may_fail = True
-        dialog = here.page.locator("#key-dialog")
-        for key, told in (("wrong", "不认识"), ("right", "")):
-            expect(dialog).to_be_visible()
-            here.page.locator("#key").fill(key)
-            here.page.locator("#key").press("Enter")
-            if told:
-                expect(here.page.locator("#key-error")).to_contain_text(told)
-        expect(dialog).to_be_hidden()
-        here.wait_until_ready()
-        here.ask_to_the_end("首都？")
-        expect(here.answer).to_have_text("北京。")
-        assert here.page.evaluate("() => Object.values(localStorage)").count("right") == 0
-        here.act("request")
-        expect(here.page.locator(".request-code")).to_contain_text("$VLLM_API_KEY")
-        assert "right" not in here.page.locator(".request-code").inner_text()
-        with here.page.expect_download() as exported:
-            here.page.locator("#export").click()
-        assert "right" not in Path(exported.value.path()).read_text(encoding="utf-8")
-        here.page.reload()
-        here.wait_until_ready()
-        assert "right" not in str(here.stored())
+    here = open_guarded("right")
+    dialog = here.page.locator("#key-dialog")
+    for key, told in (("wrong", "不认识"), ("right", "")):
+        expect(dialog).to_be_visible()
+        here.page.locator("#key").fill(key)
+        here.page.locator("#key").press("Enter")
+        if told:
+            expect(here.page.locator("#key-error")).to_contain_text(told)
+    expect(dialog).to_be_hidden()
+    here.wait_until_ready()
+    here.ask_to_the_end("首都？")
+    expect(here.answer).to_have_text("北京。")
+    assert here.page.evaluate("() => Object.values(localStorage)").count("right") == 0
+    here.act("request")
+    expect(here.page.locator(".request-code")).to_contain_text("$VLLM_API_KEY")
+    assert "right" not in here.page.locator(".request-code").inner_text()
+    with here.page.expect_download() as exported:
+        here.page.locator("#export").click()
+    assert "right" not in Path(exported.value.path()).read_text(encoding="utf-8")
+    here.page.reload()
+    here.wait_until_ready()
+    assert "right" not in str(here.stored())
 
 
 def test_a_key_may_have_any_letters_and_is_remembered_where_that_is_ticked(
-    open_page: Callable[..., Visit], demo_encoder: SentencePieceEncoder
+    open_guarded: Callable[[str], Visit],
 ) -> None:
-    with listening(FakeEngine(), demo_encoder, api_key=["密钥”1"]) as url:
-        here = open_page(url)
-        here.may_fail = True
-        here.page.locator("#key").fill("密钥”1")
-        here.page.locator("#remember-key").check()
-        here.page.locator("#key").press("Enter")
-        here.wait_until_ready()
-        other = here.new_tab()
-        expect(other.locator("#gauge")).to_be_visible()
-        expect(other.locator("#key-dialog")).to_be_hidden()
+    here = open_guarded("密钥”1")
+    here.page.locator("#key").fill("密钥”1")
+    here.page.locator("#remember-key").check()
+    here.page.locator("#key").press("Enter")
+    here.wait_until_ready()
+    other = here.new_tab()
+    expect(other.locator("#gauge")).to_be_visible()
+    expect(other.locator("#key-dialog")).to_be_hidden()
 
 
 def test_a_key_that_is_put_off_is_not_asked_for_at_each_letter(
-    open_page: Callable[..., Visit], demo_encoder: SentencePieceEncoder
+    open_guarded: Callable[[str], Visit],
 ) -> None:
-    with listening(FakeEngine(), demo_encoder, api_key=["right"]) as url:
-        here = open_page(url)
-        here.may_fail = True
-        dialog = here.page.locator("#key-dialog")
-        dialog.get_by_role("button", name="取消").click()
-        here.question.press_sequentially("首都")
-        here.page.wait_for_timeout(500)
-        expect(dialog).to_be_hidden()
-        here.question.press("Enter")
-        expect(dialog).to_be_visible()
-        here.wait_for_end()
+    here = open_guarded("right")
+    dialog = here.page.locator("#key-dialog")
+    dialog.get_by_role("button", name="取消").click()
+    here.question.press_sequentially("首都")
+    here.page.wait_for_timeout(500)
+    expect(dialog).to_be_hidden()
+    here.question.press("Enter")
+    expect(dialog).to_be_visible()
+    here.wait_for_end()
 
 
 def test_a_raw_text_is_gone_on_with_and_taken_back(here: Visit, engine: FakeEngine) -> None:
@@ -500,8 +494,7 @@ def test_a_raw_text_is_followed_while_it_grows(here: Visit, engine: FakeEngine) 
     here.page.locator("#raw-text").fill("从头数：\n")
     here.page.locator("#raw-text").press("Control+Enter")
     expect(here.page.locator(".by-assistant")).to_contain_text("第60行")
-    gap = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight"
-    assert wait_for(lambda: here.page.locator("#scroller").evaluate(gap) <= 8, 2)
+    here.wait_until_at_end()
     here.wait_for_end_of_run()
     here.page.locator("#raw-tools").get_by_role("button", name="请求").click()
     expect(here.page.locator(".request-code")).to_contain_text("v1/completions")
@@ -550,9 +543,8 @@ def test_the_view_follows_the_end_unless_one_reads(here: Visit, engine: FakeEngi
     engine.delay = 0.012
     here.ask("写很多行")
     scroller = here.page.locator("#scroller")
-    gap = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight"
     expect(here.answer).to_contain_text("第40行")
-    assert wait_for(lambda: scroller.evaluate(gap) <= 8, 2)
+    here.wait_until_at_end()
     scroller.hover()
     here.page.mouse.wheel(0, -150)
     here.page.wait_for_timeout(100)
@@ -560,10 +552,10 @@ def test_the_view_follows_the_end_unless_one_reads(here: Visit, engine: FakeEngi
     expect(here.answer).to_contain_text("第90行")
     assert scroller.evaluate("(box) => box.scrollTop") == top
     here.page.locator("#latest").click()
-    assert wait_for(lambda: scroller.evaluate(gap) <= 8, 2)
+    here.wait_until_at_end()
     expect(here.answer).to_contain_text("第149行")
     here.wait_for_end()
-    assert wait_for(lambda: scroller.evaluate(gap) <= 8, 2)
+    here.wait_until_at_end()
     expect(here.page.locator("#latest")).to_be_hidden()
 
 
@@ -595,8 +587,7 @@ def test_a_long_chat_opens_at_its_end(here: Visit, engine: FakeEngine) -> None:
         here.ask_to_the_end(text)
     here.page.reload()
     here.wait_until_ready()
-    gap = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight"
-    assert wait_for(lambda: here.page.locator("#scroller").evaluate(gap) <= 8, 2)
+    here.wait_until_at_end()
     expect(here.answers.last.locator("p", has_text="第79行")).to_be_in_viewport()
 
 

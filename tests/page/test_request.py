@@ -72,6 +72,13 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def take_asked() -> Any:
+    """What the engine has been asked since the last call."""
+    asked = [(prompt, decoding) for prompt, decoding, _ in ENGINE.asked]
+    ENGINE.asked.clear()
+    return asked
+
+
 def asked_directly(page: Page, body: dict[str, Any]) -> Any:
     """What the engine is asked for a body that the page itself sends."""
     path = "v1/completions" if "prompt" in body else "v1/chat/completions"
@@ -79,7 +86,7 @@ def asked_directly(page: Page, body: dict[str, Any]) -> Any:
         f"{page.url}{path}", data=json.dumps(body), headers={"Content-Type": "application/json"}
     )
     assert reply.ok, reply.text()
-    return [(prompt, decoding) for prompt, decoding, _ in ENGINE.asked]
+    return take_asked()
 
 
 @pytest.mark.parametrize("needs_key", [False, True])
@@ -91,8 +98,7 @@ def test_the_copied_curl_is_answered_by_bash(
     assert "k'ey" not in command
     replies = events(run("bash", "-c", command.replace("curl -N", "curl -sN", 1)))
     assert replies[0]["choices"]
-    by_curl = [(prompt, decoding) for prompt, decoding, _ in ENGINE.asked]
-    ENGINE.asked.clear()
+    by_curl = take_asked()
     assert by_curl == asked_directly(page, body)
 
 
@@ -103,8 +109,7 @@ def test_the_copied_python_is_answered_by_openais_client(
 ) -> None:
     body, program = page.evaluate(WRITE, [asked, values, "python", needs_key])
     assert run(sys.executable, "-c", program).strip() == "北京。"
-    by_client = [(prompt, decoding) for prompt, decoding, _ in ENGINE.asked]
-    ENGINE.asked.clear()
+    by_client = take_asked()
     assert by_client == asked_directly(page, body)
 
 

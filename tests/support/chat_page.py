@@ -16,6 +16,7 @@ from playwright.sync_api import (
 )
 
 from tests.support.fake_engine import FakeEngine
+from tests.support.polling import wait_for
 
 shared: list[Browser] = []
 """The browser that the tests of the page share while they run."""
@@ -96,6 +97,11 @@ class Visit:
 
     def wait_for_end_of_run(self) -> None:
         expect(self.page.locator("#send.is-stop")).to_have_count(0)
+
+    def wait_until_at_end(self) -> None:
+        """Wait until the view stands within 8 pixels of its end."""
+        gap = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight"
+        assert wait_for(lambda: self.page.locator("#scroller").evaluate(gap) <= 8, 2)
 
     def act(self, name: str, message: int = -1) -> None:
         """Click one of the buttons of a message."""
