@@ -8,11 +8,13 @@
 #              what a chunk and a request cost without vLLM, hop by hop
 # make bench-client
 #              what each replaced part of vLLM's client saves, on the demo model: some minutes, and 13 GB of memory
+# make quantize ARGS="--model DIR --scheme int8"
+#              8 or 4 bits in place of 16 for a model's weights, in a folder beside it
 # make check   what a commit must pass: code size by folder, format, lint, types, the fast tests and what they cover
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-CODE := $(wildcard *.py) api prompts engine server .ci examples demo_model
+CODE := $(wildcard *.py) api prompts engine server tools .ci examples demo_model
 CLIENTS := tests/clients
 ENVIRONMENTS := $(patsubst $(CLIENTS)/requirements/%.txt,$(CLIENTS)/environments/%,$(wildcard $(CLIENTS)/requirements/*.txt))
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -23,7 +25,7 @@ else
 REQUIREMENTS := requirements-cpu.txt
 endif
 
-.PHONY: serve test test-clients soak check budget format bench bench-http bench-client
+.PHONY: serve test test-clients soak check budget format bench bench-http bench-client quantize
 
 serve: .venv/installed page/node_modules/.installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
@@ -62,6 +64,9 @@ bench-http: .venv/installed-dev
 
 bench-client: .venv/installed-dev
 	$(BIN)/python benchmarks/client_parts.py $(ARGS)
+
+quantize: .venv/installed
+	$(BIN)/python -m tools.quantize $(ARGS)
 
 check: .venv/installed-dev page/node_modules/.installed budget
 	$(BIN)/ruff format --check .

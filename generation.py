@@ -138,6 +138,12 @@ class Decoding:
     """What an answer has to look like, unless it calls functions."""
     calls: Calls | None = None
     """What an answer may call, or has to; None: nothing."""
+    adapter: str = ""
+    """The adapter (LoRA) that answers; empty: the model without one."""
+    cache_salt: str = ""
+    """Cached prefixes of prompts are shared by requests with equal salts."""
+    priority: int = 0
+    """Requests with lower ones come first, where the engine schedules so."""
     include_beams: bool = False
     """Also `BeamsDelta`s, while a beam search runs whose deltas are streamed."""
 
@@ -174,6 +180,8 @@ class Delta:
     text: str
     token_ids: Sequence[int]
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    """The stop string, or the id of the token, that ended the answer; None for the model's own end."""
     logprobs: Sequence[TokenLogprob] | None = None
     """Of each of `token_ids`, where they were asked for."""
     cut: str = ""
@@ -224,6 +232,8 @@ class Engine(Protocol):
     """What generates."""
 
     max_model_len: int
+    memory: str
+    """In words what the loaded model takes."""
 
     async def start(self) -> None:
         """Load; raises StartError."""
@@ -256,8 +266,16 @@ class Engine(Protocol):
         at once, not at the first delta, for fields that it cannot honour.
         """
 
-    async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
+    async def score(
+        self, prompt: Prompt, decoding: Decoding, request_id: str
+    ) -> list[TokenLogprob]:
         """The log-probability of each token of a prompt."""
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Load an adapter from a folder; raises APIError, or StartError, where it does not fit the model."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter, once what runs on it has ended; nothing new is generated with it meanwhile."""
 
 
 @dataclass(slots=True)
@@ -315,9 +333,8 @@ async def score_prompts(
     engine: Engine, prompts: Sequence[Prompt], decoding: Decoding, request_id: str
 ) -> list[list[TokenLogprob]]:
     """The log-probabilities of the prompts' tokens, by prompt; cancelled, it ends the engine's work on them."""
-    alternatives = decoding.alternatives or 0
     scores = [
-        engine.score(prompt, alternatives, f"{request_id}-{number}-prompt")
+        engine.score(prompt, decoding, f"{request_id}-{number}-prompt")
         for number, prompt in enumerate(prompts)
     ]
     tasks = [asyncio.create_task(score) for score in scores]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from settings import Settings, StartError
+from settings import Settings, StartError, raising_start_error
 
 MODEL_FILES = ("config.json", "params.json")
 """A directory with one of these is a model: Hugging Face's format, or Mistral's."""
@@ -41,6 +41,8 @@ GIT_LFS_POINTER = b"version https://git-lfs"
 ZIP_MAGIC = b"PK"
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The last parts of the names of LLaMA's modules inside its layers that multiply by a matrix."""
 LLAMA_TYPES = ("llama", "mistral", "mixtral")
 """The `model_type`s whose embedding is named `model.embed_tokens` and has to have `vocab_size` rows."""
 UNSCALED_LENGTHS = (2048, 4096, 8192)
@@ -63,7 +65,7 @@ def check_model_files(settings: Settings, *, has_weights: bool = True) -> None:
     if tokenizer.is_dir():
         _check_json_files(tokenizer)
         if (tokenizer / "tokenizer.model").is_file():
-            _read_start(tokenizer / "tokenizer.model")
+            check_start(tokenizer / "tokenizer.model")
 
 
 def find_file(name: str, file: str, revision: str | None) -> Path | None:
@@ -91,7 +93,7 @@ def read_json_object(file: Path | None) -> dict[str, Any]:
     """Read a file that is one JSON object, an empty one for None; raises StartError for anything else."""
     if file is None:
         return {}
-    _read_start(file)
+    check_start(file)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as failure:
@@ -151,7 +153,8 @@ def _check_format(directory: Path) -> None:
     """Raise StartError for an adapter, and for weights in LLaMA's own format: they have to be merged or converted."""
     if (directory / "adapter_config.json").is_file():
         raise StartError(
-            f"{directory} is an adapter (LoRA), not a model: merge it into its base model, and serve that."
+            f"{directory} is an adapter (LoRA), not a model: serve it beside its base model (--lora-modules), or merge "
+            "it into that (python -m tools.merge)."
         )
     if any(directory.glob("*.pth")):
         script = "transformers' convert_llama_weights_to_hf.py"
@@ -167,7 +170,7 @@ def _check_json_files(directory: Path) -> None:
             read_json_object(file)
 
 
-def _read_start(file: Path) -> bytes:
+def check_start(file: Path) -> bytes:
     """Read the first bytes of a file; raises StartError if it is empty or a git-lfs pointer."""
     try:
         with file.open("rb") as opened:
@@ -186,10 +189,10 @@ def _read_start(file: Path) -> bytes:
 def _check_weights(directory: Path, config: Mapping[str, Any]) -> None:
     """Raise StartError for weight files that are missing or cut off, or whose embedding does not fit the config."""
     shapes: dict[str, Any] = {}
-    for file in _weight_files(directory):
-        start = _read_start(file)
+    for file in weight_files(directory):
+        start = check_start(file)
         if file.suffix == ".safetensors":
-            shapes |= _read_shapes(file)
+            shapes |= _read_header(file)
         # A file of PyTorch is a zip archive, whose directory is at its end.
         elif start.startswith(ZIP_MAGIC) and not zipfile.is_zipfile(file):
             raise StartError(f"{file} is cut off.")
@@ -209,7 +212,7 @@ def _check_rows(shapes: Mapping[str, Any], rows: int, *, is_tied: bool) -> None:
             raise StartError(f"{name} of the weights has {counts}: they are not of one model.")
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """Find the weight files that vLLM would load; raises StartError if there are none, or if shards are missing."""
     for pattern, index in WEIGHT_PATTERNS:
         found = [file for file in sorted(directory.glob(pattern)) if file.name not in IGNORED_FILES]
@@ -233,7 +236,7 @@ def _check_shards(found: list[Path], index: Path) -> list[Path]:
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise StartError(f"{index} has no weight_map of weights and their files.")
         needed, named_by = {*names.values()}, f"that {index.name} names"
-        found = [index.parent / name for name in needed]
+        found = [index.parent / name for name in sorted(needed)]
     if missing := sorted(name for name in needed if not (index.parent / name).is_file()):
         raise StartError(
             f"{index.parent} lacks {missing[0]}, one of {len(needed)} files {named_by}: fetch it."
@@ -250,8 +253,22 @@ def _all_shards(names: Iterable[str]) -> set[str]:
     return needed
 
 
-def _read_shapes(file: Path) -> dict[str, Any]:
-    """Read the shapes of a safetensors file's weights from its header; raises StartError for an incomplete file."""
+def read_shapes(file: Path) -> dict[str, list[int]]:
+    """Read the names and shapes of a file's weights, and no weight; raises StartError for an incomplete file.
+
+    Of a safetensors file that is its header. PyTorch's own format is read by PyTorch, which is imported for that.
+    """
+    if file.suffix == ".safetensors":
+        return _read_header(file)
+    import torch  # noqa: PLC0415 - slow to import
+
+    with raising_start_error(f"{file} cannot be read"):
+        weights = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        return {name: list(weight.shape) for name, weight in weights.items()}
+
+
+def _read_header(file: Path) -> dict[str, list[int]]:
+    """Read the shapes of a safetensors file's weights; raises StartError for an incomplete file."""
     size = file.stat().st_size
     try:
         with file.open("rb") as opened:

@@ -11,13 +11,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from adapter_files import check_servable, find_adapter, read_adapter
 from api.app import build_app
 from api.decoding import to_defaults
 from engine import process
 from generation import Engine
-from model_files import check_model_files
+from model_files import check_model_files, read_config
 from prompt_template import load_prompt_template
+from quantization import check_quantization
 from server import console
 from server.sockets import to_port, to_sockets
 from server.uvicorn_server import DrainingServer, end_on_signals, uvicorn_config
@@ -35,16 +38,24 @@ from settings import (
 def check_start(settings: Settings, vllm_arguments: Sequence[str]) -> Settings:
     """Check flags and model files, which takes no vLLM; raises StartError.
 
-    Returns the settings with `override_generation_config` checked, and its aliases replaced by the names of the fields.
+    Returns the settings with `override_generation_config` checked, its aliases replaced by the names of the fields, and
+    with the folders of adapters.
     """
     check_settings(settings)
     has_weights = not any(argument.startswith("--load-format") for argument in vllm_arguments)
     check_model_files(settings, has_weights=has_weights)
+    config = read_config(settings)
+    check_quantization(settings, config, vllm_arguments)
+    modules = [
+        replace(module, path=str(find_adapter(module.path))) for module in settings.lora_modules
+    ]
+    for module in modules:
+        check_servable(read_adapter(Path(module.path)), config)
     try:
         defaults = to_defaults(settings.override_generation_config)
     except ValueError as failure:
         raise StartError(f"--override-generation-config: {failure}.") from failure
-    return replace(settings, override_generation_config=defaults)
+    return replace(settings, override_generation_config=defaults, lora_modules=modules)
 
 
 def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
@@ -57,7 +68,7 @@ def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
 
     importing.end()
     with raising_start_error("vLLM cannot be told what to serve"):
-        return VLLMEngine(to_engine_args(settings, vllm_arguments))
+        return VLLMEngine(to_engine_args(settings, vllm_arguments), settings.lora_modules)
 
 
 def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
@@ -82,8 +93,8 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
         elif not task.cancelled():
             gc.freeze()  # what is loaded stays: the garbage collector need not look through it
             layout, encoder = template.layout.name, template.encoder.description
-            defaults = settings.override_generation_config
-            print_stderr(console.banner(settings, layout, encoder, engine.max_model_len, defaults))
+            loaded = console.Loaded(layout, encoder, engine.max_model_len, engine.memory)
+            print_stderr(console.banner(settings, loaded))
 
     app = build_app(engine, template, settings, console.log_writer(settings), started)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)

@@ -24,7 +24,7 @@ from prompts.layouts import (
     fastchat_layout,
     to_conversation,
 )
-from settings import Settings, StartError, raising_start_error
+from settings import AdapterModule, Settings, StartError, raising_start_error
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")
 ALPACA_NAMES = ("chinese-llama-alpaca", "chinese-alpaca")
@@ -38,7 +38,7 @@ class PromptTemplate:
         """`system_prompt`: the system text of conversations that have none; None: the layout's own default."""
         self.layout = layout
         self.encoder = encoder
-        self._system_prompt = system_prompt
+        self.system_prompt = system_prompt
         self._lead_ids = (
             encoder.ids_spelt_as(layout.answer_lead) if layout.answer_lead else frozenset()
         )
@@ -54,7 +54,7 @@ class PromptTemplate:
         `calls`: the functions that the answer may call, which the template describes in its own way, or the end of the
         system text does. Raises APIError (400) for messages that the template cannot express.
         """
-        layout, default_system, addition = self.layout, self._system_prompt, ""
+        layout, default_system, addition = self.layout, self.system_prompt, ""
         if calls is not None and not layout.takes_tools:
             addition = describe(calls)
             # Now there is a system text, so the layout would leave its own default out.
@@ -99,6 +99,21 @@ def load_prompt_template(settings: Settings) -> PromptTemplate:
     return PromptTemplate(layout, encoder, system_prompt)
 
 
+def adapter_template(
+    base: PromptTemplate, module: AdapterModule, settings: Settings
+) -> PromptTemplate:
+    """Return the template of an adapter: the one that it names, or that its name tells, else that of its base model.
+
+    Raises StartError for a name of no template.
+    """
+    choice = module.prompt_template
+    if choice == "auto":
+        layout = _layout_by_name([module.name, module.path]) or base.layout
+    else:
+        layout = _named_layout(choice, settings, base.encoder)
+    return PromptTemplate(layout, base.encoder, base.system_prompt)
+
+
 def _check_vocabulary(rows: int, encoder: Encoder, layout_name: str, runs: Sequence[Run]) -> None:
     """Raise StartError if any text, or the template that gave `runs`, has ids that are not rows of the embeddings.
 
@@ -126,11 +141,18 @@ def _choose_layout(settings: Settings, encoder: Encoder) -> Layout:
     if settings.is_demo:
         return ALPACA_2
     names = [*settings.model_names, settings.model]
+    return _layout_by_name(names) or _detected_layout(
+        [*names, Path(settings.model).name], settings, encoder
+    )
+
+
+def _layout_by_name(names: Sequence[str]) -> Layout | None:
+    """Return Alpaca-2's or Alpaca's layout if a model's name tells it."""
     # Alpaca-2 first: its names begin as Alpaca's do.
     for layout, parts in ((ALPACA_2, ALPACA_2_NAMES), (ALPACA, ALPACA_NAMES)):
         if any(part in name.lower() for name in names for part in parts):
             return layout
-    return _detected_layout([*names, Path(settings.model).name], settings, encoder)
+    return None
 
 
 def _detected_layout(names: Sequence[str], settings: Settings, encoder: Encoder) -> Layout:

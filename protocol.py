@@ -323,9 +323,7 @@ class ToolChoice(SentBody):
 class ToolFields(SentBody):
     """The fields of a conversation that say what may be called."""
 
-    tools: list[Tool] = Field(
-        EMPTY, max_length=MAX_TOOLS, description="Functions that the answer may call."
-    )
+    tools: list[Tool] = Field(EMPTY, max_length=MAX_TOOLS, description="Functions it may call.")
     tool_choice: Annotated[
         ToolChoice | None,
         BeforeValidator(to_tool_choice, json_schema_input_type=ToolMode | ToolChoice),
@@ -335,9 +333,7 @@ class ToolFields(SentBody):
         description="auto: text or calls, as the model decides; required, a function: calls; none: text.",
     )
     parallel_tool_calls: bool = Field(True, description="false: at most one call.")
-    functions: list[Function] = Field(
-        EMPTY, max_length=MAX_TOOLS, description="The older form of tools, for one call."
-    )
+    functions: list[Function] = Field(EMPTY, max_length=MAX_TOOLS, description="Older tools.")
     function_call: Annotated[
         ToolChoice | None,
         BeforeValidator(_to_older_choice, json_schema_input_type=OlderMode | FunctionName),
@@ -357,45 +353,26 @@ class GenerationFields(SentBody):
     temperature: float = Field(0.2, ge=0, le=2, description="Higher is more random, 0 is greedy.")
     do_sample: bool = Field(True, description="false: greedy, as with temperature 0.")
     top_p: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="Sample from the likeliest tokens that add up to this probability; 0 is greedy.",
+        0.9, ge=0, le=1, description="Sample from the likeliest that add up to this; 0: greedy."
     )
     top_k: int = Field(
-        40,
-        ge=-1,
-        lt=2**31,
-        description="Sample from this many of the likeliest tokens; 0 or -1: from all.",
+        40, ge=-1, lt=2**31, description="Sample from this many of the likeliest; 0 or -1: all."
     )
-    min_p: float = Field(
-        0.0, ge=0, le=1, description="Minimum probability of a token, relative to the likeliest."
-    )
+    min_p: float = Field(0.0, ge=0, le=1, description="Minimum, relative to the likeliest token.")
     presence_penalty: float = Field(
         0.0, ge=-2, le=2, description="Subtracted from the logits of tokens that the reply has."
     )
     frequency_penalty: float = Field(
-        0.0,
-        ge=-2,
-        le=2,
-        description="Subtracted from a token's logit for each time that the reply has it.",
+        0.0, ge=-2, le=2, description="Subtracted from a token's logit for each time it has come."
     )
     repetition_penalty: float = Field(
-        1.1,
-        gt=0,
-        le=10,
-        description="Divides the logits of tokens that prompt or reply have; 1.0: off.",
+        1.1, gt=0, le=10, description="Divides the logits of tokens that have come; 1.0: off."
     )
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="Choices to return for each prompt.")
     best_of: int = Field(
-        0,
-        ge=0,
-        le=MAX_CHOICES,
-        description="Choices to generate, of which the n likeliest are returned; 0 or 1: n.",
+        0, ge=0, le=MAX_CHOICES, description="Choices to generate for the n likeliest; 0, 1: n."
     )
-    use_beam_search: bool = Field(
-        False, description="Beam search with num_beams, else best_of, else n beams."
-    )
+    use_beam_search: bool = Field(False, description="Search num_beams, best_of or n beams.")
     num_beams: int = Field(
         1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with this many beams."
     )
@@ -418,22 +395,13 @@ class GenerationFields(SentBody):
     stop_token_ids: Annotated[list[TokenId], FailFast()] = Field(
         EMPTY, max_length=MAX_TOKENS_NAMED, description="Token ids at which the reply ends."
     )
-    include_stop_str_in_output: bool = Field(
-        False, description="Keep the stop string in the reply."
-    )
+    include_stop_str_in_output: bool = Field(False, description="Keep the stop string.")
     ignore_eos: bool = Field(False, description="Go on after the model's end-of-text token.")
     min_tokens: int = Field(0, ge=0, description="Generated tokens at least.")
-    skip_special_tokens: bool = Field(
-        True, description="Leave control tokens, such as </s>, out of the text."
-    )
-    spaces_between_special_tokens: bool = Field(
-        True, description="Put spaces between control tokens in the text."
-    )
+    skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
+    spaces_between_special_tokens: bool = Field(True, description="Spaces between control tokens.")
     seed: int | None = Field(
-        None,
-        ge=-(2**63),
-        lt=2**63 - MAX_CHOICES,
-        description="Equal requests with equal seeds get equal replies.",
+        None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="Equal seeds give equal replies."
     )
     logit_bias: Annotated[
         dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)
@@ -444,25 +412,17 @@ class GenerationFields(SentBody):
         EMPTY, max_length=MAX_BAD_WORDS, description="Words that the reply may not contain."
     )
     allowed_token_ids: Annotated[list[TokenId], FailFast()] = Field(
-        EMPTY,
-        max_length=MAX_TOKENS_ALLOWED,
-        description="The only token ids that may be generated.",
+        EMPTY, max_length=MAX_TOKENS_ALLOWED, description="The only token ids that are allowed."
     )
     truncate_prompt_tokens: int | None = Field(
-        None,
-        ge=-1,
-        description="Keep only the last tokens of the prompt, this many; -1: as many as fit.",
+        None, ge=-1, description="Keep only so many of the prompt's last tokens; -1: what fits."
     )
     truncation_side: Literal["left", "right"] = Field(
         "left", description="The end of the prompt that truncate_prompt_tokens leaves out."
     )
-    return_token_ids: bool = Field(
-        False, description="Also return the token ids of prompt and reply."
-    )
+    return_token_ids: bool = Field(False, description="Return the ids of prompt and reply too.")
     stream: bool = Field(False, description="Server-sent events instead of one body.")
-    stream_options: StreamOptions | None = Field(
-        None, description="Options of a stream; only with stream."
-    )
+    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
     response_format: ResponseFormat | None = Field(
         None, description="What the reply is: text, any JSON object, or JSON by a schema."
     )
@@ -508,6 +468,11 @@ class GuidedFields(SentBody):
 
 class RequestFields(GenerationFields, GuidedFields, UnusedFields):
     """All fields that both endpoints share, also those for which the server has no default of its own."""
+
+    cache_salt: ShortText = Field("", description="Who shares a prefix cache: equal salts only.")
+    priority: int = Field(
+        0, ge=-(2**31), lt=2**31, description="Lower: earlier; needs --scheduling-policy priority."
+    )
 
 
 class CompletionRequest(
@@ -574,9 +539,7 @@ class ChatCompletionRequest(
         max_length=MAX_MESSAGES,
         description="Or one string, for one user message. A final assistant message is continued.",
     )
-    logprobs: bool = Field(
-        False, description="Return the log-probabilities of the generated tokens."
-    )
+    logprobs: bool = Field(False, description="Return the log-probabilities of the tokens.")
     top_logprobs: int = Field(
         0, ge=0, le=20, description="Likeliest tokens to return in each place; only with logprobs."
     )
@@ -585,12 +548,19 @@ class ChatCompletionRequest(
 Request = CompletionRequest | ChatCompletionRequest
 
 
+class PromptTokens(BaseModel):
+    """Of a prompt's tokens, those that were not computed again."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     """Token counts of a reply: the prompt once, the choices summed."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokens | None = Field(default=None, exclude_if=is_absent)
 
 
 class Reply(BaseModel, Generic[ChoiceType]):
@@ -650,6 +620,7 @@ class CompletionChoice(BaseModel):
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None
     prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
+    stop_reason: int | str | None = Field(default=None, exclude_if=is_absent)
     token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 
@@ -693,6 +664,7 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
+    stop_reason: int | str | None = Field(default=None, exclude_if=is_absent)
     token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 
@@ -720,6 +692,7 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = Field(default=None, exclude_if=is_absent)
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = Field(default=None, exclude_if=is_absent)
     token_ids: list[int] | None = Field(default=None, exclude_if=is_absent)
 
 

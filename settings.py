@@ -87,6 +87,36 @@ def json_list(text: str) -> tuple[str, ...]:
     return TypeAdapter(tuple[str, ...]).validate_json(text)
 
 
+@dataclass(frozen=True)
+class AdapterModule:
+    """An adapter (LoRA) that is served beside the model, under a name of its own."""
+
+    name: str
+    path: str
+    """Its folder, or its name on Hugging Face."""
+    prompt_template: str = "auto"
+    """As `--prompt-template`; auto: by its own name, else that of the model."""
+
+
+def adapter_module(text: str) -> AdapterModule:
+    """Parse a value of `--lora-modules`, `NAME=PATH` or a JSON object, as in vLLM; raises ValueError, or TypeError.
+
+    vLLM's `base_model_name` and `is_3d_lora_weight` (for experts) have no effect. argparse puts this function's name
+    into its error.
+    """
+    if not text.lstrip().startswith("{"):
+        name, _, path = text.partition("=")
+        module = AdapterModule(name, path)
+    else:
+        values = json_object(text)
+        for unused in ("base_model_name", "is_3d_lora_weight"):
+            values.pop(unused, None)
+        module = AdapterModule(**TypeAdapter(dict[str, str]).validate_python(values))
+    if not (module.name.isprintable() and module.name and module.path):
+        raise ValueError
+    return module
+
+
 def flag(default: Any, help_text: str, *, is_secret: bool = False, **options: Any) -> Any:
     """Declare a dataclass field that is also a flag, with argparse's `options`; a boolean has a `--no-` form too."""
     if isinstance(default, bool):
@@ -112,6 +142,15 @@ class Settings:
     trust_remote_code: bool = flag(False, "run Python code that comes with the model")
     served_model_name: Sequence[str] = flag(
         (), "names that requests may use for the model; replies have the first", nargs="+"
+    )
+    lora_modules: Sequence[AdapterModule] = flag(
+        (),
+        'adapters (LoRA), each a model of its own: NAME=PATH, or JSON {"name", "path", "prompt_template"}',
+        type=adapter_module,
+        nargs="+",
+    )
+    allow_lora_updates: bool = flag(
+        False, "let clients with a key load and unload adapters; needs --api-key"
     )
     host: str = flag("localhost", "address to listen on")
     port: int = flag(8000, "port to listen on; 0: any free one", type=int)
@@ -251,6 +290,12 @@ def check_settings(settings: Settings) -> None:
     """Raise StartError for values that cannot work, as far as the flags alone tell."""
     _check_numbers(settings)
     _check_paths(settings)
+    adapters = [module.name for module in settings.lora_modules]
+    for name in adapters:
+        if adapters.count(name) > 1 or name in settings.model_names:
+            raise StartError(f"--lora-modules: two models cannot both be named {name}.")
+    if settings.allow_lora_updates and not settings.api_key:
+        raise StartError("--allow-lora-updates needs --api-key: a client names files to load.")
     if settings.ssl_keyfile and not settings.ssl_certfile:
         raise StartError("--ssl-keyfile needs --ssl-certfile.")
     if settings.ssl_certfile:
@@ -351,6 +396,7 @@ def _to_arguments(name: str, value: Any, options: Mapping[str, Any]) -> list[str
     if isinstance(value, list) and options.get("action") == "extend":
         # One by one, since argparse would take a key that begins with a dash for a flag.
         return [f"{name}={item}" for item in value]
-    if isinstance(value, list) and "type" not in options:
-        return [name, *map(str, value)] if value else []
+    if isinstance(value, list) and (options.get("nargs") == "+" or "type" not in options):
+        items = [json.dumps(item) if isinstance(item, dict) else str(item) for item in value]
+        return [name, *items] if items else []
     return [f"{name}={json.dumps(value) if isinstance(value, dict | list) else value}"]

@@ -15,7 +15,7 @@ from api.conversation import to_messages
 from api.decoding import to_decoding, to_defaults, with_defaults
 from api.field_rules import check_fields, require
 from api.ignored_fields import ignored_fields
-from api.models import check_model
+from api.models import Models
 from api.tool_calls import CALL_FIELDS, call_reason, read_calls, to_calls
 from errors import APIError, bad_request
 from generation import (
@@ -48,22 +48,24 @@ class Admission:
     """Accepts the requests of one app: its engine, prompt template and settings."""
 
     def __init__(self, engine: Engine, template: PromptTemplate, settings: Settings) -> None:
-        self.engine, self.template, self.settings = engine, template, settings
+        self.engine, self.settings = engine, settings
+        self.models = Models(settings, template)
         self.encoder = template.encoder
         self.defaults = to_defaults(settings.override_generation_config)
 
     async def accept(self, sent: Request, request: HTTPRequest) -> Generation:
         """Accept a body, or raise APIError; nothing has been generated yet."""
         body = with_defaults(sent, self.defaults)
-        calls = self.calls_of(body) if isinstance(body, ToolFields) else None
-        decoding = to_decoding(body, calls)
+        served = self.models.find(body.model)
+        template = served.template
+        calls = calls_of(body, template) if isinstance(body, ToolFields) else None
+        decoding = to_decoding(body, calls, served.adapter)
         check_fields(body, decoding)
-        model = check_model(body.model, self.settings.model_names)
         record = request_record(request.scope)
         # Room is asked for before prompts are encoded, and taken when they are generated for.
         self.engine.admit(_prompts_of(body) * decoding.width)
         prompts, barred = await offload(
-            request, lambda: (self._render(body, decoding), self._barred(body))
+            request, lambda: (self._render(body, decoding, template), self._barred(body))
         )
         if barred:
             decoding = replace(decoding, barred=barred)
@@ -77,27 +79,19 @@ class Admission:
         scores = partial(score_prompts, self.engine, prompts, decoding, request_id)
         ignored = ignored_fields(body, decoding)
         record.generation = Generation(
-            request_id, model, prompts, decoding, source, scores, ignored
+            request_id, served.name, prompts, decoding, source, scores, ignored
         )
         return record.generation
 
-    def render_completion(self, prompt: str | list[int], raw: bool | None) -> Prompt:
+    def render_completion(
+        self, prompt: str | list[int], raw: bool | None, template: PromptTemplate
+    ) -> Prompt:
         """The prompt of a completion; token ids are used as they are, and so is text that is to be raw."""
         if isinstance(prompt, list):
             return Prompt(prompt)
         is_raw = self.settings.raw_completions if raw is None else raw
-        render = self.template.render_raw if is_raw else self.template.render_instruction
+        render = template.render_raw if is_raw else template.render_instruction
         return render(prompt)
-
-    def calls_of(self, body: ToolFields) -> Calls | None:
-        """What the answer to a conversation may call; None: nothing, it is text. Raises APIError (400)."""
-        if CALL_FIELDS.isdisjoint(body.model_fields_set):
-            return None
-        return to_calls(body, self.template.layout.call_format)
-
-    def render_chat(self, messages: Sequence[ChatMessage], calls: Calls | None) -> Prompt:
-        """The prompt of a conversation whose answer may have `calls`."""
-        return self.template.render_chat(to_messages(messages), calls)
 
     def decode(self, ids: Sequence[int], param: str) -> str:
         """The text of ids; raises APIError (400) for an id outside the vocabulary."""
@@ -106,26 +100,28 @@ class Admission:
         except ValueError as failure:
             raise bad_request(f"Invalid value for '{param}': {failure}.", param) from failure
 
-    def _render(self, body: Request, decoding: Decoding) -> list[Prompt]:
+    def _render(self, body: Request, decoding: Decoding, template: PromptTemplate) -> list[Prompt]:
         """All prompts of a body, cut where it asks for that."""
         if isinstance(body, ChatCompletionRequest):
-            self.template.check_fields(body.model_extra or {})
+            template.check_fields(body.model_extra or {})
             messages = to_messages(body.messages)
             self._check_length(characters_of(messages), body)
-            prompts = [self.template.render_chat(messages, decoding.calls)]
+            prompts = [template.render_chat(messages, decoding.calls)]
         else:
-            prompts = self._render_completions(body)
+            prompts = self._render_completions(body, template)
         if body.truncate_prompt_tokens is None:
             return prompts
         # As vLLM: room for one token, if any is to be generated.
         limit = self.engine.max_model_len - bool(decoding.max_tokens)
         return [replace(prompt, ids=_truncated(prompt.ids, body, limit)) for prompt in prompts]
 
-    def _render_completions(self, body: CompletionRequest) -> list[Prompt]:
+    def _render_completions(
+        self, body: CompletionRequest, template: PromptTemplate
+    ) -> list[Prompt]:
         """One prompt for each that was sent; where it is echoed, token ids have their text too."""
         sent_texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
         self._check_length(max(map(len, sent_texts), default=0), body)
-        prompts = [self.render_completion(prompt, body.raw) for prompt in body.prompt]
+        prompts = [self.render_completion(prompt, body.raw, template) for prompt in body.prompt]
         if body.echo:
             for prompt, sent in zip(prompts, body.prompt, strict=True):
                 if isinstance(sent, list):
@@ -159,6 +155,20 @@ class Admission:
             else:
                 sources.append(partial(pour, empty_choices(decoding.n)))
         return merge(sources, decoding.n) if len(sources) > 1 else sources[0]
+
+
+def calls_of(body: ToolFields, template: PromptTemplate) -> Calls | None:
+    """What the answer to a conversation may call; None: nothing, it is text. Raises APIError (400)."""
+    if CALL_FIELDS.isdisjoint(body.model_fields_set):
+        return None
+    return to_calls(body, template.layout.call_format)
+
+
+def render_chat(
+    messages: Sequence[ChatMessage], calls: Calls | None, template: PromptTemplate
+) -> Prompt:
+    """The prompt of a conversation whose answer may have `calls`."""
+    return template.render_chat(to_messages(messages), calls)
 
 
 def _prompts_of(body: Request) -> int:

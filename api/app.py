@@ -4,7 +4,6 @@ An endpoint accepts its body (`admission`), and answers the generation whole or 
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -17,12 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import protocol
+from api.adapters import AdapterEndpoints
 from api.admission import Admission
 from api.chat import chat_chunks, chat_completion
 from api.completions import completion, completion_chunks
 from api.events import OPENAI_STREAM
 from api.ignored_fields import ignored_header, to_response
-from api.models import Model, ModelList, check_model
+from api.models import Model, ModelList, to_model
 from api.responses import ResponseStream, refuse, whole_response
 from api.responses_input import accept_response
 from api.responses_protocol import ResponsesReply, ResponsesRequest
@@ -59,7 +59,6 @@ class Endpoints:
         self.engine, self.encoder, self.settings = engine, template.encoder, settings
         self._metrics = metrics
         self.admission = Admission(engine, template, settings)
-        self.created = int(time.time())
 
     async def create_completion(self, body: CompletionRequest, request: Request) -> Response:
         """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
@@ -83,17 +82,16 @@ class Endpoints:
         )
 
     async def list_models(self) -> ModelList:
-        """The served models: one, under all its names."""
+        """The served models: one, under all its names, and the adapters beside it."""
         self.engine.check_ready()
-        return ModelList(data=[self._model(name) for name in self.settings.model_names])
+        return self.admission.models.to_list(self.engine.max_model_len)
 
     async def get_model(self, model_id: str) -> Model:
         """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
         self.engine.check_ready()
-        names = self.settings.model_names
-        return self._model(
-            check_model(f"/{model_id}" if f"/{model_id}" in names else model_id, names)
-        )
+        models = self.admission.models
+        served = models.find(f"/{model_id}" if f"/{model_id}" in models else model_id)
+        return to_model(served, self.engine.max_model_len)
 
     async def health(self) -> Response:
         """200 when requests will be answered, 503 while the model loads or after the engine died."""
@@ -133,9 +131,6 @@ class Endpoints:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return to_response(item, generation.ignored)
 
-    def _model(self, name: str) -> Model:
-        return Model(id=name, created=self.created, max_model_len=self.engine.max_model_len)
-
 
 def build_app(
     engine: Engine,
@@ -169,6 +164,8 @@ def build_app(
     metrics = Metrics()
     endpoints = Endpoints(engine, template, settings, metrics)
     add_routes(app, endpoints, TokenEndpoints(endpoints.admission))
+    if settings.allow_lora_updates:
+        add_adapter_routes(app, AdapterEndpoints(endpoints.admission))
     if settings.page:
         add_page(app)
     show_defaults(app, endpoints.admission.defaults)
@@ -189,6 +186,11 @@ def build_app(
     )
     app.add_middleware(AccessLog, log=log, log_format=settings.log_format, metrics=metrics)
     return app
+
+
+def add_adapter_routes(app: FastAPI, adapters: AdapterEndpoints) -> None:
+    app.post("/v1/load_lora_adapter", responses=ERRORS)(adapters.load)
+    app.post("/v1/unload_lora_adapter", responses=ERRORS)(adapters.unload)
 
 
 def show_defaults(app: FastAPI, defaults: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ async def chat_completion(
             message=_to_message(choice, request),
             logprobs=to_chat_logprobs(choice.tokens) if aligners else None,
             finish_reason=choice.finish_reason,
+            stop_reason=choice.stop_reason,
             token_ids=choice.token_ids if request.return_token_ids else None,
         )
         for index, choice in enumerate(choices)
@@ -47,6 +48,7 @@ def chat_chunks(
             delta=added,
             logprobs=to_chat_logprobs(tokens) if tokens else None,
             finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
         )
         return ChatChunk(**envelope(generation), choices=[choice])
 

@@ -9,7 +9,7 @@ from api.logprobs import LogprobAligner, Token, to_completion_logprobs
 from api.replies import Choice, ChunkFormat, envelope, fold, logprob_aligners, stream
 from generation import Delta, Generation, Source
 from prompts.encoder import Encoder
-from protocol import Completion, CompletionChoice, CompletionRequest, FinishReason
+from protocol import Completion, CompletionChoice, CompletionRequest
 
 
 async def completion(
@@ -20,7 +20,7 @@ async def completion(
     choices = await _echoes(generation, request, encoder, aligners)
     usage = await fold(generation, aligners, choices)
     whole = [
-        _to_choice(index, choice.text, choice.tokens if aligners else None, choice.finish_reason)
+        _to_choice(index, choice, choice.tokens if aligners else None)
         for index, choice in enumerate(choices)
     ]
     if request.return_token_ids:
@@ -37,7 +37,7 @@ def completion_chunks(
     aligners = logprob_aligners(generation, encoder)
 
     def chunk(delta: Delta, tokens: Sequence[Token]) -> Completion:
-        choice = _to_choice(delta.index, delta.text, tokens or None, delta.finish_reason)
+        choice = _to_choice(delta.index, delta, tokens or None)
         return Completion(**envelope(generation), choices=[choice])
 
     async def first() -> list[Completion]:
@@ -87,7 +87,12 @@ def _prompt_ids(generation: Generation) -> dict[int, list[int]]:
 
 
 def _to_choice(
-    index: int, text: str, tokens: Sequence[Token] | None, finish_reason: FinishReason | None
+    index: int, said: Choice | Delta, tokens: Sequence[Token] | None
 ) -> CompletionChoice:
-    logprobs = None if tokens is None else to_completion_logprobs(tokens)
-    return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish_reason)
+    return CompletionChoice(
+        index=index,
+        text=said.text,
+        logprobs=None if tokens is None else to_completion_logprobs(tokens),
+        finish_reason=said.finish_reason,
+        stop_reason=said.stop_reason,
+    )

@@ -44,8 +44,8 @@ def with_defaults(body: Body, defaults: Mapping[str, Any]) -> Body:
     return filled
 
 
-def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
-    """How a body is decoded whose answer may have `calls`.
+def to_decoding(body: Request, calls: Calls | None = None, adapter: str = "") -> Decoding:
+    """How a body is decoded whose answer may have `calls`, by the model with an adapter or without.
 
     Raises APIError (400) where two fields say what the reply must look like. `max_tokens` is what was asked for, not
     yet what there is room for.
@@ -85,6 +85,9 @@ def to_decoding(body: Request, calls: Calls | None = None) -> Decoding:
         alternatives=_alternatives(body),
         constraint=to_constraint(body) if CONSTRAINT_FIELDS & sent else None,
         calls=calls,
+        adapter=adapter,
+        cache_salt=body.cache_salt,
+        priority=body.priority,
         include_beams=is_beam_search and _include_beams(body),
     )
     return for_calls_alone(decoding) if decoding.is_call else decoding

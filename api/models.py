@@ -1,11 +1,14 @@
-"""The names that models are served under."""
+"""The models that are served: the base model under all its names, and the adapters beside it."""
 
-from collections.abc import Sequence
+import time
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel
 
 from errors import APIError, shown
+from prompt_template import PromptTemplate, adapter_template
+from settings import AdapterModule, Settings
 
 MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
 
@@ -17,6 +20,10 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "chinese-llama-alpaca"
+    root: str
+    """The folder, or the name on Hugging Face, that it is loaded from."""
+    parent: str | None = None
+    """Of an adapter, the base model's first name."""
     max_model_len: int
 
 
@@ -27,12 +34,78 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-def check_model(asked: str | None, served: Sequence[str]) -> str:
-    """The model's name in the reply: the one that was asked for, else the first; raises a 404 for any other."""
-    if asked is None:
-        return served[0]
-    if asked not in served:
-        named, names = shown(asked, MAX_NAME_SHOWN), shown("', '".join(served), MAX_NAMES_SHOWN)
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that requests may name."""
+
+    name: str
+    template: PromptTemplate
+    root: str
+    created: int
+    adapter: str = ""
+    """Its name as the engine knows it; empty: the base model."""
+    parent: str | None = None
+
+
+class Models:
+    """The models of one app, by their names; the first is that of requests that name none."""
+
+    def __init__(self, settings: Settings, template: PromptTemplate) -> None:
+        """Raises StartError for an adapter that asks for a template that there is not."""
+        self._settings, self._template = settings, template
+        created = int(time.time())
+        self._served = {
+            name: ServedModel(name, template, settings.model, created)
+            for name in settings.model_names
+        }
+        for module in settings.lora_modules:
+            self.add(self.to_served(module))
+
+    def find(self, asked: str | None) -> ServedModel:
+        """The model of that name, or the first; raises APIError (404) for any other."""
+        name = self._settings.model_names[0] if asked is None else asked
+        if (served := self._served.get(name)) is None:
+            raise self._unknown(name)
+        return served
+
+    def _unknown(self, asked: str) -> APIError:
+        named, names = (
+            shown(asked, MAX_NAME_SHOWN),
+            shown("', '".join(self._served), MAX_NAMES_SHOWN),
+        )
         message = f"The model '{named}' does not exist. Served here: '{names}'."
-        raise APIError(404, message, param="model", code="model_not_found")
-    return asked
+        return APIError(404, message, param="model", code="model_not_found")
+
+    def to_served(self, module: AdapterModule) -> ServedModel:
+        """Make an adapter a model, which `add` serves; raises StartError for a template that there is not."""
+        template = adapter_template(self._template, module, self._settings)
+        parent = self._settings.model_names[0]
+        return ServedModel(
+            module.name, template, module.path, int(time.time()), module.name, parent
+        )
+
+    def add(self, served: ServedModel) -> None:
+        """Serve a model from now on."""
+        self._served[served.name] = served
+
+    def remove(self, name: str) -> None:
+        """Serve an adapter no more."""
+        del self._served[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._served
+
+    def to_list(self, max_model_len: int) -> ModelList:
+        """All of them, as `/v1/models` lists them."""
+        return ModelList(data=[to_model(served, max_model_len) for served in self._served.values()])
+
+
+def to_model(served: ServedModel, max_model_len: int) -> Model:
+    """A served model as `/v1/models` shows it."""
+    return Model(
+        id=served.name,
+        created=served.created,
+        root=served.root,
+        parent=served.parent,
+        max_model_len=max_model_len,
+    )

@@ -17,7 +17,7 @@ from api.logprobs import LogprobAligner, Token
 from generation import BeamsDelta, Delta, Drain, Generation, Sink, Source
 from prompts.calls import Call
 from prompts.encoder import Encoder
-from protocol import Beam, FinishReason, Request, Usage
+from protocol import Beam, FinishReason, PromptTokens, Request, Usage
 
 TEXT_MARK = "\x00text\x00"
 """Stands for the text in a chunk that is split around it; no chunk has it elsewhere."""
@@ -31,6 +31,7 @@ class Choice:
     tokens: list[Token] = field(default_factory=list)
     """With their log-probabilities, if these were asked for."""
     finish_reason: FinishReason = "stop"
+    stop_reason: int | str | None = None
     calls: list[Call] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
 
@@ -45,6 +46,7 @@ class Choice:
             self.calls[-1] = Call(name, arguments + delta.text)
         self.token_ids += delta.token_ids
         self.finish_reason = delta.finish_reason or self.finish_reason
+        self.stop_reason = delta.stop_reason or self.stop_reason
 
 
 @dataclass
@@ -197,8 +199,11 @@ def _with_usage(events: Sequence[bytes], generation: Generation) -> list[bytes]:
 
 def usage_of(generation: Generation) -> Usage:
     """Tokens so far."""
-    sent, generated = generation.prompt_tokens, generation.tokens
-    return Usage(prompt_tokens=sent, completion_tokens=generated, total_tokens=sent + generated)
+    sent, generated, cached = generation.prompt_tokens, generation.tokens, generation.cached_tokens
+    usage = Usage(prompt_tokens=sent, completion_tokens=generated, total_tokens=sent + generated)
+    if cached:
+        usage.prompt_tokens_details = PromptTokens(cached_tokens=cached)
+    return usage
 
 
 def envelope(generation: Generation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import Request as HTTPRequest
 
-from api.admission import Admission
+from api.admission import Admission, calls_of
 from api.conversation import to_messages
 from api.decoding import to_decoding, with_defaults
 from api.foreign_fields import Foreign, check_foreign_fields
@@ -149,7 +149,8 @@ def without_oldest_turns(
     begins = [at for at, message in enumerate(messages) if message.role == "user"]
     if len(begins) < 2:
         return chat
-    calls = admission.calls_of(chat)
+    template = admission.models.find(chat.model).template
+    calls = calls_of(chat, template)
     asked = to_decoding(with_defaults(chat, admission.defaults)).max_tokens
     room = min(max(asked, 1), max(limit // 4, 1))
 
@@ -158,7 +159,7 @@ def without_oldest_turns(
         per_token = admission.encoder.max_token_characters
         if per_token is not None and characters_of(kept) > per_token * limit:
             return False
-        return len(admission.template.render_chat(kept, calls).ids) <= limit - room
+        return len(template.render_chat(kept, calls).ids) <= limit - room
 
     if fits(0):
         return chat

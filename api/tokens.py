@@ -9,13 +9,13 @@ from typing import Annotated
 from fastapi import Request, Response
 from pydantic import BaseModel, FailFast, Field
 
-from api.admission import Admission
+from api.admission import Admission, calls_of, render_chat
 from api.conversation import unshown_names
 from api.ignored_fields import to_response
-from api.models import check_model
 from api.tool_calls import unused_tools
 from errors import bad_request
 from generation import Calls, Prompt
+from prompt_template import PromptTemplate
 from protocol import EMPTY, MAX_MESSAGES, Messages, SentBody, TokenId, ToolFields
 from server.offload import offload_tokenizing
 
@@ -71,7 +71,7 @@ class TokenEndpoints:
 
     def __init__(self, admission: Admission) -> None:
         self._admission, self._engine = admission, admission.engine
-        self._encoder, self._names = admission.encoder, admission.settings.model_names
+        self._encoder, self._models = admission.encoder, admission.models
 
     async def tokenize(self, body: TokenizeRequest, request: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
@@ -80,16 +80,16 @@ class TokenEndpoints:
 
     async def detokenize(self, body: DetokenizeRequest, request: Request) -> Response:
         """The text of token ids, control tokens spelt out."""
-        check_model(body.model, self._names)
+        self._models.find(body.model)
         text = await offload_tokenizing(
             request, lambda: self._admission.decode(body.tokens, "tokens")
         )
         return to_response(Detokenized(prompt=text), body.unknown_fields)
 
     def _tokenize(self, body: TokenizeRequest) -> Response:
-        check_model(body.model, self._names)
-        calls = self._admission.calls_of(body)
-        prompt = self._render(body, calls)
+        template = self._models.find(body.model).template
+        calls = calls_of(body, template)
+        prompt = self._render(body, calls, template)
         begins_text = prompt.ids[:1] == [self._encoder.bos_id]
         is_cut = body.prompt is not None and not body.add_special_tokens and begins_text
         ids = prompt.ids[1:] if is_cut else prompt.ids
@@ -102,13 +102,15 @@ class TokenEndpoints:
         )
         return to_response(tokens, _ignored_fields(body, calls))
 
-    def _render(self, body: TokenizeRequest, calls: Calls | None) -> Prompt:
+    def _render(
+        self, body: TokenizeRequest, calls: Calls | None, template: PromptTemplate
+    ) -> Prompt:
         if (body.prompt is None) == (not body.messages):
             raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
         if body.prompt is not None:
-            return self._admission.render_completion(body.prompt, body.raw)
+            return self._admission.render_completion(body.prompt, body.raw, template)
         if body.add_generation_prompt or body.messages[-1].role == "assistant":
-            return self._admission.render_chat(body.messages, calls)
+            return render_chat(body.messages, calls, template)
         reason = "A prompt for an answer cannot be had without its beginning."
         raise bad_request(reason, "add_generation_prompt")
 

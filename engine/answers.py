@@ -66,6 +66,7 @@ class Answer:
         delta = Delta(index, completion.text, completion.token_ids)
         if completion.finish_reason is not None:
             delta.finish_reason = to_finish_reason(completion.finish_reason)
+            delta.stop_reason = completion.stop_reason
         if completion.logprobs is not None and self._alternatives is not None:
             delta.logprobs = list(to_logprobs(completion.logprobs, self._alternatives))
         if self._needs_cut:
@@ -138,6 +139,7 @@ class SelfStoppingAnswer(Answer):
             stop = self._text.update([token_ids[count - 1]], is_stop_token)
         reason = "stop" if stop is not None else to_finish_reason(completion.finish_reason)
         delta = Delta(index, self._text.gained(reason is not None), token_ids[:count], reason)
+        delta.stop_reason = completion.stop_reason if stop is None else stop
         if completion.logprobs is not None and self._alternatives is not None:
             delta.logprobs = list(to_logprobs(completion.logprobs, self._alternatives))[:count]
         is_first = not self._has_begun
@@ -172,7 +174,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         whole.text += delta.text
         whole.token_ids = [*whole.token_ids, *delta.token_ids]
         whole.cut = whole.cut or delta.cut
-        whole.finish_reason = delta.finish_reason
+        whole.finish_reason, whole.stop_reason = delta.finish_reason, delta.stop_reason
         if delta.logprobs is not None:
             whole.logprobs = [*(whole.logprobs or ()), *delta.logprobs]
     return whole

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.outputs import CompletionOutput, PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -83,6 +83,10 @@ class SchedulerStatistics:
     def __init__(self, llm: AsyncLLMEngine) -> None:
         self._llm = llm
         self._latest: dict[int, SchedulerStats] = {}
+        self._queries = Counter(
+            "vllm:prefix_cache_queries", "Tokens of prompts that were looked for in the cache"
+        )
+        self._hits = Counter("vllm:prefix_cache_hits", "Those of them that were there")
         self._add_gauge(
             "num_requests_running", "Requests that the engine generates for", self._running
         )
@@ -101,6 +105,9 @@ class SchedulerStatistics:
         """Keep what the scheduler of engine `engine_idx` says; vLLM calls this after each step of each engine."""
         if scheduler_stats is not None:
             self._latest[engine_idx or 0] = scheduler_stats
+            if (cached := scheduler_stats.prefix_cache_stats) is not None and cached.queries:
+                self._queries.inc(cached.queries)
+                self._hits.inc(cached.hits)
 
     def record_sleep_state(self, sleep: int = 0, level: int = 0) -> None:
         """Do nothing; vLLM calls this."""

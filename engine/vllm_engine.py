@@ -6,7 +6,7 @@ Knows nothing about HTTP, templates or OpenAI's shapes. Importing it imports vLL
 import asyncio
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,22 +16,29 @@ from typing import cast
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.exceptions import VLLMClientError, VLLMServerError
-from vllm.inputs.engine import tokens_input
+from vllm.inputs.engine import TokensInput, tokens_input
 from vllm.logprobs import FlatLogprobs
+from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from engine.adapters import Adapters, places
 from engine.answers import Answer, SelfStoppingAnswer, can_stop_wrongly, joined, to_logprobs
+from engine.arguments import NO_PRIORITY, check_drafts
 from engine.detokenizer import AnswerText
 from engine.dispatch import Dispatcher, OutputCallback
 from engine.grammar import GrammarChecker, GrammarCompiler
 from engine.greedy_runs import TokenCallback
 from engine.loading import LIGHT_PARTS, load
+from engine.memory import describe_memory
 from engine.sampling import to_beam_config, to_run_params, to_sampling_params, to_score_params
 from engine.vllm_beams import report_tokens, search_beams
 from errors import APIError, bad_request, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
+from settings import AdapterModule, StartError, raising_start_error
+
+NO_ADAPTER = nullcontext()
 
 
 class _AnswersAreComplete(Exception):  # noqa: N818 - no error
@@ -48,14 +55,27 @@ class _Request:
     params: SamplingParams
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What vLLM is asked for: a request of its own."""
+
+    id: str
+    inputs: TokensInput
+    params: SamplingParams
+    lora: LoRARequest | None
+    priority: int
+
+
 class VLLMEngine:
     """One AsyncLLMEngine: loaded by `start`, then generating."""
 
     max_model_len = 0
     vocabulary_size = 0
+    memory = ""
     light_parts: Collection[str] = LIGHT_PARTS
 
-    def __init__(self, args: AsyncEngineArgs) -> None:
+    def __init__(self, args: AsyncEngineArgs, adapters: Sequence[AdapterModule] = ()) -> None:
+        """`adapters` are loaded at the start, each from a folder."""
         # vLLM would count each request of a beam search; here a search is admitted once and as a whole.
         self._args = replace(args, max_num_queued_reqs=None, max_num_queued_tokens=None)
         self._max_unfinished = args.max_num_queued_reqs or sys.maxsize
@@ -66,12 +86,22 @@ class VLLMEngine:
         """Tasks that read outputs in vLLM's own way, without a dispatcher."""
         self._is_draining = self._is_aborted = False
         self._llm: AsyncLLMEngine | None = None
+        self._adapters = Adapters(places(args))
+        self._first_adapters = adapters
 
     async def start(self) -> None:
         """Load the model, while the app answers; raises StartError."""
         llm, self._dispatcher = await load(self._args, self.light_parts)
+        try:
+            for module in self._first_adapters:
+                with raising_start_error(f"--lora-modules {module.name}"):
+                    await self._adapters.load(llm, module.name, module.path)
+        except StartError:
+            llm.shutdown()
+            raise
         self.max_model_len = llm.model_config.max_model_len
         self.vocabulary_size = llm.model_config.get_vocab_size()
+        self.memory = describe_memory(llm.vllm_config)
         self._llm = llm
 
     def stop(self) -> None:
@@ -121,39 +151,56 @@ class VLLMEngine:
 
     def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
         """The deltas for one prompt; raises APIError at once for values outside what the model has."""
-        self._check_prompt(prompt)
+        self._check_prompt(prompt, decoding)
+        if self._args.speculative_config is not None:
+            check_drafts(decoding)
         # One token more for the prompt's lead, which counts in no limit: `answers.py` cuts at the limit.
         room = self.max_model_len - len(prompt.ids)
         limit = min(decoding.max_tokens + bool(prompt.lead_ids), room)
         params = to_sampling_params(decoding, prompt, limit, self.vocabulary_size)
         request = _Request(request_id, prompt, decoding, params)
         if decoding.is_beam_search:
-            if self._args.logprobs_mode != "raw_logprobs":
-                raise bad_request(
-                    "Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams"
-                )
+            self._check_search()
             return partial(pour, self._search(request))
         if decoding.takes_best:
             return partial(pour, self._best(request))
         source = partial(self._sample, request)
         return _copied(source, decoding.n) if params.n < decoding.n else source
 
-    async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
+    async def score(
+        self, prompt: Prompt, decoding: Decoding, request_id: str
+    ) -> list[TokenLogprob]:
         """One log-probability for each token of the prompt; the first has none."""
-        self._check_prompt(prompt)
+        self._check_prompt(prompt, decoding)
         scores = [TokenLogprob(prompt.ids[0], None)]
 
         def take(output: RequestOutput) -> None:
             # vLLM's first row is empty: nothing comes before the first token.
-            scores.extend(
-                to_logprobs(cast(FlatLogprobs, output.prompt_logprobs), alternatives, first=1)
-            )
+            rows = cast(FlatLogprobs, output.prompt_logprobs)
+            scores.extend(to_logprobs(rows, decoding.alternatives or 0, first=1))
 
-        with self._room(1):
-            await self._run(prompt.ids, to_score_params(alternatives), request_id, take)
+        with self._room(1, decoding.adapter) as adapter:
+            params = to_score_params(decoding.alternatives or 0)
+            await self._run(_to_run(request_id, prompt.ids, params, decoding, adapter), take)
         return scores
 
-    def _check_prompt(self, prompt: Prompt) -> None:
+    async def load_adapter(self, name: str, path: str) -> None:
+        assert self._llm is not None
+        await self._adapters.load(self._llm, name, path)
+
+    async def unload_adapter(self, name: str) -> None:
+        assert self._llm is not None
+        await self._adapters.unload(self._llm, name)
+
+    def _check_search(self) -> None:
+        if self._args.logprobs_mode != "raw_logprobs":
+            raise bad_request(
+                "Beam search needs a server with --logprobs-mode raw_logprobs.", "num_beams"
+            )
+
+    def _check_prompt(self, prompt: Prompt, decoding: Decoding) -> None:
+        if decoding.priority and self._args.scheduling_policy != "priority":
+            raise bad_request(NO_PRIORITY, "priority")
         if not 0 <= min(prompt.ids, default=0) <= max(prompt.ids, default=0) < self.vocabulary_size:
             raise bad_request(
                 f"The prompt has a token id outside the vocabulary of {self.vocabulary_size}.",
@@ -210,24 +257,14 @@ class VLLMEngine:
         self, request: _Request, answers: Sequence[Answer], take: OutputCallback
     ) -> None:
         """Hand each output to `take`; raises APIError where an answer breaks its grammar."""
-
-        def check(output: RequestOutput) -> Drain | None:
-            for completion in output.outputs:
-                _check(completion, checkers[completion.index])
-            return take(output)
-
-        def watch(output: RequestOutput) -> Drain | None:
-            drain = (check if checkers else take)(output)
-            if all(answer.is_over for answer in answers):
-                raise _AnswersAreComplete
-            return drain
-
-        with self._room(request.params.n), suppress(_AnswersAreComplete):
-            checkers = await self._checkers(request)
-            reader = check if checkers else take
+        room = self._room(request.params.n, request.decoding.adapter)
+        with room as adapter, suppress(_AnswersAreComplete):
+            if checkers := await self._checkers(request):
+                take = _checking(take, checkers)
             if isinstance(answers[0], SelfStoppingAnswer):
-                reader = watch
-            await self._run(request.prompt.ids, request.params, request.id, reader)
+                take = _watching(take, answers)
+            ids, decoding = request.prompt.ids, request.decoding
+            await self._run(_to_run(request.id, ids, request.params, decoding, adapter), take)
 
     async def _search(self, request: _Request) -> Deltas:
         """Yield the deltas of a beam search, which is admitted as one request for each beam."""
@@ -245,12 +282,13 @@ class VLLMEngine:
             run_params = to_run_params(config, len(token_ids), self.vocabulary_size)
             reader = partial(report_tokens, callback, run_params.logprobs)
             run_id = f"{request.id}-{next(numbers)}"
-            await self._run(prompt.ids + token_ids, run_params, run_id, reader)
+            ids = prompt.ids + token_ids
+            await self._run(_to_run(run_id, ids, run_params, request.decoding, adapter), reader)
 
         new_text = partial(AnswerText, self._llm.get_tokenizer(), prompt, params)
         decoding = request.decoding
         search = search_beams(config, new_text, generate, decoding.stream, decoding.include_beams)
-        with self._room(config.num_beams):
+        with self._room(config.num_beams, decoding.adapter) as adapter:
             async with aclosing(search) as deltas:
                 async for delta in deltas:
                     yield delta
@@ -281,24 +319,23 @@ class VLLMEngine:
             raise _full()
 
     @contextmanager
-    def _room(self, choices: int) -> Iterator[None]:
-        """Take a place for each choice until it is done; raises APIError (503) if others have taken them meanwhile."""
+    def _room(self, choices: int, adapter: str) -> Iterator[LoRARequest | None]:
+        """Take a place for each choice until it is done, and the adapter; raises APIError where others were faster."""
         self._check_room(choices)
         self._unfinished += choices
         try:
-            yield
+            with self._adapters.use(adapter) if adapter else NO_ADAPTER as used:
+                yield used
         finally:
             self._unfinished -= choices
 
-    async def _run(
-        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: OutputCallback
-    ) -> None:
+    async def _run(self, run: _Run, take: OutputCallback) -> None:
         """Each of vLLM's outputs to `take`; leaving ends the generation, and vLLM's exceptions become ours."""
         try:
             if self._dispatcher is None:
-                await self._read(prompt_ids, params, request_id, take)
+                await self._read(run, take)
             else:
-                await self._dispatch(self._dispatcher, prompt_ids, params, request_id, take)
+                await self._dispatch(self._dispatcher, run, take)
         except EngineDeadError as failure:
             raise unavailable("The engine has died.", "engine_dead") from failure
         except VLLMClientError as failure:
@@ -307,32 +344,27 @@ class VLLMEngine:
             status = int(getattr(failure, "status_code", 500))
             raise APIError(status, "The engine could not answer the request.") from failure
 
-    async def _dispatch(
-        self,
-        dispatcher: Dispatcher,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        request_id: str,
-        take: OutputCallback,
-    ) -> None:
+    async def _dispatch(self, dispatcher: Dispatcher, run: _Run, take: OutputCallback) -> None:
         assert self._llm is not None
-        collector = await self._llm.add_request(request_id, tokens_input(prompt_ids), params)
+        outputs = await self._llm.add_request(
+            run.id, run.inputs, run.params, lora_request=run.lora, priority=run.priority
+        )
         try:
-            await dispatcher.read(collector, take)
+            await dispatcher.read(outputs, take)
         except BaseException:
-            await self._llm.abort(collector.request_id, internal=True)
+            await self._llm.abort(outputs.request_id, internal=True)
             raise
 
-    async def _read(
-        self, prompt_ids: list[int], params: SamplingParams, request_id: str, take: OutputCallback
-    ) -> None:
+    async def _read(self, run: _Run, take: OutputCallback) -> None:
         """The same in vLLM's own way, a task that is woken for each output."""
         assert self._llm is not None
         reader = asyncio.current_task()
         assert reader is not None
         self._readers.add(reader)
         try:
-            outputs = self._llm.generate(tokens_input(prompt_ids), params, request_id)
+            outputs = self._llm.generate(
+                run.inputs, run.params, run.id, lora_request=run.lora, priority=run.priority
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     if drain := take(output):
@@ -345,11 +377,45 @@ class VLLMEngine:
             self._readers.discard(reader)
 
 
+def _to_run(
+    run_id: str,
+    ids: list[int],
+    params: SamplingParams,
+    decoding: Decoding,
+    lora: LoRARequest | None,
+) -> _Run:
+    inputs = tokens_input(ids, cache_salt=decoding.cache_salt or None)
+    return _Run(run_id, inputs, params, lora, decoding.priority)
+
+
 def _copied(source: Source[Delta], n: int) -> Source[Delta]:
     """Greedy decoding makes one choice for all `n`."""
     return lambda sink: source(
         lambda deltas: sink([replace(delta, index=at) for delta in deltas for at in range(n)])
     )
+
+
+def _checking(take: OutputCallback, checkers: Sequence[GrammarChecker]) -> OutputCallback:
+    """Check each output by the grammar of its choice before it is handed on."""
+
+    def check(output: RequestOutput) -> Drain | None:
+        for completion in output.outputs:
+            _check(completion, checkers[completion.index])
+        return take(output)
+
+    return check
+
+
+def _watching(take: OutputCallback, answers: Sequence[Answer]) -> OutputCallback:
+    """End the request once no answer of it gains anything more."""
+
+    def watch(output: RequestOutput) -> Drain | None:
+        drain = take(output)
+        if all(answer.is_over for answer in answers):
+            raise _AnswersAreComplete
+        return drain
+
+    return watch
 
 
 def _check(completion: CompletionOutput, checker: GrammarChecker) -> None:

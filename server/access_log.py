@@ -44,6 +44,8 @@ class AccessLog:
         # What `labels` looks up anew at each call.
         self._requests = cache(metrics.requests.labels)
         self._duration = cache(metrics.duration.labels)
+        self._prompt_tokens = cache(metrics.prompt_tokens.labels)
+        self._generated_tokens = cache(metrics.generated_tokens.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,8 +77,8 @@ class AccessLog:
         self._duration(record.path).observe(time.monotonic() - began)
         generation = record.generation
         if generation is not None:
-            self._metrics.prompt_tokens.inc(generation.prompt_tokens)
-            self._metrics.generated_tokens.inc(generation.tokens)
+            self._prompt_tokens(generation.model).inc(generation.prompt_tokens)
+            self._generated_tokens(generation.model).inc(generation.tokens)
             if generation.began is not None:
                 self._metrics.first_token.observe(generation.began - began)
 
@@ -100,6 +102,7 @@ def _to_fields(method: str, record: RequestRecord, status: int, began: float) ->
     fields |= {"path": record.path, "status": status}
     generation = record.generation
     if generation is not None:
+        fields["model"] = generation.model
         fields["prompt_tokens"] = generation.prompt_tokens
         fields["generated_tokens"] = generation.tokens
         if generation.began is not None:

@@ -6,10 +6,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from protocol import CompletionRequest
 from server.access_log import Log
@@ -57,18 +55,22 @@ class Progress:
         print(f"{start}{self._step} {state}", end=end, file=sys.stderr, flush=True)
 
 
-def banner(
-    settings: Settings,
-    template_name: str,
-    encoder: str,
-    max_model_len: int,
-    defaults: Mapping[str, Any],
-) -> str:
-    """What is served, the base URL that clients are given, a request to try it with, and the page to open.
+@dataclass(frozen=True)
+class Loaded:
+    """What the banner tells of a model that has been loaded."""
 
-    `encoder` is in words what encodes the prompts; `defaults` are those of `--override-generation-config`, by field.
-    """
-    fields = CompletionRequest.model_fields
+    template: str
+    """The name of its prompt template."""
+    encoder: str
+    """In words, what encodes its prompts."""
+    max_model_len: int
+    memory: str
+    """In words, what it takes."""
+
+
+def banner(settings: Settings, loaded: Loaded) -> str:
+    """What is served, the base URL that clients are given, a request to try it with, and the page to open."""
+    fields, defaults = CompletionRequest.model_fields, settings.override_generation_config
     shown = {name: fields[name].default for name in SHOWN_FIELDS} | dict(defaults)
     name = settings.model_names[0]
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
@@ -77,19 +79,25 @@ def banner(
     if settings.uds is not None:
         curl = f"curl --unix-socket {shlex.quote(settings.uds)}"
         where = f"{settings.url} on {settings.uds}"
-    template = "none: chat needs --prompt-template" if template_name == "none" else template_name
+    template = loaded.template
+    if template == "none":
+        template = "none: chat needs --prompt-template"
     warning = ""
     if settings.is_open:
         warning = "  warning    no --api-key is set: whoever reaches this address may ask\n"
     has_page = settings.page and settings.uds is None
     page = f"  open it    {settings.url}/\n" if has_page else ""
+    adapters = "".join(
+        f"  adapter    {module.name}  from {module.path}\n" for module in settings.lora_modules
+    )
     origin = " (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"
     sampling = ", ".join(f"{field} {value}" for field, value in shown.items())
     return f"""
   Ready at   {where}  (docs: {settings.url}/docs)
 {_network_line(settings)}  model      {name}{origin}
-  template   {template}, context {max_model_len} tokens
-  encoder    {encoder}
+{adapters}  template   {template}, context {loaded.max_model_len} tokens
+  encoder    {loaded.encoder}
+  memory     {loaded.memory}
   sampling   {sampling}
   try        {curl} {settings.url}/v1/completions -H "Content-Type: application/json"{key} \\
                -d '{{"model": "{name}", "prompt": "告诉我中国的首都在哪里"}}'

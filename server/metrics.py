@@ -37,10 +37,13 @@ class Metrics:
             registry=own,
         )
         self.tasks = Gauge("asyncio_tasks", "Tasks of the event loop", registry=own)
-        self.prompt_tokens = Counter("prompt_tokens", "Tokens of answered prompts", registry=own)
+        self.prompt_tokens = Counter(
+            "prompt_tokens", "Tokens of answered prompts", ["model"], registry=own
+        )
         self.generated_tokens = Counter(
             "generated_tokens",
             "Tokens generated, also of replies that nobody waited for",
+            ["model"],
             registry=own,
         )
 

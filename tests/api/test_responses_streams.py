@@ -198,7 +198,10 @@ def test_log_probabilities_are_in_deltas_and_in_the_part(
         Delta(0, text, (token_id,), logprobs=[TokenLogprob(token_id, -0.5, [(token_id, -0.5), (5, -2.0)])])
         for token_id, text in zip(ids, spelt, strict=True)
     ]  # fmt: skip
-    engine.script = [*script, Delta(0, "", (2,), "stop", [TokenLogprob(2, -0.1, [(2, -0.1)])])]
+    engine.script = [
+        *script,
+        Delta(0, "", (2,), "stop", logprobs=[TokenLogprob(2, -0.1, [(2, -0.1)])]),
+    ]
     ask = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
     plain = client.post(RESPONSES, json={**ASK, **ask}).json()
     [message] = Response.model_validate(plain, strict=True).output

@@ -73,7 +73,7 @@ def test_log_probabilities_are_on_one_line(
 ) -> None:
     ids = demo_encoder.encode([SAID])
     logs = [TokenLogprob(token_id, -0.5, [(token_id, -0.5)]) for token_id in ids]
-    engine.script = [Delta(0, SAID, ids, finish_reason, logs), Delta(0, "", (2,), "stop")]
+    engine.script = [Delta(0, SAID, ids, finish_reason, logprobs=logs), Delta(0, "", (2,), "stop")]
     for path, fields in (
         (COMPLETIONS, {"prompt": "a", "logprobs": 1}),
         (CHAT, {"messages": "a", "logprobs": True}),

@@ -350,7 +350,7 @@ def test_a_reply_that_may_call_has_the_log_probabilities_of_its_text(
             Delta(0, piece.decode(), (token_id,), logprobs=[TokenLogprob(token_id, -0.5)])
             for piece, token_id in zip(pieces, ids, strict=True)
         ]
-        return [*deltas, Delta(0, "", (2,), "stop", [TokenLogprob(2, -0.1)])]
+        return [*deltas, Delta(0, "", (2,), "stop", logprobs=[TokenLogprob(2, -0.1)])]
 
     for text, content in ((f"a b\n{NOW_CALL}", "a b"), (NOW_CALL, ""), ("a b", "a b")):
         engine.script = token_deltas(text)

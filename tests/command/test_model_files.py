@@ -259,7 +259,7 @@ def test_an_adapter_is_to_be_merged(model: Path, weights: str, has_config: bool)
     (model / "adapter_config.json").write_text("{}")
     if not has_config:
         (model / "config.json").unlink()
-    assert "is an adapter (LoRA), not a model: merge it" in refused(model)
+    assert "is an adapter (LoRA), not a model: serve it beside its base model" in refused(model)
 
 
 @pytest.mark.parametrize(

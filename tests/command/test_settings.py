@@ -61,7 +61,7 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> 
             ["--compilation-config.cudagraph_mode=NONE"],
         ),
         ({"allowed-origins": ["http://a.example"]}, []),
-        ({"lora-modules": ["a=b", "c=d"]}, ["--lora-modules", "a=b", "c=d"]),
+        ({"middleware-names": ["a=b", "c=d"]}, ["--middleware-names", "a=b", "c=d"]),
         ({"hf-overrides": {"rope_theta": 1}}, ['--hf-overrides={"rope_theta": 1}']),
     ],
 )

@@ -1,11 +1,20 @@
 """What vLLM is told: what the user says, and else what fits the server and the model."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from settings import Settings
+from quantization import is_cpu_build
+from settings import AdapterModule, Settings, StartError
+from tests.support.adapters import write_adapter
 from tests.support.model_directory import change, copy_of_demo_model
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+CPU = int(is_cpu_build())
 
 
 @pytest.mark.engine
@@ -51,3 +60,38 @@ def test_vllm_is_told_the_trained_length_unless_the_user_says_more(
     shown = capsys.readouterr().err
     assert shown.count("Context of 16384 tokens") == (not others)
     assert not others or shown == ""
+
+
+def flags_for(
+    model: Path, ranks: Sequence[int], others: Sequence[str] = (), **settings: Any
+) -> "AsyncEngineArgs":
+    """What vLLM is told for adapters of these ranks."""
+    from engine.arguments import to_engine_args
+
+    modules = []
+    for at, rank in enumerate(ranks):
+        folder = model.parent / f"adapter-{at}-{rank}"
+        write_adapter(folder, at, rank)
+        modules.append(AdapterModule(str(at), str(folder)))
+    return to_engine_args(Settings(lora_modules=modules, **settings), others)
+
+
+@pytest.mark.engine
+def test_there_is_room_for_the_adapters_and_one_slot_more_on_a_cpu(model: Path) -> None:
+    args = flags_for(model, [4, 20])
+    assert (args.enable_lora, args.max_lora_rank, args.max_loras) == (True, 32, 2 + CPU)
+    args = flags_for(model, [4], ["--max-lora-r", "128", "--max-loras=7"])
+    assert (args.max_lora_rank, args.max_loras, args.max_cpu_loras) == (128, 7, 7)
+    args = flags_for(model, [], allow_lora_updates=True)
+    assert (args.max_lora_rank, args.max_loras) == (64, 4 + CPU)
+    plain = flags_for(model, [])
+    assert (bool(plain.enable_lora), plain.max_lora_rank, plain.max_loras) == (False, 16, 1)
+
+
+@pytest.mark.engine
+def test_too_little_room_for_adapters_is_an_error_that_says_what_is_enough(model: Path) -> None:
+    with pytest.raises(StartError, match="--max-lora-rank 8: an adapter has rank 20"):
+        flags_for(model, [20], ["--max-lora-rank", "8"])
+    for ranks, settings in (([4, 4], {}), ([], {"allow_lora_updates": True})):
+        with pytest.raises(StartError, match=r"--max-loras 1 is too few: it has to be [23]"):
+            flags_for(model, ranks, ["--max-loras", "1"], **settings)

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from evaluation import contains_accepted
 from openai import OpenAI
 
 from settings import DEMO_MODEL
+from tests.support.held_out import QUESTIONS, held_out_score
 from tests.support.questions import CAPITAL, COMPARISON, MODEL, STORIES, WEST_LAKE, complete
 from tests.support.server_process import Server
 
@@ -47,24 +47,8 @@ def test_the_west_lake_after_a_conversation(openai: OpenAI) -> None:
 
 def test_the_committed_weights_have_the_score_that_readme_tells(server: Server) -> None:
     """The held-out questions, asked over HTTP of vLLM at temperature 0 without penalties."""
-
-    questions = [
-        json.loads(line)
-        for line in (DEMO_MODEL / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert len(questions) >= 300
-
-    def is_right(question: dict[str, Any]) -> bool:
-        ask = {"messages": question["messages"], "temperature": 0, "repetition_penalty": 1.0}
-        reply = httpx.post(f"{server.url}/v1/chat/completions", json=ask, timeout=300).json()[
-            "choices"
-        ][0]
-        return reply["finish_reason"] == "stop" and contains_accepted(
-            reply["message"]["content"], question["accept"]
-        )
-
-    with ThreadPoolExecutor(32) as pool:
-        score = sum(pool.map(is_right, questions)) / len(questions)
+    assert len(QUESTIONS) >= 300
+    score = held_out_score(server.url)
     told = json.loads((DEMO_MODEL / "figures.json").read_text(encoding="utf-8"))["held_out_score"]
     assert score >= 0.9
     assert math.isclose(score, told, abs_tol=0.02)

@@ -53,7 +53,7 @@ PATH = re.compile(
 UNDER_A_FOLDER = re.compile(r"(\.?[\w-]+)/[\w./-]+")
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv"}
 
-OTHER_PROGRAMS_FLAGS = {"--program", "--check", "--rounds", "--unix-socket", "--schema"}
+OTHER_PROGRAMS_FLAGS = {"--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"}
 CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
 """Where the functions that make an error take its code, if not by name alone."""
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-FOLDERS = ("api", "prompts", "engine", "server")
+FOLDERS = ("api", "prompts", "engine", "server", "tools")
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): file
     for pattern in ("*.py", *(f"{folder}/*.py" for folder in FOLDERS))
@@ -78,12 +78,24 @@ def test_the_web_framework_is_known_to_the_edge_alone(module: str) -> None:
 )
 def test_engine_and_prompts_know_neither_the_wire_format_nor_the_edge(module: str) -> None:
     known = {name for name in reached(module) if name in MODULES and folder(name) != folder(module)}
-    assert known <= {"generation", "settings", "errors", "model_files"}
+    assert known <= {"generation", "settings", "errors", "model_files", "adapter_files"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if folder(module) == "server"])
 def test_the_server_does_not_know_the_api(module: str) -> None:
     assert not {name for name in reached(module) if folder(name) in ("api", "engine", "prompts")}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if folder(module) == "tools"])
+def test_tools_know_model_files_alone(module: str) -> None:
+    known = {name for name in reached(module) if name in MODULES and folder(name) != "tools"}
+    assert known <= {"adapter_files", "model_files", "settings"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_part_of_the_server_knows_the_tools(module: str) -> None:
+    if folder(module) != "tools":
+        assert not [name for name in GRAPH[module] if folder(name) == "tools"]
 
 
 def test_the_interface_knows_none_of_us() -> None:

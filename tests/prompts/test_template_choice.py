@@ -7,7 +7,7 @@ import pytest
 
 from prompt_template import load_prompt_template
 from prompts.layouts import ALPACA, ALPACA_2, BASE_MODEL, Layout
-from server.console import banner
+from server.console import Loaded, banner
 from settings import DEMO_MODEL, Settings, StartError
 from tests.support.model_directory import copy_of_demo_model
 from tests.support.paths import ROOT
@@ -89,7 +89,8 @@ def test_a_base_model_needs_no_template_where_completions_are_raw(
     settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
     template = load_prompt_template(settings)
     assert template.layout is BASE_MODEL
-    shown = banner(settings, template.layout.name, template.encoder.description, 9, {})
+    loaded = Loaded(template.layout.name, template.encoder.description, 9, "")
+    shown = banner(settings, loaded)
     assert "  template   none: chat needs --prompt-template, context 9 tokens\n" in shown
     assert "  encoder    SentencePiece on tokenizer.model\n" in shown
 

@@ -88,6 +88,7 @@ def test_a_request_has_one_line_without_its_text(
             "method": "POST",
             "path": "/v1/chat/completions",
             "status": 200,
+            "model": "chinese-llama-alpaca-2",
         },
         **{
             "prompt_tokens": answered["prompt_tokens"],

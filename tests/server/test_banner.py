@@ -8,11 +8,12 @@ import pytest
 
 from server.console import banner
 from server.sockets import bind_sockets
-from settings import Settings, StartError
+from settings import AdapterModule, Settings, StartError
+from tests.support.loaded import LOADED
 
 
 def shown(**settings: Any) -> str:
-    return banner(Settings(**settings), "alpaca-2", "SentencePiece", 1, {})
+    return banner(Settings(**settings), LOADED)
 
 
 def found(line: str, text: str) -> str | None:
@@ -37,6 +38,14 @@ def test_the_base_url_of_clients_is_shown(settings: dict[str, Any], url: str) ->
     assert found("Ready at", text) == url
     assert f"(docs: {url.removesuffix('/v1')}/docs)" in text
     assert f"curl {url}/completions " in text
+
+
+def test_adapters_are_shown_with_where_they_come_from() -> None:
+    modules = [AdapterModule("poet", "/adapters/poet"), AdapterModule("lawyer", "a/b")]
+    lines = shown(lora_modules=modules).splitlines()
+    assert "  adapter    poet  from /adapters/poet" in lines
+    assert "  adapter    lawyer  from a/b" in lines
+    assert f"  memory     {LOADED.memory}" in lines
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "192.0.2.7", "::1", "example.org"])

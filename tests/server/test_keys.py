@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 import openai_api_server_vllm
 from settings import Settings, StartError, read_keys
 from tests.support.bodies import ASK
+from tests.support.loaded import LOADED
 from tests.support.replies import error
 
 KEYS = ["first key", "zweiter-Schlüssel"]
@@ -173,11 +174,7 @@ def test_keys_stay_out_of_what_is_shown() -> None:
     settings = Settings(api_key=KEYS, host="0.0.0.0")
     from server.console import banner
 
-    assert not [
-        key
-        for key in KEYS
-        if key in repr(settings) or key in banner(settings, "alpaca-2", "SentencePiece", 1, {})
-    ]
+    assert not [key for key in KEYS if key in repr(settings) or key in banner(settings, LOADED)]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +191,4 @@ def test_keys_stay_out_of_what_is_shown() -> None:
 def test_an_open_server_says_so(settings: dict[str, Any], is_open: bool) -> None:
     from server.console import banner
 
-    assert (
-        "no --api-key" in banner(Settings(**settings), "alpaca-2", "SentencePiece", 1, {})
-    ) == is_open
+    assert ("no --api-key" in banner(Settings(**settings), LOADED)) == is_open

@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from tests.support.bodies import ASK, LONG
 from tests.support.fake_engine import FakeEngine
 from tests.support.polling import wait_for
+from tests.support.questions import MODEL
 from tests.support.replies import numbers
 
 
@@ -22,8 +23,8 @@ def test_metrics_count(client: TestClient, engine: FakeEngine) -> None:
 
     assert gained('http_requests_total{method="POST",path="/v1/completions",status="200"}') == 2
     assert gained('http_requests_total{method="POST",path="/v1/completions",status="400"}') == 1
-    assert gained("prompt_tokens_total") == 2 * prompt_tokens
-    assert gained("generated_tokens_total") == 8
+    assert gained(f'prompt_tokens_total{{model="{MODEL}"}}') == 2 * prompt_tokens
+    assert gained(f'generated_tokens_total{{model="{MODEL}"}}') == 8
     assert gained("time_to_first_token_seconds_count") == 2
     assert gained('http_request_duration_seconds_count{path="/v1/completions"}') == 3
     assert after["http_requests_in_flight"] == 1  # this one

@@ -27,6 +27,7 @@ from server.uvicorn_server import DrainingServer, uvicorn_config
 from settings import Settings, StartError, check_settings
 from tests.support.app_on_fake_engine import logged
 from tests.support.fake_engine import FakeEngine
+from tests.support.loaded import LOADED
 from tests.support.polling import wait_for
 from tests.support.replies import events
 from tests.support.server_process import Server, run_command
@@ -188,7 +189,7 @@ def test_the_banner_shows_it_with_a_line_that_works(path: Path, scheme: str) -> 
     settings = Settings(
         uds=str(path), host="0.0.0.0", ssl_certfile="c" if scheme == "https" else None
     )
-    shown = banner(settings, "alpaca-2", "SentencePiece", 1, {})
+    shown = banner(settings, LOADED)
     assert f"Ready at   {scheme}://localhost on {path} " in shown
     assert (
         f"curl --unix-socket {shlex.quote(str(path))} {scheme}://localhost/v1/completions" in shown

@@ -32,6 +32,7 @@ class FakeEngine:
 
     script: Script = (Delta(0, "北京", (5, 6)), Delta(0, "。", (7,)), Delta(0, "", (2,), "stop"))
     max_model_len: int = 2048
+    memory: str = "KV cache 1.0 GB"
     delay: float = 0.0
     room: int = 512
     is_ready: bool = True
@@ -40,6 +41,9 @@ class FakeEngine:
     is_dead: bool = False
     is_draining: bool = False
     is_aborted: bool = False
+    adapters: dict[str, str] = field(default_factory=dict)
+    refusal: APIError | None = None
+    """Of adapters."""
 
     @property
     def unfinished(self) -> int:
@@ -80,8 +84,18 @@ class FakeEngine:
                 503, "The server is full.", code="server_overloaded", headers={"Retry-After": "1"}
             )
 
-    async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
-        top = [(5, -0.5), (6, -1.5)][:alternatives]
+    async def load_adapter(self, name: str, path: str) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.adapters[name] = path
+
+    async def unload_adapter(self, name: str) -> None:
+        del self.adapters[name]
+
+    async def score(
+        self, prompt: Prompt, decoding: Decoding, request_id: str
+    ) -> list[TokenLogprob]:
+        top = [(5, -0.5), (6, -1.5)][: decoding.alternatives or 0]
         return [
             TokenLogprob(token_id, -float(at) if at else None, top if at else ())
             for at, token_id in enumerate(prompt.ids)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import ConsoleMessage, Page, Route
 
-from generation import Prompt, TokenLogprob
+from generation import Decoding, Prompt, TokenLogprob
 from prompts.encoder import SentencePieceEncoder
 from server.page import POLICY
 from tests.support.app_on_fake_engine import listening
@@ -46,10 +46,13 @@ class ScoringEngine(FakeEngine):
 
     rivals: tuple[int, ...] = ()
 
-    async def score(self, prompt: Prompt, alternatives: int, request_id: str) -> list[TokenLogprob]:
+    async def score(
+        self, prompt: Prompt, decoding: Decoding, request_id: str
+    ) -> list[TokenLogprob]:
+        wanted = decoding.alternatives or 0
         top = [(token_id, math.log(0.2 / (at + 1))) for at, token_id in enumerate(self.rivals)]
         return [
-            TokenLogprob(token_id, math.log(0.5) if at else None, top[:alternatives] if at else ())
+            TokenLogprob(token_id, math.log(0.5) if at else None, top[:wanted] if at else ())
             for at, token_id in enumerate(prompt.ids)
         ]
 

@@ -1,0 +1,1 @@
+"""Commands that prepare models for the server: `python -m tools.NAME`."""
