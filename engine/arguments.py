@@ -118,8 +118,9 @@ def _make_room_for_adapters(args: AsyncEngineArgs, settings: Settings) -> None:
     args.max_cpu_loras = max(args.max_cpu_loras or 0, args.max_loras, len(ranks))
     if max(ranks, default=0) > args.max_lora_rank:
         raise StartError(f"--max-lora-rank {args.max_lora_rank}: an adapter has rank {max(ranks)}.")
-    if (least := max(len(ranks), settings.allow_lora_updates)) > places(args):
-        more = ", one more than there are, which a CPU needs" * spare_slots()
+    least = len(ranks) or 1
+    if least > places(args):
+        more = ", one more than adapters, on a CPU" if spare_slots() else ""
         raise StartError(
             f"--max-loras {args.max_loras} is too few: it has to be {least + spare_slots()}{more}."
         )

@@ -33,6 +33,7 @@ def test_the_terminal_shows_our_lines_alone(server: Server) -> None:
         "  model",
         "  template",
         "  encoder    SentencePiece on tokenizer.model\n",
+        "  memory",
         "  sampling",
         "  try",
         "  open it",

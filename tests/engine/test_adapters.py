@@ -153,6 +153,19 @@ def test_streams_and_metrics_are_each_ones_own(http: httpx.Client) -> None:
         assert numbers(http)[name.format(model)] > before
 
 
+def test_no_model_takes_what_another_has_cached(http: httpx.Client) -> None:
+    prompt = [1, *(300 + at % 999 for at in range(400)), 903]
+
+    def cached(model: str) -> int:
+        body = {"prompt": prompt, "max_tokens": 1, "model": model}
+        usage = http.post(COMPLETIONS, json=body).json()["usage"]
+        found: int = usage.get("prompt_tokens_details", {"cached_tokens": 0})["cached_tokens"]
+        return found
+
+    assert [cached(model) for model in MODELS] == [0, 0, 0]
+    assert min(cached(model) for model in MODELS) >= 256
+
+
 def test_an_adapter_goes_when_what_runs_on_it_has_ended_and_another_takes_its_name(
     http: httpx.Client, folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 CPU = int(is_cpu_build())
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes back what is set for the engine's processes of the demo model: other servers would inherit it."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
 @pytest.mark.engine
 def test_vllm_gets_what_the_user_says_and_else_what_fits() -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")

@@ -22,7 +22,7 @@ MOST_LOST = 0.02
 
 @contextmanager
 def serving(*flags: str) -> Iterator[Server]:
-    server = Server("--port", "0", *flags)
+    server = Server("--port", "0", "--enforce-eager", *flags)
     server.wait_for_banner()
     try:
         yield server

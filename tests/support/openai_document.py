@@ -21,6 +21,9 @@ UNKNOWN = {
     "prompt_token_ids",  # vLLM's
     "token_ids",
     "max_model_len",
+    "root",
+    "parent",
+    "stop_reason",
     "beams",  # our own
     "cache_write_tokens",  # newer than the document
     "store",  # in the document's examples only

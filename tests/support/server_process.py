@@ -49,7 +49,14 @@ class Server:
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.terminal))
 
     def wait_for_banner(self) -> None:
-        """Read the terminal to the end of the banner, whose URL is then `url`, without `/v1`."""
+        """Read the terminal to the end of the banner, whose URL is then `url`, without `/v1`; else end the process."""
+        try:
+            self._read_banner()
+        except BaseException:
+            self.process.kill()  # it would take the processor from the tests that follow
+            raise
+
+    def _read_banner(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and (line := self.terminal.readline()):
             self.lines.append(line)
