@@ -36,10 +36,10 @@ def load(file: Path) -> Weights:
 @contextmanager
 def writing(out: Path) -> Iterator[Path]:
     """Give a folder to write to, which becomes `out` when all is written; raises StartError if there is one already."""
-    if out.exists():
-        raise StartError(f"{out} is there already: name a new folder.")
     part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    for folder in (out, part):  # the latter is left where an earlier run was killed
+        if folder.exists():
+            raise StartError(f"{folder} is there already: remove it, or name a new folder.")
     part.mkdir(parents=True)
     try:
         yield part

@@ -129,6 +129,11 @@ def test_what_cannot_be_quantised_is_said_and_leaves_nothing(tmp_path: Path) -> 
         quantize(twice, tmp_path / "out", "int8")
     with pytest.raises(StartError, match="is there already"):
         quantize(DEMO_MODEL, twice, "int8")
+    part = tmp_path / "mine.part"  # may be a user's own
+    part.mkdir()
+    with pytest.raises(StartError, match=r"mine\.part is there already"):
+        quantize(DEMO_MODEL, tmp_path / "mine", "int8")
+    part.rmdir()
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=32,
