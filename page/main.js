@@ -366,13 +366,13 @@ $("import-file").addEventListener("change", importFile);
 $("drawer").addEventListener("close", () => { document.body.prepend($("chats")); $("drawer").before($("panels")); });
 $("system-text").addEventListener("input", () => {
   app.conversation.system = $("system-text").value;
-  app.saveSoon();
-  app.emit("draft");
+  app.saveSoon(); app.emit("draft");
 });
 onLanguage(() => { translate(); open(app.conversation); });
 dark.addEventListener("change", showTheme);
 wide.addEventListener("change", () => $("drawer").close());
-addEventListener("pagehide", () => { if (app.run) unsaved.add(app.run.conversation); saveAll(); });
+const saveNow = () => { if (app.run) unsaved.add(app.run.conversation); saveAll(); };
+["beforeunload", "pagehide"].forEach((leaving) => addEventListener(leaving, saveNow)); // the later may be too late
 
 $("panels").hidden = !matchMedia("(min-width: 1200px)").matches;
 (await storage.all()).forEach((each) => conversations.set(each.id, each));
