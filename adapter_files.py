@@ -57,6 +57,11 @@ class AdapterFiles:
         """The last parts of the names of the modules that it updates, such as `q_proj`."""
         return {module.rpartition(".")[2] for module in self.factors}
 
+    def update_shape(self, module: str) -> tuple[int, int]:
+        """Return the rows and columns of a module's update."""
+        pair = self.factors[module]
+        return self.shapes[pair["B"]][0], self.shapes[pair["A"]][1]
+
     def scaling(self, module: str) -> float:
         """Return what the product of a module's factors is multiplied by: alpha / rank, or / sqrt(rank) for rsLoRA."""
         rank = self.shapes[self.factors[module]["A"]][0]
@@ -78,11 +83,7 @@ def find_adapter(name: str) -> Path:
     with raising_start_error(
         f"{name} is neither a directory nor an adapter that the hub can be asked for"
     ):
-        return Path(
-            snapshot_download(
-                name, allow_patterns=[CONFIG_FILE, *WEIGHT_FILES, "token*", "*.model"]
-            )
-        )
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, *WEIGHT_FILES]))
 
 
 def read_adapter(folder: Path) -> AdapterFiles:
@@ -161,22 +162,19 @@ def check_servable(adapter: AdapterFiles, config: Mapping[str, Any]) -> None:
         )
     shapes = _module_shapes(config)
     layers = config.get("num_hidden_layers")
-    for module, pair in adapter.factors.items():
+    for module in adapter.factors:
+        found, name = adapter.update_shape(module), module.rpartition(".")[2]
         layer = re.search(r"\.layers\.(\d+)\.", module)
-        is_missing = layer is not None and layers is not None and int(layer[1]) >= layers
-        found = (adapter.shapes[pair["B"]][0], adapter.shapes[pair["A"]][1])
-        kind = module.rpartition(".")[2]
-        is_missing |= bool(shapes) and kind not in shapes
-        expected = shapes.get(kind, found)
-        if is_missing or found != expected:
-            what = (
-                "which the model does not have"
-                if is_missing
-                else f"where the model has {expected[0]} × {expected[1]}"
-            )
-            raise StartError(
-                f"{adapter.folder} is of another base model: it updates {module} of {found[0]} × {found[1]}, {what}."
-            )
+        is_beyond = layer is not None and layers is not None and int(layer[1]) >= layers
+        if is_beyond or (shapes and name not in shapes):
+            wrong = "which the model does not have"
+        elif shapes and found != shapes[name]:
+            wrong = f"where the model has {shapes[name][0]} × {shapes[name][1]}"
+        else:
+            continue
+        raise StartError(
+            f"{adapter.folder} is of another base model: it updates {module} of {found[0]} × {found[1]}, {wrong}."
+        )
 
 
 def _module_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

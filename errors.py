@@ -51,6 +51,11 @@ def unavailable(message: str, code: str) -> APIError:
     return APIError(503, message, code=code, headers={"Retry-After": "1"})
 
 
+def engine_died() -> APIError:
+    """Make the error of a request that vLLM's engine cannot answer any more (503)."""
+    return unavailable("The engine has died.", "engine_dead")
+
+
 def shown(text: str, limit: int) -> str:
     """Return a client's text as a message may name it: cut, without what moves a cursor or breaks a line."""
     escaped = "".join(

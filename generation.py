@@ -272,10 +272,10 @@ class Engine(Protocol):
         """The log-probability of each token of a prompt."""
 
     async def load_adapter(self, name: str, path: str) -> None:
-        """Load an adapter from a folder; raises APIError, or StartError, where it does not fit the model."""
+        """Load an adapter from a folder; raises APIError (400) where there is no room, or the engine cannot use it."""
 
     async def unload_adapter(self, name: str) -> None:
-        """Forget an adapter, once what runs on it has ended; nothing new is generated with it meanwhile."""
+        """Drop an adapter when what runs on it has ended; raises APIError (404) for new requests from now on."""
 
 
 @dataclass(slots=True)

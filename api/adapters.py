@@ -19,11 +19,12 @@ from model_files import read_config
 from protocol import SentBody
 from settings import AdapterModule, StartError
 
-MAX_NAME = 256
-
-
+MAX_NAME_CHARACTERS = 256
 AdapterName = Annotated[
-    str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^\P{C}+$", description="Its name.")
+    str,
+    Field(
+        min_length=1, max_length=MAX_NAME_CHARACTERS, pattern=r"^\P{C}+$", description="Its name."
+    ),
 ]
 """Without line breaks and other characters that a line of the log cannot have."""
 

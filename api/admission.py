@@ -34,7 +34,7 @@ from generation import (
 from prompt_template import PromptTemplate
 from prompts.calls import characters_of
 from prompts.encoder import encode_word
-from protocol import ChatCompletionRequest, ChatMessage, CompletionRequest, Request, ToolFields
+from protocol import ChatCompletionRequest, CompletionRequest, Request, ToolFields
 from server.access_log import keep_texts
 from server.offload import offload
 from server.request_record import request_record
@@ -162,13 +162,6 @@ def calls_of(body: ToolFields, template: PromptTemplate) -> Calls | None:
     if CALL_FIELDS.isdisjoint(body.model_fields_set):
         return None
     return to_calls(body, template.layout.call_format)
-
-
-def render_chat(
-    messages: Sequence[ChatMessage], calls: Calls | None, template: PromptTemplate
-) -> Prompt:
-    """The prompt of a conversation whose answer may have `calls`."""
-    return template.render_chat(to_messages(messages), calls)
 
 
 def _prompts_of(body: Request) -> int:

@@ -45,8 +45,8 @@ class Choice:
             name, arguments = self.calls[-1]
             self.calls[-1] = Call(name, arguments + delta.text)
         self.token_ids += delta.token_ids
-        self.finish_reason = delta.finish_reason or self.finish_reason
-        self.stop_reason = delta.stop_reason or self.stop_reason
+        if delta.finish_reason is not None:
+            self.finish_reason, self.stop_reason = delta.finish_reason, delta.stop_reason
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import Request, Response
 from pydantic import BaseModel, FailFast, Field
 
-from api.admission import Admission, calls_of, render_chat
-from api.conversation import unshown_names
+from api.admission import Admission, calls_of
+from api.conversation import to_messages, unshown_names
 from api.ignored_fields import to_response
 from api.tool_calls import unused_tools
 from errors import bad_request
@@ -110,7 +110,7 @@ class TokenEndpoints:
         if body.prompt is not None:
             return self._admission.render_completion(body.prompt, body.raw, template)
         if body.add_generation_prompt or body.messages[-1].role == "assistant":
-            return render_chat(body.messages, calls, template)
+            return template.render_chat(to_messages(body.messages), calls)
         reason = "A prompt for an answer cannot be had without its beginning."
         raise bad_request(reason, "add_generation_prompt")
 

@@ -16,7 +16,7 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from errors import APIError, bad_request, shown, unavailable
+from errors import APIError, bad_request, engine_died, shown
 
 
 def spare_slots() -> int:
@@ -86,7 +86,7 @@ class Adapters:
             try:
                 await loader.add_lora(request)
             except EngineDeadError as failure:
-                raise unavailable("The engine has died.", "engine_dead") from failure
+                raise engine_died() from failure
             except Exception as failure:
                 why = str(failure).rpartition("method failed: ")[2].replace(path, "lora_path")
                 raise bad_request(f"vLLM refuses the adapter: {why}", "lora_path") from failure
@@ -104,7 +104,7 @@ class Adapters:
         try:
             await loader.remove_lora(loaded.request.lora_int_id)
         except EngineDeadError as failure:
-            raise unavailable("The engine has died.", "engine_dead") from failure
+            raise engine_died() from failure
         finally:
             del self._loaded[name]
 
@@ -121,6 +121,7 @@ class Adapters:
                 loaded.is_idle.set()
 
     def _served(self, name: str) -> _Loaded:
+        """Return an adapter that new requests may use; raises APIError (404) for any other."""
         loaded = self._loaded.get(name)
         if loaded is None or loaded.is_leaving:
             message = f"The model '{shown(name, 64)}' was unloaded."

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import vllm
 from vllm import envs
@@ -10,11 +11,9 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from adapter_files import read_adapter
+from adapter_files import AdapterFiles, read_adapter
 from engine.adapters import places, spare_slots
 from engine.vllm_contract import check_vllm
-from errors import bad_request
-from generation import Decoding
 from model_files import LINEAR_MODULES, read_config, trained_length
 from settings import Settings, StartError, print_stderr
 
@@ -27,12 +26,6 @@ DEFAULT_LORA_RANK = 64
 """The largest rank of adapters that may be loaded later; Chinese-Alpaca-2's have 64."""
 LATER_ADAPTERS = 4
 """Places for adapters that may be loaded later."""
-NO_PRIORITY = "Requests come by their arrival: 'priority' needs --scheduling-policy priority."
-GREEDY_ONLY = (
-    "With --speculative-config on a CPU vLLM decodes greedily alone: 'temperature' has to be 0."
-)
-CHOSEN_HERE = ("max_logprobs", "max_lora_rank", "max_loras")
-"""Arguments of vLLM's that have other defaults here."""
 NO_LIMIT = -1
 """How vLLM's `max_logprobs` says that there is no limit."""
 
@@ -46,9 +39,13 @@ def to_engine_args(settings: Settings, flags: Sequence[str]) -> AsyncEngineArgs:
     check_vllm(vllm.__version__)
     parser = FlexibleArgumentParser(prog="openai_api_server_vllm.py", usage="%(prog)s [flags]")
     AsyncEngineArgs.add_cli_args(parser)
-    # None tells a flag that was not given from one that was given vLLM's default.
-    defaults = {name: parser.get_default(name) for name in CHOSEN_HERE}
-    parser.set_defaults(**dict.fromkeys(CHOSEN_HERE))
+    # A step of a beam search may need more log-probabilities than vLLM's default of 20.
+    parser.set_defaults(max_logprobs=NO_LIMIT)
+    adapters = [read_adapter(Path(module.path)) for module in settings.lora_modules]
+    has_adapters = bool(adapters) or settings.allow_lora_updates
+    if has_adapters:
+        defaults = _adapter_defaults(adapters, more_may_come=settings.allow_lora_updates)
+        parser.set_defaults(**defaults)
     model_flags = ["--model", settings.model, "--tokenizer", settings.tokenizer_path]
     args = AsyncEngineArgs.from_cli_args(parser.parse_args([*model_flags, *flags]))
     # Prompts are encoded before they reach vLLM, which only detokenizes: its own choice is right for that.
@@ -57,15 +54,12 @@ def to_engine_args(settings: Settings, flags: Sequence[str]) -> AsyncEngineArgs:
     args.trust_remote_code = settings.trust_remote_code
     args.served_model_name = list(settings.model_names)
     args.max_num_queued_reqs = settings.max_num_queued_reqs
-    # A step of a beam search may need more log-probabilities than vLLM's default of 20.
-    if args.max_logprobs is None:
-        args.max_logprobs = NO_LIMIT
     _choose_guidance(args)
-    if settings.lora_modules or settings.allow_lora_updates:
-        _make_room_for_adapters(args, settings)
-    for name in CHOSEN_HERE:
-        if getattr(args, name) is None:
-            setattr(args, name, defaults[name])
+    if has_adapters:
+        args.enable_lora = True
+        # One that is not in memory would be read from its folder again.
+        args.max_cpu_loras = max(args.max_cpu_loras or 0, args.max_loras, len(adapters))
+        _check_room_for_adapters(args, adapters)
     args.log_level = settings.vllm_log_level
     args.use_tqdm_on_load = args.log_level != "ERROR"
     if current_platform.is_cpu():
@@ -75,50 +69,29 @@ def to_engine_args(settings: Settings, flags: Sequence[str]) -> AsyncEngineArgs:
     return args
 
 
-def check_drafts(decoding: Decoding) -> None:
-    """Raise APIError for what vLLM cannot generate with drafts (`--speculative-config`).
+def _adapter_defaults(adapters: Sequence[AdapterFiles], *, more_may_come: bool) -> dict[str, Any]:
+    """Return defaults of vLLM's arguments that leave room for these adapters, and for some that are loaded later."""
+    ranks, targets = {adapter.rank for adapter in adapters}, set[str]()
+    targets.update(*(adapter.targets for adapter in adapters))
+    slots = len(adapters) + spare_slots()
+    if more_may_come:
+        ranks.add(DEFAULT_LORA_RANK)
+        targets.update(LINEAR_MODULES)
+        slots += LATER_ADAPTERS
+    return {
+        "max_lora_rank": next((rank for rank in LORA_RANKS if rank >= max(ranks)), LORA_RANKS[-1]),
+        "max_loras": slots,
+        # With an output layer that could be updated vLLM 0.32 dies where two requests' prompts are scored at once.
+        "lora_target_modules": sorted(targets),
+    }
 
-    On a CPU its engine dies at the first sampled request that has drafts, and without `top_k` it samples from memory
-    that was never written (0.28 to 0.33); greedy ones are right.
-    """
-    if decoding.is_beam_search:
-        return
-    if current_platform.is_cpu() and not decoding.is_greedy:
-        raise bad_request(GREEDY_ONLY, "temperature")
-    for field in ("min_p", "logit_bias"):
-        if getattr(decoding, field):
-            raise bad_request(f"With --speculative-config vLLM has no '{field}'.", field)
 
-
-def _make_room_for_adapters(args: AsyncEngineArgs, settings: Settings) -> None:
-    """Let vLLM take adapters, of the ranks and in the number that are to be loaded, unless a flag says more.
-
-    Raises StartError for flags that leave too little room.
-    """
-    args.enable_lora = True
-    adapters = [read_adapter(Path(module.path)) for module in settings.lora_modules]
-    ranks = [adapter.rank for adapter in adapters]
-    wanted = max([*ranks, DEFAULT_LORA_RANK if settings.allow_lora_updates else 1])
-    if args.max_lora_rank is None:
-        if wanted > LORA_RANKS[-1]:
-            raise StartError(
-                f"An adapter has rank {wanted}, and vLLM takes up to {LORA_RANKS[-1]}."
-            )
-        args.max_lora_rank = min(rank for rank in LORA_RANKS if rank >= wanted)
-    if args.max_loras is None:
-        later = LATER_ADAPTERS if settings.allow_lora_updates else 0
-        args.max_loras = len(ranks) + later + spare_slots()
-    # With an output layer that could be updated vLLM 0.32 dies where the prompts of two requests are scored at once.
-    if args.lora_target_modules is None:
-        later_targets = LINEAR_MODULES if settings.allow_lora_updates else ()
-        args.lora_target_modules = sorted(
-            {*later_targets}.union(*(each.targets for each in adapters))
-        )
-    # One that is not in memory would be read from its folder again.
-    args.max_cpu_loras = max(args.max_cpu_loras or 0, args.max_loras, len(ranks))
-    if max(ranks, default=0) > args.max_lora_rank:
-        raise StartError(f"--max-lora-rank {args.max_lora_rank}: an adapter has rank {max(ranks)}.")
-    least = len(ranks) or 1
+def _check_room_for_adapters(args: AsyncEngineArgs, adapters: Sequence[AdapterFiles]) -> None:
+    """Raise StartError for flags that leave too little room for these adapters, or for the first that is loaded."""
+    rank = max((adapter.rank for adapter in adapters), default=0)
+    if rank > args.max_lora_rank:
+        raise StartError(f"--max-lora-rank {args.max_lora_rank}: an adapter has rank {rank}.")
+    least = len(adapters) or 1
     if least > places(args):
         more = ", one more than adapters, on a CPU" if spare_slots() else ""
         raise StartError(

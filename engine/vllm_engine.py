@@ -25,20 +25,21 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from engine.adapters import Adapters, places
 from engine.answers import Answer, SelfStoppingAnswer, can_stop_wrongly, joined, to_logprobs
-from engine.arguments import NO_PRIORITY, check_drafts
 from engine.detokenizer import AnswerText
 from engine.dispatch import Dispatcher, OutputCallback
+from engine.drafts import check_drafts
 from engine.grammar import GrammarChecker, GrammarCompiler
 from engine.greedy_runs import TokenCallback
 from engine.loading import LIGHT_PARTS, load
 from engine.memory import describe_memory
 from engine.sampling import to_beam_config, to_run_params, to_sampling_params, to_score_params
 from engine.vllm_beams import report_tokens, search_beams
-from errors import APIError, bad_request, unavailable
+from errors import APIError, bad_request, engine_died, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 from settings import AdapterModule, StartError, raising_start_error
 
 NO_ADAPTER = nullcontext()
+NO_PRIORITY = "Requests come by their arrival: 'priority' needs --scheduling-policy priority."
 
 
 class _AnswersAreComplete(Exception):  # noqa: N818 - no error
@@ -132,7 +133,7 @@ class VLLMEngine:
         if self._llm is None:
             raise unavailable("The model is still loading.", "server_loading")
         if self.is_dead:
-            raise unavailable("The engine has died.", "engine_dead")
+            raise engine_died()
 
     def admit(self, choices: int) -> None:
         self.check_ready()
@@ -337,7 +338,7 @@ class VLLMEngine:
             else:
                 await self._dispatch(self._dispatcher, run, take)
         except EngineDeadError as failure:
-            raise unavailable("The engine has died.", "engine_dead") from failure
+            raise engine_died() from failure
         except VLLMClientError as failure:
             raise bad_request(str(failure)) from failure
         except VLLMServerError as failure:

@@ -372,7 +372,7 @@ onLanguage(() => { translate(); open(app.conversation); });
 dark.addEventListener("change", showTheme);
 wide.addEventListener("change", () => $("drawer").close());
 const saveNow = () => { if (app.run) unsaved.add(app.run.conversation); saveAll(); };
-["beforeunload", "pagehide"].forEach((leaving) => addEventListener(leaving, saveNow)); // the later may be too late
+["beforeunload", "pagehide"].forEach((leaving) => addEventListener(leaving, saveNow)); // pagehide may be too late
 
 $("panels").hidden = !matchMedia("(min-width: 1200px)").matches;
 (await storage.all()).forEach((each) => conversations.set(each.id, each));

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from model_files import read_shapes
 from settings import StartError
 
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -23,6 +24,11 @@ TOKENIZER_FILES = (
 )
 
 Weights = dict[str, torch.Tensor]
+
+
+def shapes_of(files: Sequence[Path]) -> dict[str, list[int]]:
+    """Read the names and shapes of all weights of a model; raises StartError for an incomplete file."""
+    return {name: shape for file in files for name, shape in read_shapes(file).items()}
 
 
 def load(file: Path) -> Weights:

@@ -17,18 +17,20 @@ from sentencepiece import SentencePieceProcessor
 from tqdm import tqdm
 
 from adapter_files import AdapterFiles, read_adapter
-from model_files import read_json_object, read_shapes, weight_files
-from settings import StartError, print_stderr, raising_start_error
+from model_files import read_json_object, weight_files
+from settings import StartError
 from tools.checkpoints import (
     CONFIG_FILES,
     TOKENIZER_FILES,
     Weights,
     copy_files,
     load,
+    shapes_of,
     write_json,
     write_weights,
     writing,
 )
+from tools.command import run
 
 EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
 MOST_SPARE_ROWS = 512
@@ -44,14 +46,15 @@ def merge(base: Path, adapter_folder: Path, out: Path) -> None:
     with writing(out) as folder:
         if not (base / "config.json").is_file():
             raise StartError(f"{base} is no model: it has no config.json.")
-        if read_json_object(base / "config.json").get("quantization_config"):
+        base_config = read_json_object(base / "config.json")
+        if base_config.get("quantization_config"):
             raise StartError(
                 f"{base} is quantised: merge into the weights before, and quantise then."
             )
         adapter = read_adapter(adapter_folder)
         shards = weight_files(base)
-        shapes = {name: shape for shard in shards for name, shape in read_shapes(shard).items()}
-        config = _merged_config(base, adapter, shapes)
+        shapes = shapes_of(shards)
+        config = _merged_config(base, base_config, adapter, shapes)
         tokenizer = adapter_folder if (adapter_folder / "tokenizer.model").is_file() else base
         _check_tokenizer(tokenizer, config["vocab_size"], is_grown=EMBEDDING in adapter.whole)
         write_weights(folder, _merged_shards(shards, adapter, shapes), len(shards))
@@ -61,13 +64,16 @@ def merge(base: Path, adapter_folder: Path, out: Path) -> None:
 
 
 def _merged_config(
-    base: Path, adapter: AdapterFiles, shapes: Mapping[str, list[int]]
+    base: Path,
+    base_config: Mapping[str, Any],
+    adapter: AdapterFiles,
+    shapes: Mapping[str, list[int]],
 ) -> dict[str, Any]:
     """Return the config.json of the merged model; raises StartError if the adapter is not one of this base model."""
-    config = read_json_object(base / "config.json")
+    config = dict(base_config)
     is_transposed = bool(adapter.config.get("fan_in_fan_out"))
-    for module, pair in adapter.factors.items():
-        update = [adapter.shapes[pair["B"]][0], adapter.shapes[pair["A"]][1]]
+    for module in adapter.factors:
+        update = [*adapter.update_shape(module)]
         expected = shapes.get(f"{module}.weight")
         _check_shape(module, update[::-1] if is_transposed else update, expected, adapter, base)
     rows = {}
@@ -177,14 +183,11 @@ def main() -> int:
     parser.add_argument("adapter", type=Path, help="folder of the adapter")
     parser.add_argument("out", type=Path, help="folder to write, which is not there yet")
     arguments = parser.parse_args()
-    try:
-        with raising_start_error(f"{arguments.adapter} cannot be merged"):
-            merge(arguments.base, arguments.adapter, arguments.out)
-    except StartError as failure:
-        print_stderr(f"error: {failure}")
-        return 1
-    print_stderr(f"{arguments.out} is the merged model: serve it with --model {arguments.out}")
-    return 0
+    return run(
+        lambda: merge(arguments.base, arguments.adapter, arguments.out),
+        failed=f"{arguments.adapter} cannot be merged",
+        done=f"{arguments.out} is the merged model: serve it with --model {arguments.out}",
+    )
 
 
 if __name__ == "__main__":

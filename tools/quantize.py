@@ -19,18 +19,20 @@ import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from tqdm import tqdm
 
-from model_files import LINEAR_MODULES, read_json_object, read_shapes, weight_files
-from settings import StartError, print_stderr, raising_start_error
+from model_files import LINEAR_MODULES, read_json_object, weight_files
+from settings import StartError
 from tools.checkpoints import (
     CONFIG_FILES,
     TOKENIZER_FILES,
     Weights,
     copy_files,
     load,
+    shapes_of,
     write_json,
     write_weights,
     writing,
 )
+from tools.command import run
 
 GROUP = 128
 """Weights of a row that share a scale in W4A16."""
@@ -72,7 +74,7 @@ def quantize(model: Path, out: Path, scheme: str) -> None:
         if "quantization_config" in config:
             raise StartError(f"{model} is quantised already.")
         shards = weight_files(model)
-        shapes = {name: shape for shard in shards for name, shape in read_shapes(shard).items()}
+        shapes = shapes_of(shards)
         linear = {name for name in shapes if _module_of(name) in LINEAR_MODULES}
         if not linear:
             raise StartError(f"{model} is no LLaMA: it has none of {', '.join(LINEAR_MODULES)}.")
@@ -173,14 +175,11 @@ def main() -> int:
     arguments = parser.parse_args()
     model: Path = arguments.model.resolve()
     out = arguments.out or model.with_name(f"{model.name}-{arguments.scheme}")
-    try:
-        with raising_start_error(f"{model} cannot be quantised"):
-            quantize(model, out, arguments.scheme)
-    except StartError as failure:
-        print_stderr(f"error: {failure}")
-        return 1
-    print_stderr(f"{out} is the quantised model: serve it with --model {out}")
-    return 0
+    return run(
+        lambda: quantize(model, out, arguments.scheme),
+        failed=f"{model} cannot be quantised",
+        done=f"{out} is the quantised model: serve it with --model {out}",
+    )
 
 
 if __name__ == "__main__":
