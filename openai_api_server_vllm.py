@@ -19,7 +19,7 @@ from api.decoding import to_defaults
 from engine import process
 from generation import Engine
 from model_files import check_model_files, read_config
-from prompt_template import load_prompt_template
+from prompt_template import PromptTemplate, load_prompt_template
 from quantization import check_quantization
 from server import console
 from server.sockets import to_port, to_sockets
@@ -58,6 +58,17 @@ def check_start(settings: Settings, vllm_arguments: Sequence[str]) -> Settings:
     return replace(settings, override_generation_config=defaults, lora_modules=modules)
 
 
+def prepare(settings: Settings, vllm_arguments: Sequence[str]) -> tuple[Settings, PromptTemplate]:
+    """Prepare this process to import vLLM and to spawn its engine; check flags and files before; raises StartError.
+
+    Returns the checked settings and the prompt template. No socket is opened.
+    """
+    process.prepare_process(settings)
+    with raising_start_error("The server cannot start"):
+        settings = check_start(settings, vllm_arguments)
+        return settings, load_prompt_template(settings)
+
+
 def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
     """Import vLLM and make its engine, which the app starts later; raises StartError."""
     importing = console.Progress("Importing vLLM")
@@ -73,10 +84,8 @@ def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
 
 def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
     """Start vLLM, with its own `vllm_arguments`, and serve until a signal; raises StartError if either fails."""
-    process.prepare_process(settings)
+    settings, template = prepare(settings, vllm_arguments)
     with raising_start_error("The server cannot start"):
-        settings = check_start(settings, vllm_arguments)
-        template = load_prompt_template(settings)
         sockets = to_sockets(settings)
     settings = replace(settings, port=to_port(sockets[0]))
     end_on_signals(sockets)
@@ -96,12 +105,14 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
             loaded = console.Loaded(layout, encoder, engine.max_model_len, engine.memory)
             print_stderr(console.banner(settings, loaded))
 
-    app = build_app(engine, template, settings, console.log_writer(settings), started)
+    def died() -> None:
+        failures.append(StartError("The engine has died."))
+        server.should_exit = True
+
+    app = build_app(engine, template, settings, console.log_writer(settings), started, died)
     server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_timeout)
     server.run(sockets)
     gc.unfreeze()  # else a library warns at exit of each of its objects that was not freed
-    if server.engine_died:
-        raise StartError("The engine has died.")
     if failures:
         raise failures[0]
 

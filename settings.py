@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -257,8 +257,16 @@ class Settings:
         return f"{scheme}://{host}:{self.port}{self.prefix}"
 
 
+Kind = TypeVar("Kind", bound=Settings)
+
+
 def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
-    """Parse the command line and the file that its `--config` names.
+    """Parse the flags of the server; see `parse_flags`."""
+    return parse_flags(arguments, Settings)
+
+
+def parse_flags(arguments: Sequence[str], kind: type[Kind]) -> tuple[Kind, list[str]]:
+    """Parse the command line and the file that its `--config` names; `kind` is the dataclass that has the flags.
 
     Returns the settings, and the arguments that are left for vLLM, those of the file first. A flag of the command line
     replaces the file's value. Raises StartError for a file that has no flags; a wrong value ends the process with
@@ -274,16 +282,17 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file of flags, also of vLLM's; the command line wins"
     )
-    for setting in fields(Settings):
+    for setting in fields(kind):
         parser.add_argument(_with_dashes(f"--{setting.name}"), **setting.metadata)
     given, vllm_arguments = parser.parse_known_args(map(_with_dashes, arguments))
     values = vars(given)
     if "config" in values:
-        in_file, vllm_arguments_in_file = parser.parse_known_args(_read_config(Path(given.config)))
+        in_config = to_arguments(_read_config(Path(given.config)), f"--config {given.config}", kind)
+        in_file, vllm_arguments_in_file = parser.parse_known_args(in_config)
         values = {**vars(in_file), **values}
         vllm_arguments = [*vllm_arguments_in_file, *vllm_arguments]
         del values["config"]
-    return Settings(**values), vllm_arguments
+    return kind(**values), vllm_arguments
 
 
 def check_settings(settings: Settings) -> None:
@@ -365,8 +374,8 @@ def _with_dashes(argument: str) -> str:
     return re.sub(r"(?<=^--)[^.=]*", lambda name: name[0].replace("_", "-"), argument)
 
 
-def _read_config(file: Path) -> list[str]:
-    """Read a YAML file of flags as arguments of a command line; raises StartError."""
+def _read_config(file: Path) -> dict[str, Any]:
+    """Read a YAML file of flags; raises StartError."""
     try:
         flags = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as failure:
@@ -374,20 +383,28 @@ def _read_config(file: Path) -> list[str]:
         raise StartError(f"--config {file} cannot be read as YAML.") from failure
     if not isinstance(flags, dict):
         raise StartError(f"--config {file} must map flags to values.")
-    ours = {_with_dashes(f"--{setting.name}"): setting.metadata for setting in fields(Settings)}
+    return flags
+
+
+def to_arguments(flags: Mapping[str, Any], source: str, kind: type[Settings]) -> list[str]:
+    """Spell flags, by their names with dashes or underscores, as the arguments of a command line.
+
+    Raises StartError, which names their `source`, for a flag without the value that it needs.
+    """
+    ours = {_with_dashes(f"--{setting.name}"): setting.metadata for setting in fields(kind)}
     arguments: list[str] = []
     for key, value in flags.items():
         name = _with_dashes(f"--{key}")
         options = ours.get(name, {"action": BooleanOptionalAction})
         if isinstance(value, bool) and options.get("action") is not BooleanOptionalAction:
             raise StartError(
-                f"--config {file}: {key} needs a value (YAML reads on, off, yes and no as true or false)."
+                f"{source}: {key} needs a value (YAML reads on, off, yes and no as true or false)."
             )
-        arguments += _to_arguments(name, value, options)
+        arguments += _spell(name, value, options)
     return arguments
 
 
-def _to_arguments(name: str, value: Any, options: Mapping[str, Any]) -> list[str]:
+def _spell(name: str, value: Any, options: Mapping[str, Any]) -> list[str]:
     """Spell a value of a YAML file as arguments: true as the flag, false as its `--no-` form, null as no argument."""
     if value is None:
         return []

@@ -31,7 +31,6 @@ from api.unknown_paths import answer_unknown_path
 from generation import Engine, Generation, Source
 from prompt_template import PromptTemplate
 from prompts.encoder import Encoder
-from protocol import ChatCompletion, ChatCompletionRequest, Completion, CompletionRequest
 from server.access_log import CLIENT_CLOSED_REQUEST, AccessLog, Log
 from server.error_responses import answer_failure
 from server.event_stream import EventStream, StreamFormat, while_connected
@@ -40,13 +39,13 @@ from server.middleware import APIKeys, BodyLimits, CanonicalPaths, CrossOrigin
 from server.offload import PausingThread
 from server.page import PATHS, add_page
 from server.request_body import JSONRoute
+from server.uvicorn_server import watch
 from settings import Settings
 
 VERSION = "0.1.0"
 ERRORS: dict[int | str, Any] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
 STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
 
-Started = Callable[[asyncio.Task[None]], None]
 Body = TypeVar("Body", bound=protocol.SentBody)
 
 
@@ -60,13 +59,15 @@ class Endpoints:
         self._metrics = metrics
         self.admission = Admission(engine, template, settings)
 
-    async def create_completion(self, body: CompletionRequest, request: Request) -> Response:
+    async def create_completion(
+        self, body: protocol.CompletionRequest, request: Request
+    ) -> Response:
         """The reply to a prompt, which is put into the model's instruction template unless it is raw."""
         generation = await self.admission.accept(body, request)
         return await self._answer(generation, body, request, completion, completion_chunks)
 
     async def create_chat_completion(
-        self, body: ChatCompletionRequest, request: Request
+        self, body: protocol.ChatCompletionRequest, request: Request
     ) -> Response:
         """The assistant's answer to a conversation."""
         generation = await self.admission.accept(body, request)
@@ -137,17 +138,23 @@ def build_app(
     template: PromptTemplate,
     settings: Settings,
     log: Log | None = None,
-    started: Started | None = None,
+    started: Callable[[asyncio.Task[None]], None] | None = None,
+    died: Callable[[], None] | None = None,
 ) -> FastAPI:
-    """The app around an engine, which it starts and stops; `started` is told when loading has ended, or failed."""
+    """The app around an engine, which it starts and stops.
+
+    `started` is told when loading has ended, or failed, and `died` when the engine has died.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(engine.start())
         if started is not None:
             loading.add_done_callback(started)
+        watching = asyncio.create_task(watch(engine, died))
         yield
         loading.cancel()
+        watching.cancel()
         engine.stop()
 
     app = FastAPIOffline(
@@ -171,6 +178,12 @@ def build_app(
     show_defaults(app, endpoints.admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_exception_handler(404, answer_unknown_path)
+    add_middleware(app, settings, log, metrics)
+    return app
+
+
+def add_middleware(app: FastAPI, settings: Settings, log: Log | None, metrics: Metrics) -> None:
+    """Put what every request passes around the app; the last is the outermost."""
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
     open_paths = {"/health"} | (PATHS if settings.page else set())
     app.add_middleware(APIKeys, keys=settings.api_key, open_paths=open_paths)
@@ -185,7 +198,6 @@ def build_app(
         expose_headers=["X-Ignored-Parameters", "X-Request-Id"],
     )
     app.add_middleware(AccessLog, log=log, log_format=settings.log_format, metrics=metrics)
-    return app
 
 
 def add_adapter_routes(app: FastAPI, adapters: AdapterEndpoints) -> None:
@@ -199,7 +211,7 @@ def show_defaults(app: FastAPI, defaults: Mapping[str, Any]) -> None:
 
     def openapi() -> dict[str, Any]:
         schema = to_schema()
-        for body in (CompletionRequest, ChatCompletionRequest, ResponsesRequest):
+        for body in (protocol.CompletionRequest, protocol.ChatCompletionRequest, ResponsesRequest):
             fields = schema["components"]["schemas"][body.__name__]["properties"]
             for name, value in defaults.items():
                 fields[name]["default"] = value
@@ -210,10 +222,10 @@ def show_defaults(app: FastAPI, defaults: Mapping[str, Any]) -> None:
 
 def add_routes(app: FastAPI, endpoints: Endpoints, tokens: TokenEndpoints) -> None:
     """Every path that this server answers."""
-    app.post("/v1/completions", response_model=Completion, responses=STREAMS)(
+    app.post("/v1/completions", response_model=protocol.Completion, responses=STREAMS)(
         endpoints.create_completion
     )
-    app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMS)(
+    app.post("/v1/chat/completions", response_model=protocol.ChatCompletion, responses=STREAMS)(
         endpoints.create_chat_completion
     )
     app.post("/v1/responses", response_model=ResponsesReply, responses=STREAMS)(

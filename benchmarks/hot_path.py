@@ -195,9 +195,10 @@ class Hops:
         await chat_chunks(*await self.accept(), self.template.encoder)(ignore)
 
     async def to_events(self) -> None:
+        loop = asyncio.get_running_loop()
         await EventStream(
             chat_chunks(*await self.accept(), self.template.encoder), OPENAI_STREAM, {}, 600, 15
-        )({"write_now": discard_now, "state": {STATE_KEY: None}}, hold, discard)
+        )({"write_now": discard_now, "write_loop": loop, "state": {STATE_KEY: None}}, hold, discard)
 
     async def to_reply(self) -> None:
         to_json(await chat_completion(*await self.accept(), self.template.encoder))

@@ -55,6 +55,7 @@ def to_engine_args(settings: Settings, flags: Sequence[str]) -> AsyncEngineArgs:
     args.served_model_name = list(settings.model_names)
     args.max_num_queued_reqs = settings.max_num_queued_reqs
     _choose_guidance(args)
+    _check_engines_are_here(args)
     if has_adapters:
         args.enable_lora = True
         # One that is not in memory would be read from its folder again.
@@ -108,6 +109,23 @@ def _choose_guidance(args: AsyncEngineArgs) -> None:
     if config.backend not in ("auto", "guidance"):
         raise StartError(f"Structured output is decoded by guidance here, not by {config.backend}.")
     config.backend = "guidance"
+
+
+def _check_engines_are_here(args: AsyncEngineArgs) -> None:
+    """Raise StartError for flags of data parallelism that leave engines to other machines.
+
+    vLLM watches the processes of its own machine: requests on an engine elsewhere that has died would never end.
+    """
+    here = args.data_parallel_size_local
+    is_split = here is not None and here != args.data_parallel_size
+    on_ray = args.data_parallel_size > 1 and args.data_parallel_backend == "ray"
+    has_rank = args.data_parallel_rank is not None or args.data_parallel_start_rank is not None
+    has_balancer = args.data_parallel_hybrid_lb or args.data_parallel_external_lb
+    if is_split or on_ray or has_rank or has_balancer:
+        raise StartError(
+            "--data-parallel-size: all engines have to run on this machine, started by this server; "
+            "for several machines see docs/scale.md."
+        )
 
 
 def _max_model_len(args: AsyncEngineArgs, settings: Settings) -> int | None:

@@ -39,7 +39,7 @@ class Http1Connection(HttpToolsProtocol):
       allows that): httptools would take the body that follows for the other protocol.
     - The ASGI scope has `write_now(body: bytes) -> bool`, which writes a part of a body without middleware and
       coroutines: it raises ClientDisconnect if the client has left, and returns False if the client reads too slowly,
-      which is waited for by ASGI's `send`.
+      which is waited for by ASGI's `send`. It may be called in the event loop `write_loop` alone.
     """
 
     _is_reading_head = False
@@ -83,6 +83,7 @@ class Http1Connection(HttpToolsProtocol):
         super().on_message_begin()
         # A method bound to this object would be a cycle of references: closed connections would wait for the collector.
         self.scope["write_now"] = partial(write_now, self.transport, self.flow)  # type: ignore[typeddict-unknown-key]
+        self.scope["write_loop"] = self.loop  # type: ignore[typeddict-unknown-key]
         self._is_reading_head = True
         self._head_bytes = 0
         self._set_timer(ARRIVAL_SECONDS)

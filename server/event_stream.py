@@ -75,7 +75,8 @@ class EventStream(Response):
     Whenever nothing has been sent for `keep_alive` seconds (0: never) a comment is sent, so that proxies do not take
     the connection for dead. A first comment is preceded by status and headers, as a first event is.
 
-    Events pass by ASGI's `send` and its coroutines where the scope offers a faster `write_now` (`Http1Connection`).
+    Events pass by ASGI's `send` and its coroutines where the scope has no `write_now` for this event loop
+    (`Http1Connection`).
     """
 
     media_type = "text/event-stream"
@@ -102,7 +103,9 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
-        self._write_now: Callable[[bytes], bool] | None = scope.get("write_now")
+        # A server may run the app in a thread of its own, where the connection's transport may not be touched.
+        is_here = scope.get("write_loop") is asyncio.get_running_loop()
+        self._write_now: Callable[[bytes], bool] | None = scope["write_now"] if is_here else None
         try:
             await self._send_events(receive)
         except ClientDisconnect:

@@ -1,10 +1,11 @@
-"""uvicorn as it is run here: signals, requests that may end before the process does, an engine that dies."""
+"""uvicorn as it is run here: signals, requests that may end before the process does."""
 
+import asyncio
 import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -20,6 +21,17 @@ UVICORN_FLAGS = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile
 """Flags that are uvicorn's, with the same names and meanings."""
 GRACEFUL_SECONDS = 3
 """How long uvicorn waits for the last replies, such as the 503 of ended requests, before it cancels their tasks."""
+
+
+DEATH_POLL_SECONDS = 0.1
+
+
+async def watch(engine: Engine, died: Callable[[], None] | None) -> None:
+    """Call `died` when the engine has died."""
+    while not engine.is_dead:  # noqa: ASYNC110 - vLLM tells nobody
+        await asyncio.sleep(DEATH_POLL_SECONDS)
+    if died is not None:
+        died()
 
 
 def end_on_signals(sockets: Sequence[socket.socket]) -> None:
@@ -47,8 +59,7 @@ def end_at_once(sockets: Sequence[socket.socket], number: int) -> NoReturn:
 class DrainingServer(uvicorn.Server):
     """uvicorn's server, which on SIGINT or SIGTERM takes no more requests and waits until the running ones end.
 
-    After `drain_seconds` those that still run get a 503, and a second signal ends the process at once. If the engine
-    dies, the server stops by itself.
+    After `drain_seconds` those that still run get a 503, and a second signal ends the process at once.
     """
 
     def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
@@ -57,7 +68,6 @@ class DrainingServer(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._deadline: float | None = None
         """When the time of running requests is over, by `time.monotonic`; None before a signal."""
-        self.engine_died = False
         self._sockets: Sequence[socket.socket] = ()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -79,8 +89,6 @@ class DrainingServer(uvicorn.Server):
             if is_late:
                 self._engine.abort()
             self.should_exit = is_late or not self.server_state.tasks
-        if self._engine.is_dead:
-            self.engine_died = self.should_exit = True
         return await super().on_tick(counter)
 
 

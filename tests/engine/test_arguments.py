@@ -101,3 +101,34 @@ def test_too_little_room_for_adapters_is_an_error_that_says_what_is_enough(model
     for ranks, settings in (([4, 4], {}), ([], {"allow_lora_updates": True})):
         with pytest.raises(StartError, match=r"--max-loras 1 is too few: it has to be [23]"):
             flags_for(model, ranks, ["--max-loras", "1"], **settings)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--data-parallel-size", "2", "--data-parallel-size-local", "1"],
+        ["--data-parallel-size", "2", "--data-parallel-rank", "0"],
+        ["--data-parallel-size", "2", "--data-parallel-start-rank", "0"],
+        ["--data-parallel-size", "4", "--data-parallel-size-local", "2", "--data-parallel-hybrid-lb"],
+        ["--data-parallel-size", "2", "--data-parallel-external-lb"],
+        ["--data-parallel-size", "2", "--data-parallel-backend", "ray"],
+    ],
+)  # fmt: skip
+def test_engines_on_other_machines_whose_death_nobody_would_notice_are_refused(
+    flags: list[str],
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from engine.arguments import to_engine_args
+
+    with pytest.raises(StartError, match="all engines have to run on this machine"):
+        to_engine_args(Settings(), flags)
+
+
+@pytest.mark.engine
+def test_engines_on_this_machine_may_be_several() -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from engine.arguments import to_engine_args
+
+    flags = ["--data-parallel-size", "2", "--data-parallel-size-local", "2"]
+    assert to_engine_args(Settings(), flags).data_parallel_size == 2

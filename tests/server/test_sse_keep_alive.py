@@ -241,13 +241,18 @@ class Peer:
     """An ASGI server that sends nothing while there is no room."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
-        if is_direct:
-            self.scope["write_now"] = self.write_now
+        self.is_direct = is_direct
         self.sent: list[bytes] = []
         self.room = asyncio.Event()
         self.room.set()
         self.waits = 0
+
+    @property
+    def scope(self) -> Scope:
+        scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
+        if self.is_direct:
+            scope["write_now"], scope["write_loop"] = self.write_now, asyncio.get_running_loop()
+        return scope
 
     def write_now(self, body: bytes) -> bool:
         self.sent.append(body)

@@ -27,13 +27,18 @@ class Server:
     """What an ASGI server gives an app; `write_now` is there if `is_direct`, and says no when `is_slow`."""
 
     def __init__(self, is_direct: bool) -> None:
-        self.scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
-        if is_direct:
-            self.scope["write_now"] = self.write_now
+        self.is_direct = is_direct
         self.sent: list[Any] = []
         self.is_slow = False
         self.room = asyncio.Event()
         self.room.set()
+
+    @property
+    def scope(self) -> Scope:
+        scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
+        if self.is_direct:
+            scope["write_now"], scope["write_loop"] = self.write_now, asyncio.get_running_loop()
+        return scope
 
     def write_now(self, body: bytes) -> bool:
         self.sent.append(body.decode())

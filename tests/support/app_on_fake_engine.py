@@ -26,7 +26,12 @@ def serving(
     """An app on a fake engine, on a real socket, in a thread: its URL, and the server."""
     chosen = Settings(host="127.0.0.1", port=0, **settings)
     sockets = bind_sockets(chosen)
-    app = build_app(engine, PromptTemplate(layout, encoder), chosen, log=logged.append)
+    template = PromptTemplate(layout, encoder)
+
+    def died() -> None:
+        server.should_exit = True
+
+    app = build_app(engine, template, chosen, log=logged.append, died=died)
     server = DrainingServer(uvicorn_config(app, chosen), engine, chosen.drain_timeout)
     thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
