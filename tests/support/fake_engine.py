@@ -1,11 +1,11 @@
 """An engine without a model: it yields the deltas that a test wrote down, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from errors import APIError
+from errors import APIError, engine_died
 from generation import BeamsDelta, Decoding, Delta, Deltas, Prompt, Source, TokenLogprob, pour
 
 Script = Sequence[Delta | Exception]
@@ -34,6 +34,8 @@ class FakeEngine:
     max_model_len: int = 2048
     memory: str = "KV cache 1.0 GB"
     delay: float = 0.0
+    by_seed: Mapping[int | None, tuple[Script, float]] = field(default_factory=dict)
+    """Other scripts with their delays, for requests with these seeds."""
     room: int = 512
     is_ready: bool = True
     asked: list[tuple[Prompt, Decoding, int]] = field(default_factory=list)
@@ -62,6 +64,8 @@ class FakeEngine:
         self.is_aborted = True
 
     def check_ready(self) -> None:
+        if self.is_dead:
+            raise engine_died()
         if self.is_draining:
             raise APIError(
                 503,
@@ -107,11 +111,14 @@ class FakeEngine:
     async def _speak(self, prompt: Prompt, decoding: Decoding) -> Deltas:
         self.asked.append((prompt, decoding, decoding.max_tokens))
         self.running += 1
+        script, delay = self.by_seed.get(decoding.seed, (self.script, self.delay))
         try:
-            for delta in self.script if decoding.stream else joined(self.script):
+            for delta in script if decoding.stream else joined(script):
                 if isinstance(delta, BeamsDelta) and not decoding.include_beams:
                     continue
-                await asyncio.sleep(self.delay)
+                await asyncio.sleep(delay)
+                if self.is_dead:
+                    raise engine_died()
                 if self.is_aborted:
                     raise APIError(503, "The server is shutting down.", code="shutting_down")
                 if isinstance(delta, Exception):
