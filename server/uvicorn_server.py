@@ -38,10 +38,12 @@ def end_on_signals(sockets: Sequence[socket.socket]) -> None:
     """Let SIGINT and SIGTERM end the process at once while it starts, until uvicorn handles them.
 
     Python's default for SIGINT, KeyboardInterrupt, may be caught by a module that is being imported. The default for
-    SIGTERM is changed only where it would leave the file of a unix socket behind.
+    SIGTERM is changed only where it would leave the file of a unix socket behind, or do nothing: Linux gives the first
+    process of a container only signals that it has a handler for (man 7 pid_namespaces).
     """
     has_file = any(isinstance(bound, UnixSocket) for bound in sockets)
-    for number in (signal.SIGINT, signal.SIGTERM) if has_file else (signal.SIGINT,):
+    handles_both = has_file or os.getpid() == 1
+    for number in (signal.SIGINT, signal.SIGTERM) if handles_both else (signal.SIGINT,):
         signal.signal(number, lambda number, _: end_at_once(sockets, number))
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from server.sockets import bind_sockets
 from settings import DEMO_MODEL, Settings
 from tests.support.model_directory import copy_of_demo_model
+from tests.support.paths import ROOT
 from tests.support.server_process import USERS_COMMAND, Server, run_command
 
 
@@ -169,6 +172,27 @@ def test_a_signal_during_the_start_ends_it_quietly(number: signal.Signals, step:
     assert time.monotonic() - began < 20
     assert "Traceback" not in rest
     assert server.process.returncode in (0, 128 + signal.SIGINT, -signal.SIGTERM)
+
+
+def may_make_namespaces() -> bool:
+    return os.geteuid() == 0 and shutil.which("unshare") is not None
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not may_make_namespaces(), reason="only root makes a namespace of processes")
+def test_sigterm_ends_the_start_of_the_first_process_of_a_container() -> None:
+    """Linux gives such a process no signal that it has no handler for."""
+    command = ["unshare", "--pid", "--fork", sys.executable, "openai_api_server_vllm.py"]
+    container = subprocess.Popen(
+        [*command, "--port", "0"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert container.stderr is not None
+    while "Importing vLLM" not in (line := container.stderr.readline()):
+        assert line, "the server ended by itself"
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text()
+    os.kill(int(children), signal.SIGTERM)
+    container.communicate(timeout=20)
+    assert container.returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.engine
