@@ -1,4 +1,5 @@
 # make serve   start the server (more flags: make serve ARGS="--port 8123")
+# make cluster start several replicas of it on Ray Serve (ARGS="--replicas 1:8"; docs/scale.md)
 # make test    all tests
 # make test-clients
 #              install the clients that tests use, each in a place of its own under tests/clients
@@ -25,10 +26,13 @@ else
 REQUIREMENTS := requirements-cpu.txt
 endif
 
-.PHONY: serve test test-clients soak check budget format bench bench-http bench-client quantize
+.PHONY: serve cluster test test-clients soak check budget format bench bench-http bench-client quantize
 
 serve: .venv/installed page/node_modules/.installed
 	$(BIN)/python openai_api_server_vllm.py $(ARGS)
+
+cluster: .venv/installed-cluster page/node_modules/.installed
+	$(BIN)/python cluster.py $(ARGS)
 
 test: .venv/installed-dev page/node_modules/.installed
 	$(BIN)/python -m pytest $(ARGS)
@@ -96,6 +100,10 @@ else
 endif
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-cluster: requirements-cluster.txt .venv/installed
+	$(BIN)/pip install -r requirements-cluster.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed-cluster
 	$(BIN)/pip install -r requirements-dev.txt
 	@touch $@

@@ -101,8 +101,6 @@ class Endpoints:
 
     async def metrics(self) -> Response:
         """Numbers for Prometheus, of this server and of vLLM's engine."""
-        self._metrics.engine_requests.set(self.engine.unfinished)
-        self._metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(self._metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
 
     async def version(self) -> dict[str, str]:
@@ -168,7 +166,9 @@ def build_app(
     app.state.max_body_bytes = settings.max_body_bytes
     app.state.body_thread = PausingThread()
     app.state.token_thread = PausingThread()
-    metrics = Metrics()
+    app.state.metrics = metrics = Metrics()
+    metrics.engine_requests.set_function(lambda: engine.unfinished)
+    metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
     endpoints = Endpoints(engine, template, settings, metrics)
     add_routes(app, endpoints, TokenEndpoints(endpoints.admission))
     if settings.allow_lora_updates:

@@ -1,24 +1,24 @@
 """The pages say what is: flags, fields, codes and metrics in tables, curl lines, paths, links, modules, figures."""
 
 import ast
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.responses_protocol import ResponsesRequest
+from cluster import ClusterSettings
 from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields
-from settings import DEMO_MODEL, Settings
+from settings import DEMO_MODEL
 from tests.support.paths import ROOT
 from tests.support.replies import events
 from tests.support.server_process import Server
+from tests.support.vllm_flags import vllm_flags
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -53,7 +53,10 @@ PATH = re.compile(
 UNDER_A_FOLDER = re.compile(r"(\.?[\w-]+)/[\w./-]+")
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv"}
 
-OTHER_PROGRAMS_FLAGS = {"--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"}
+OTHER_PROGRAMS_FLAGS = {
+    *("--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"),
+    *("--dry-run", "--from-literal", "--head", "--generate"),
+}
 CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
 """Where the functions that make an error take its code, if not by name alone."""
 
@@ -112,34 +115,12 @@ def spans(text: str) -> list[str]:
 def our_flags() -> set[str]:
     """The server's own flags, those that are on or off in both forms."""
     found = {"--config"}
-    for setting in fields(Settings):
+    for setting in fields(ClusterSettings):
         name = setting.name.replace("_", "-")
         found.add(f"--{name}")
-        if isinstance(getattr(Settings(), setting.name), bool):
+        if isinstance(getattr(ClusterSettings(), setting.name), bool):
             found.add(f"--no-{name}")
     return found
-
-
-def vllm_flags() -> set[str]:
-    """The flags of vLLM's engine, read in its source: to import it takes seconds."""
-    found = importlib.util.find_spec("vllm")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    [package] = found.submodule_search_locations
-    tree = ast.parse((Path(package) / "engine" / "arg_utils.py").read_text(encoding="utf-8"))
-    classes = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name.endswith("EngineArgs")
-    ]
-    assigned = [
-        node.target.id
-        for each in classes
-        for node in each.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    ]
-    flags = {name.replace("_", "-") for name in assigned}
-    return {f"--{prefix}{flag}" for flag in flags for prefix in ("", "no-")}
 
 
 def codes() -> Iterator[str]:
@@ -170,14 +151,16 @@ def fields_of(model: type[GenerationFields]) -> set[str]:
     return {*model.model_fields}
 
 
-@pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", fields(ClusterSettings), ids=lambda setting: setting.name)
 def test_every_flag_stands_in_one_table_with_its_default(setting: Field[Any]) -> None:
-    default = getattr(Settings(), setting.name)
+    default = getattr(ClusterSettings(), setting.name)
     cell = named("flag")["--" + setting.name.replace("_", "-")].cells[1]
     if setting.name == "model":
         assert cell == "the demo model"
     elif isinstance(default, bool):
         assert cell == ("on" if default else "off")
+    elif setting.name == "replicas":
+        assert cell == "`1`"
     elif isinstance(default, tuple) and default:
         assert json.loads(cell.strip("`")) == list(default)
     elif default not in NO_DEFAULTS:

@@ -14,7 +14,7 @@ MODULES = {
     for file in sorted(ROOT.glob(pattern))
     if file.name != "__init__.py"
 }
-COMMAND = "openai_api_server_vllm"
+COMMANDS = {"openai_api_server_vllm", "cluster"}
 WEB = {"fastapi", "fastapi_offline", "starlette", "uvicorn"}
 LEAVES = ("settings", "protocol", "errors")
 
@@ -34,7 +34,8 @@ def imports(file: Path) -> set[str]:
     }
 
 
-GRAPH = {module: imports(file) for module, file in MODULES.items()}
+GRAPH = {module: imports(file) - {module} for module, file in MODULES.items()}
+"""Without a command that imports itself by its name, by which other processes know it."""
 
 
 def reached(module: str) -> set[str]:
@@ -69,8 +70,13 @@ def test_vllm_is_known_to_the_engine_alone(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_web_framework_is_known_to_the_edge_alone(module: str) -> None:
-    if folder(module) not in ("api", "server") and module != COMMAND:
+    if folder(module) not in ("api", "server") and module not in COMMANDS:
         assert not reached(module) & WEB
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_ray_is_known_to_its_command_alone(module: str) -> None:
+    assert "ray" not in GRAPH[module] or module == "cluster"
 
 
 @pytest.mark.parametrize(
@@ -116,10 +122,10 @@ def test_the_engines_processes_import_neither_vllm_nor_the_web_first() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_the_command_reads_arguments_and_the_environment(module: str) -> None:
+def test_only_the_commands_read_arguments_and_the_environment(module: str) -> None:
     text = MODULES[module].read_text(encoding="utf-8")
-    assert "sys.argv" not in text or module == COMMAND
-    assert "os.environ" not in text or module in {COMMAND, "engine.arguments", "engine.process"}
+    assert "sys.argv" not in text or module in COMMANDS
+    assert "os.environ" not in text or module in {*COMMANDS, "engine.arguments", "engine.process"}
 
 
 PRIVATE_OF_VLLM = (

@@ -34,8 +34,9 @@ def test_requirements_are_those_of_the_project_with_one_vllm(file: str) -> None:
     assert all(pinned[name] == ours[name] for name in ours if name != "vllm")
 
 
-def test_requirements_for_development_are_those_of_the_project() -> None:
-    assert read("requirements-dev.txt") == required(PROJECT["optional-dependencies"]["dev"])
+@pytest.mark.parametrize("extra", ["cluster", "dev"])
+def test_requirements_of_an_extra_are_those_of_the_project(extra: str) -> None:
+    assert read(f"requirements-{extra}.txt") == required(PROJECT["optional-dependencies"][extra])
 
 
 @pytest.mark.parametrize("name", BOUNDED)

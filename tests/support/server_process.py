@@ -82,10 +82,12 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection((url.host, url.port), timeout=60)
 
 
-def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_command(
+    *arguments: str, program: str = "openai_api_server_vllm.py", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A start that ends by itself."""
     return subprocess.run(
-        [sys.executable, "openai_api_server_vllm.py", *arguments],
+        [sys.executable, program, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
