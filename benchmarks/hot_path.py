@@ -109,6 +109,7 @@ class ReadyEngine:
     """An `Engine` that answers with `max_tokens` prepared deltas: in each step one for each running stream."""
 
     max_model_len = 4096
+    memory = ""
 
     def __init__(self) -> None:
         self._dispatcher = Dispatcher()

@@ -48,7 +48,7 @@ class Load:
         sampling = {
             "temperature": 0,
             "top_p": 1,
-            "top_k": 0,
+            "top_k": -1,
             "repetition_penalty": 1,
             "min_tokens": self.tokens,
         }
