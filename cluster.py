@@ -63,7 +63,7 @@ START_ERROR = re.compile(r"^settings\.StartError: (.+)$", re.MULTILINE)
 """The last line of the traceback in which Ray tells why a replica could not start."""
 METRICS_SECONDS = 5
 """How long replicas are waited for that do not tell their metrics."""
-STOP_SECONDS = 10
+STOP_SECONDS, ROOM_SECONDS = 10, 2
 DAY_SECONDS = 24 * 60 * 60
 DEATH_NOTICE_SECONDS = 0.5
 """How long a replica whose engine has died stays, so that its clients are told."""
@@ -72,12 +72,12 @@ MORE_THAN_ADMITTED = 100
 RAY_LOG = {"log_level": "ERROR", "enable_access_log": False}
 """Of what Ray Serve would log, only errors: the replicas have lines of their own for requests."""
 STICKY = (
-    "hash req.body,json_query('$.messages[1].content')",
+    r"hash req.body,regsub('\\\\.',,g),json_query('$.messages[1].content')",
     "hash-type consistent sdbm avalanche",
     "hash-balance-factor 200",
 )
 """How HAProxy chooses by a chat's second message, as the first may be a system message that all have. Without one, as
-at the first turn or for a completion, replicas take turns."""
+at the first turn or for a completion, replicas take turns. It cannot read what is escaped by a backslash."""
 BUFFERING = ("option http-buffer-request", "timeout http-request 60s")
 """A request that HAProxy has not read to its end cannot be sent again. The replicas' own limits are 30 seconds each for
 head and body."""
@@ -92,6 +92,8 @@ HAPROXY_ERRORS = {
 """What HAProxy says itself."""
 ID_HEADER, SENT_HEADERS = b"x-request-id", "sent_headers"
 """A header's name, and where in the ASGI scope the headers are that a client has sent."""
+RAYS_HEADERS = (ID_HEADER, b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+"""Headers of a request that Ray would obey."""
 GPU_FLAGS = (
     ("--tensor-parallel-size", "-tp"),
     ("--pipeline-parallel-size", "-pp"),
@@ -107,6 +109,10 @@ NOT_HERE = {
     "allow_lora_updates": "a client would reach one replica of several, so use --lora-modules",
 }
 """Flags of the server that replicas cannot have, with the reasons."""
+HOSTS = ("localhost", "127.0.0.1", EVERY_ADDRESS[0])
+"""For this machine alone, or for all: HAProxy asks its own machine's replicas at 127.0.0.1, and others' at theirs."""
+OF_RAYS_CONFIG = ("host", "port", "root-path", "timeout-keep-alive", "sticky", "address")
+"""Flags that say how Ray Serve and HAProxy are started, which `serve` has done when it calls `build`."""
 
 
 def replica_range(text: str) -> tuple[int, int]:
@@ -151,6 +157,14 @@ def check_cluster(settings: ClusterSettings) -> None:
         raise StartError(
             "--port 0 is not for several replicas: HAProxy needs a port of your choice."
         )
+    if settings.host not in HOSTS:
+        raise StartError(
+            f"--host {settings.host} is not for several replicas: it is 0.0.0.0, or localhost for this machine alone."
+        )
+    if settings.timeout_keep_alive == 0:
+        raise StartError(
+            "--timeout-keep-alive 0 is not for several replicas: HAProxy keeps connections."
+        )
     if settings.requests_per_replica < 1:
         raise StartError(
             f"--requests-per-replica {settings.requests_per_replica} must be 1 or more."
@@ -180,7 +194,7 @@ def environment(settings: ClusterSettings) -> dict[str, str]:
         # HAProxy is replaced whenever replicas come or go; the old one lives until its streams have ended.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(longest_request(settings) + 60),
         # Holds the longest head that the server takes; a request that does not fit cannot be sent again.
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 * 1024),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(256 * 1024),
         # The lines of replicas go to the terminal of the command, every one and at once.
         "RAY_DEDUP_LOGS": "0",
         "RAY_SERVE_LOG_TO_STDERR": "1",
@@ -226,7 +240,8 @@ class ReplicaConnection(Http1Connection):
 class OutsideRay:
     """ASGI middleware around Ray's own, which gives each request and each reply an `X-Request-Id`.
 
-    Keeps the request's headers for `InsideRay`; of a reply's ids, the app's own stays, which is the first.
+    Keeps the request's headers for `InsideRay`, and from Ray those that it would obey; of a reply's ids, the app's own
+    stays, which is the first.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -240,7 +255,8 @@ class OutsideRay:
                     message["headers"].remove(field)
             await send(message)
 
-        scope[SENT_HEADERS] = [*scope["headers"]]
+        scope[SENT_HEADERS] = scope["headers"]
+        scope["headers"] = [field for field in scope["headers"] if field[0] not in RAYS_HEADERS]
         await self.app(scope, receive, send_one_id)
 
 
@@ -286,8 +302,8 @@ class AllMetrics:
                 await send(start)
             await send(message)
 
-        is_metrics = scope["type"] == "http" and scope["path"].rstrip("/").endswith("/metrics")
-        await self.app(scope, receive, send_all if is_metrics else send)
+        path = scope.get("path", "").removeprefix(scope.get("root_path", "")).rstrip("/")
+        await self.app(scope, receive, send_all if path == "/metrics" else send)
 
 
 class Families:
@@ -373,12 +389,15 @@ class Replica:
         return serve.get_replica_context().replica_id.unique_id, self._metrics.to_text().decode()
 
     async def _gather_metrics(self) -> bytes:
-        """The numbers of all replicas that can be reached."""
+        """The numbers of all replicas, or of this one where another does not answer."""
         from ray import serve  # noqa: PLC0415
 
         name = serve.get_replica_context().app_name
         asked = serve.get_deployment_handle(REPLICA, name).broadcast("metrics")
-        found = await asked.results_async(timeout_s=METRICS_SECONDS, return_exceptions=True)
+        try:
+            found = await asked.results_async(timeout_s=METRICS_SECONDS, return_exceptions=True)
+        except TimeoutError:
+            found = [await self.metrics()]
         return generate_latest(Families(dict(pair for pair in found if isinstance(pair, tuple))))
 
     def describe(self) -> console.Loaded:
@@ -463,6 +482,9 @@ def build(flags: Mapping[str, Any]) -> "Application":
     `flags` are those of the command, as in its YAML file. The variables of `environment` have to be set on each machine
     before Ray starts there, and host and port are in Ray's own config.
     """
+    for name in OF_RAYS_CONFIG:
+        if name in flags or name.replace("-", "_") in flags:
+            raise StartError(f"cluster:build: {name} has no effect here, but in Ray's own config.")
     settings, vllm_arguments = read_arguments(to_arguments(flags, "cluster:build", ClusterSettings))
     return to_application(settings, vllm_arguments)
 
@@ -495,6 +517,27 @@ def start_ray(settings: ClusterSettings) -> None:
         ray.init(address=settings.address or "local", logging_level=logging.ERROR, **options)
 
 
+def has_room(needed: Mapping[str, int], replicas: int) -> bool:
+    """Whether the cluster has room for one more than so many replicas, those counted that run; asked of an upgrade."""
+    from ray import serve  # noqa: PLC0415
+    from ray.util import placement_group, remove_placement_group  # noqa: PLC0415
+
+    if NAME not in (applications := serve.status().applications):
+        return True
+    deployments = applications[NAME].deployments.values()
+    running = sum(
+        count
+        for found in deployments
+        for state, count in found.replica_states.items()
+        if state.value == "RUNNING"
+    )
+    bundle = {name: float(needed[option]) for option, name in RESOURCES.items() if needed[option]}
+    reserved = placement_group([bundle] * (max(replicas - running, 0) + 1))
+    found: bool = reserved.wait(ROOM_SECONDS)
+    remove_placement_group(reserved)
+    return found
+
+
 def deploy(
     settings: ClusterSettings, vllm_arguments: Sequence[str], kind: type[Replica] = Replica
 ) -> "DeploymentHandle[Replica]":
@@ -510,11 +553,12 @@ def deploy(
         "root_path": settings.prefix,
         "keep_alive_timeout_s": settings.timeout_keep_alive,
     }
-    needed, free = needs(vllm_arguments), ray.available_resources()  # type: ignore[no-untyped-call]
-    has_room = all(free.get(kind_of, 0) >= needed[name] for name, kind_of in RESOURCES.items())
+    if len(ray.nodes()) > 1 and settings.host not in EVERY_ADDRESS:  # type: ignore[no-untyped-call]
+        raise StartError("--host 0.0.0.0 is needed: the cluster has more machines than this one.")
     with raising_start_error("The replicas cannot be started"):
         serve.start(http_options=http, logging_config=RAY_LOG)
-        application = to_application(settings, vllm_arguments, kind, has_room=has_room)
+        room = has_room(needs(vllm_arguments), settings.replicas[0])
+        application = to_application(settings, vllm_arguments, kind, has_room=room)
         try:
             return serve.run(application, name=NAME)
         except RuntimeError as failure:
@@ -533,9 +577,11 @@ def stop(settings: ClusterSettings, handle: "DeploymentHandle[Replica]") -> None
 
     print_stderr("Stopping after the running requests; one more signal ends them.")
     patience = settings.drain_timeout + DEATH_NOTICE_SECONDS + STOP_SECONDS
-    # A replica that does not answer is ended all the same.
-    handle.broadcast("drain").results(timeout_s=patience, return_exceptions=True)
-    ray.shutdown()
+    try:
+        # A replica that does not answer is ended all the same.
+        handle.broadcast("drain").results(timeout_s=patience, return_exceptions=True)
+    finally:
+        ray.shutdown()
 
 
 def run(settings: ClusterSettings, vllm_arguments: Sequence[str], kind: type[Replica]) -> None:

@@ -5,6 +5,7 @@ place, one of them alone, one with the real engine, the end. Ray has a network o
 """
 
 import itertools
+import os
 import re
 import signal
 import socket
@@ -25,7 +26,7 @@ from tests.support.own_network import own_network
 from tests.support.paths import ROOT
 from tests.support.polling import wait_for
 from tests.support.replies import events
-from tests.support.seeded_engine import DYING, LATE, LONG, SLOW
+from tests.support.seeded_engine import DYING, LATE, LONG, SLOW, STEADY
 from tests.support.server_process import Server
 from tests.support.under_load import NewRequests, Stream, client
 from tests.support.wire import posted
@@ -151,7 +152,7 @@ def test_each_request_has_a_line_on_the_terminal_of_the_command(command: Server,
 def test_a_replica_whose_engine_dies_fails_no_new_request_and_is_replaced(url: str) -> None:
     """The streams that run there are told so."""
     before = set(unfinished(url))
-    streams = [Stream(url, STREAMED) for _ in range(16)]
+    streams = [Stream(url, {**STREAMED, "seed": STEADY}) for _ in range(16)]
     assert wait_for(lambda: sum(unfinished(url).values()) == 16, 5)
     counts = sorted(unfinished(url).values())
     new = NewRequests(url)
@@ -246,7 +247,8 @@ def test_the_end_of_the_command_lets_running_requests_end_and_leaves_nothing(
     assert wait_for(lambda: sum(unfinished(url).values()) == 4, 5)
     others = psutil.Process(command.process.pid).children(recursive=True)
     assert len(others) > 5
-    command.process.send_signal(signal.SIGTERM)
+    # As a terminal's Ctrl-C: for all processes of the command.
+    os.killpg(command.process.pid, signal.SIGINT)
     assert command.process.wait(60) == 0
     assert {stream.end() for stream in streams} == {"length"}
     _, alive = psutil.wait_procs(others, timeout=10)

@@ -17,6 +17,8 @@ LONG = 6
 """A hundred tokens in 25 seconds."""
 DYING = 7
 """As SLOW; an engine that can die does so after the first token."""
+STEADY = 8
+"""A hundred tokens in 6 seconds."""
 SEEDS: dict[int | None, tuple[Script, float]] = {
     SLOW: (HUNDRED, 0.02),
     LATE: ([Delta(0, "字", (5,), "stop")], 2.0),
@@ -30,6 +32,7 @@ SEEDS: dict[int | None, tuple[Script, float]] = {
     ),
     LONG: (HUNDRED, 0.25),
     DYING: (HUNDRED, 0.02),
+    STEADY: (HUNDRED, 0.06),
     BROKEN: ([*HUNDRED[:2], RuntimeError("broken")], 0.01),
 }
 
