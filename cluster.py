@@ -529,7 +529,7 @@ def has_room(needed: Mapping[str, int], replicas: int) -> bool:
         count
         for found in deployments
         for state, count in found.replica_states.items()
-        if state.value == "RUNNING"
+        if state == "RUNNING"
     )
     bundle = {name: float(needed[option]) for option, name in RESOURCES.items() if needed[option]}
     reserved = placement_group([bundle] * (max(replicas - running, 0) + 1))

@@ -13,6 +13,7 @@ from cluster import (
     HAPROXY_ERRORS,
     ClusterSettings,
     Families,
+    build,
     environment,
     haproxy_defaults,
     longest_request,
@@ -54,6 +55,9 @@ def test_other_replicas_are_told_by_the_parser(
         (["--port", "0"], "--port 0 is not for several replicas"),
         (["--allow-lora-updates", "--api-key", "k"], "--allow-lora-updates is not for several"),
         (["--requests-per-replica", "0"], "--requests-per-replica 0 must be 1 or more."),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1 is not for several replicas: it is 0.0.0.0"),
+        (["--host", "::"], "--host :: is not for several replicas"),
+        (["--timeout-keep-alive", "0"], "--timeout-keep-alive 0 is not for several replicas"),
         (["--lora-modules", "a=/x", "a=/y"], "two models cannot both be named a"),
     ],
 )
@@ -150,3 +154,9 @@ def test_metrics_of_replicas_stand_together_with_their_names() -> None:
         assert f'asked_total{{path="/a",replica="{replica}"}} 3.0' in samples
         assert f'took_seconds_bucket{{le="+Inf",replica="{replica}"}} 3.0' in samples
     assert len(samples) == 10
+
+
+@pytest.mark.parametrize("name", ["port", "root-path", "timeout_keep_alive", "sticky"])
+def test_the_builder_refuses_what_ray_serve_was_started_with(name: str) -> None:
+    with pytest.raises(StartError, match="has no effect here, but in Ray's own config"):
+        build({"model": "/models/m", name: 1})

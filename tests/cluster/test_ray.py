@@ -67,10 +67,7 @@ def command(network: None) -> Iterator[Server]:
             yield started
         finally:
             if started.process.poll() is None:
-                # Ray's processes would keep the terminal open.
-                for process in psutil.Process(started.process.pid).children(recursive=True):
-                    process.kill()
-                started.process.kill()
+                os.killpg(started.process.pid, signal.SIGKILL)  # Ray's would keep the terminal open
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ class Server:
         self.url = ""
         self.shown: list[str] = []
         """The lines up to the banner."""
-        self.reader = threading.Thread(target=lambda: self.lines.extend(self.terminal))
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.terminal), daemon=True)
 
     def wait_for_banner(self) -> None:
         """Read the terminal to the end of the banner, whose URL is then `url`, without `/v1`; else end the process."""
