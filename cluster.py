@@ -17,6 +17,7 @@ import sys
 import threading
 from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -578,8 +579,8 @@ def stop(settings: ClusterSettings, handle: "DeploymentHandle[Replica]") -> None
     print_stderr("Stopping after the running requests; one more signal ends them.")
     patience = settings.drain_timeout + DEATH_NOTICE_SECONDS + STOP_SECONDS
     try:
-        # A replica that does not answer is ended all the same.
-        handle.broadcast("drain").results(timeout_s=patience, return_exceptions=True)
+        with suppress(TimeoutError):  # a replica that does not answer is ended all the same
+            handle.broadcast("drain").results(timeout_s=patience, return_exceptions=True)
     finally:
         ray.shutdown()
 
