@@ -23,6 +23,7 @@ Name = tuple[str, str]
 CHAT = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 12}
 BESIDE_REQUESTS = {
     ("server/uvicorn_server.py", "DrainingServer.on_tick"),
+    ("server/uvicorn_server.py", "watch"),
     ("engine/vllm_engine.py", "VLLMEngine.is_dead"),
     ("server/console.py", "log_writer"),
     ("settings.py", "print_stderr"),
