@@ -18,7 +18,8 @@ import threading
 from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.app import build_app
 from errors import APIError
 from generation import Engine
-from openai_api_server_vllm import load_engine, prepare
+from openai_api_server_vllm import describe, load_engine, prepare, run_command, with_keys
 from quantization import is_cpu_build
 from server import console
 from server.connection import Http1Connection
@@ -48,7 +49,6 @@ from settings import (
     parse_flags,
     print_stderr,
     raising_start_error,
-    read_keys,
     to_arguments,
 )
 
@@ -150,7 +150,6 @@ class ClusterSettings(Settings):
 
 def check_cluster(settings: ClusterSettings) -> None:
     """Raise StartError for flags that replicas cannot have."""
-    check_settings(settings)
     for name, reason in NOT_HERE.items():
         if getattr(settings, name):
             raise StartError(f"--{name.replace('_', '-')} is not for several replicas: {reason}.")
@@ -170,6 +169,7 @@ def check_cluster(settings: ClusterSettings) -> None:
         raise StartError(
             f"--requests-per-replica {settings.requests_per_replica} must be 1 or more."
         )
+    check_settings(settings)
 
 
 def longest_request(settings: Settings) -> int:
@@ -186,7 +186,7 @@ def environment(settings: ClusterSettings) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # The command calls its replicas from outside an event loop.
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
-        # A 503 is sent before any work has been done for a request, so another replica may be asked.
+        # With a 503, or without a word, nothing of an answer has been sent: another replica may be asked.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response 503",
         # A replica that has gone is chosen once more, which marks it as down. No more: a request that lets engines die
         # should not go round.
@@ -403,8 +403,7 @@ class Replica:
 
     def describe(self) -> console.Loaded:
         """What the banner tells of the model."""
-        layout, encoder = self._template.layout.name, self._template.encoder.description
-        return console.Loaded(layout, encoder, self._engine.max_model_len, self._engine.memory)
+        return describe(self._engine, self._template)
 
     async def drain(self) -> None:
         """Take no more requests and wait until the running ones have ended; after `--drain-timeout` they get a 503."""
@@ -487,14 +486,12 @@ def build(flags: Mapping[str, Any]) -> "Application":
         if name in flags or name.replace("-", "_") in flags:
             raise StartError(f"cluster:build: {name} has no effect here, but in Ray's own config.")
     settings, vllm_arguments = read_arguments(to_arguments(flags, "cluster:build", ClusterSettings))
-    return to_application(settings, vllm_arguments)
+    return to_application(with_keys(settings), vllm_arguments)
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[ClusterSettings, list[str]]:
-    """The checked flags, with the keys of the environment, and the arguments for vLLM; raises StartError."""
+    """The checked flags, and the arguments for vLLM; raises StartError."""
     settings, vllm_arguments = parse_flags(arguments, ClusterSettings)
-    keys = read_keys(settings.api_key, os.environ.get("VLLM_API_KEY"))
-    settings = replace(settings, api_key=keys)
     check_cluster(settings)
     return settings, vllm_arguments
 
@@ -611,14 +608,7 @@ def run(settings: ClusterSettings, vllm_arguments: Sequence[str], kind: type[Rep
 
 def main(kind: type[Replica] = Replica) -> int:
     """Run the command and return its exit status: 0 after a signal, 1 for a StartError, 130 for a second signal."""
-    try:
-        run(*read_arguments(sys.argv[1:]), kind)
-    except StartError as failure:
-        print_stderr(f"error: {failure}")
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    return run_command(read_arguments, partial(run, kind=kind))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from server import console
 from server.sockets import to_port, to_sockets
 from server.uvicorn_server import DrainingServer, end_on_signals, uvicorn_config
 from settings import (
+    Kind,
     Settings,
     StartError,
     check_settings,
@@ -82,6 +83,12 @@ def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
         return VLLMEngine(to_engine_args(settings, vllm_arguments), settings.lora_modules)
 
 
+def describe(engine: Engine, template: PromptTemplate) -> console.Loaded:
+    """What the banner tells of a model that has been loaded."""
+    layout, encoder = template.layout.name, template.encoder.description
+    return console.Loaded(layout, encoder, engine.max_model_len, engine.memory)
+
+
 def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
     """Start vLLM, with its own `vllm_arguments`, and serve until a signal; raises StartError if either fails."""
     settings, template = prepare(settings, vllm_arguments)
@@ -101,9 +108,7 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
             server.should_exit = True
         elif not task.cancelled():
             gc.freeze()  # what is loaded stays: the garbage collector need not look through it
-            layout, encoder = template.layout.name, template.encoder.description
-            loaded = console.Loaded(layout, encoder, engine.max_model_len, engine.memory)
-            print_stderr(console.banner(settings, loaded))
+            print_stderr(console.banner(settings, describe(engine, template)))
 
     def died() -> None:
         failures.append(StartError("The engine has died."))
@@ -117,13 +122,23 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
         raise failures[0]
 
 
-def main() -> int:
-    """Run the command and return its exit status: 0, 1 for a StartError, or 130 for Ctrl-C."""
+def with_keys(settings: Kind) -> Kind:
+    """The settings with the keys of the environment added; raises StartError for keys that no client can send."""
+    return replace(settings, api_key=read_keys(settings.api_key, os.environ.get("VLLM_API_KEY")))
+
+
+def run_command(
+    read: Callable[[Sequence[str]], tuple[Kind, list[str]]],
+    run: Callable[[Kind, Sequence[str]], None],
+) -> int:
+    """Run a command and return its exit status: 0, 1 for a StartError, or 130 for Ctrl-C.
+
+    `read` parses its arguments, and `run` serves with the settings and the arguments for vLLM.
+    """
     settings = None
     try:
-        settings, vllm_arguments = parse_settings(sys.argv[1:])
-        keys = read_keys(settings.api_key, os.environ.get("VLLM_API_KEY"))
-        serve(replace(settings, api_key=keys), vllm_arguments)
+        settings, vllm_arguments = read(sys.argv[1:])
+        run(with_keys(settings), vllm_arguments)
     except StartError as failure:
         if settings is not None and settings.shows_log:
             traceback.print_exception(failure)
@@ -132,6 +147,11 @@ def main() -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
+
+
+def main() -> int:
+    """Run this command and return its exit status."""
+    return run_command(parse_settings, serve)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ UVICORN_FLAGS = ("log_level", "timeout_keep_alive", "ssl_keyfile", "ssl_certfile
 """Flags that are uvicorn's, with the same names and meanings."""
 GRACEFUL_SECONDS = 3
 """How long uvicorn waits for the last replies, such as the 503 of ended requests, before it cancels their tasks."""
-
-
 DEATH_POLL_SECONDS = 0.1
 
 

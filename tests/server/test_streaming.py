@@ -11,7 +11,7 @@ from api.events import OPENAI_STREAM, to_event
 from errors import APIError
 from generation import Delta, Sink, Source, merge
 from server.event_stream import EventStream, while_connected
-from server.request_record import STATE_KEY, RequestRecord
+from tests.support.direct_writes import scope_with
 
 
 def as_events(payloads: Source[bytes]) -> Source[bytes]:
@@ -35,10 +35,7 @@ class Server:
 
     @property
     def scope(self) -> Scope:
-        scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
-        if self.is_direct:
-            scope["write_now"], scope["write_loop"] = self.write_now, asyncio.get_running_loop()
-        return scope
+        return scope_with(self.write_now if self.is_direct else None)
 
     def write_now(self, body: bytes) -> bool:
         self.sent.append(body.decode())
