@@ -1,4 +1,4 @@
-"""Hands all outputs of an engine step to their readers in one callback of the event loop.
+"""Hands all outputs of an engine step to their readers in one callback of the event loop, or in the one it came in.
 
 In vLLM each request has a task that waits for an event: each output sets the event, resolves a future, schedules a
 callback and resumes a chain of generators. Here one object takes the place of the events of all requests, and calls
@@ -24,7 +24,7 @@ class Dispatcher(asyncio.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._readers: dict[_Reader, None] = {}
+        self._readers: dict[RequestOutputCollector, _Reader] = {}
         self._is_scheduled = False
 
     async def read(self, collector: "RequestOutputCollector", on_output: OutputCallback) -> None:
@@ -34,11 +34,17 @@ class Dispatcher(asyncio.Event):
         """
         reader = _Reader(collector, on_output)
         collector.ready = self
-        self._readers[reader] = None
+        self._readers[collector] = reader
         try:
             await reader.read()
         finally:
-            del self._readers[reader]
+            del self._readers[collector]
+
+    def hand(self, collector: "RequestOutputCollector", output: "RequestOutput") -> None:
+        """Give an output to the reader of its collector at once, or let it wait there for a reader that is slow."""
+        reader = self._readers.get(collector)
+        if reader is None or not reader.take(output):
+            collector.put(output)
 
     def set(self) -> None:
         """Called by a collector that was empty and has got an output."""
@@ -48,12 +54,12 @@ class Dispatcher(asyncio.Event):
 
     def fail(self, failure: Exception) -> None:
         """Make every running `read` raise the exception."""
-        for reader in self._readers:
+        for reader in self._readers.values():
             reader.fail(failure)
 
     def _deliver(self) -> None:
         self._is_scheduled = False
-        for reader in [*self._readers]:
+        for reader in [*self._readers.values()]:
             reader.deliver()
 
 
@@ -80,13 +86,24 @@ class _Reader:
             return
         try:
             output: Any = self._collector.get_nowait()
-            if output is not None:
-                drain = self._on_output(output)
-                self._has_ended = output.finished
-                if drain or self._has_ended:
-                    self._pause.set_result(drain)
         except Exception as failure:  # noqa: BLE001 - raised by `read`
             self.fail(failure)
+            return
+        if output is not None:
+            self.take(output)
+
+    def take(self, output: "RequestOutput") -> bool:
+        """Call back with an output, if none waits before it; returns whether it did."""
+        if self._pause.done() or self._collector.output is not None:
+            return False
+        try:
+            drain = self._on_output(output)
+            self._has_ended = output.finished
+            if drain or self._has_ended:
+                self._pause.set_result(drain)
+        except Exception as failure:  # noqa: BLE001 - raised by `read`
+            self.fail(failure)
+        return True
 
     def fail(self, failure: Exception) -> None:
         if not self._pause.done():

@@ -1,4 +1,4 @@
-"""Replacements for two parts of vLLM's engine client (`AsyncLLM`) that spend less CPU time on each token.
+"""Replacements for parts of vLLM's engine client (`AsyncLLM`) that spend less CPU time on each token and request.
 
 vLLM 0.32 has no option that lowers these costs. `vllm_contract.py` says whether the installed vLLM has what a
 replacement needs; `benchmarks/client_parts.py` measures what each saves.
@@ -10,68 +10,148 @@ from typing import Any, cast
 
 from prometheus_client import Counter, Gauge
 from vllm.engine.async_llm_engine import AsyncLLMEngine
-from vllm.outputs import CompletionOutput, PoolingRequestOutput, RequestOutput
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine import output_processor
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm.v1.engine.output_processor import OutputProcessorOutput, RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.v1.metrics.prometheus import unregister_vllm_metrics
 from vllm.v1.metrics.stats import SchedulerStats
 
-
-def replace_request_state() -> None:
-    """Make every engine of this process use LightRequestState for the requests that it gets from now on."""
-    output_processor.RequestState = LightRequestState
+from engine.dispatch import Dispatcher
+from engine.token_table import TableText, TokenTable
 
 
-class LightOutput(RequestOutput):  # type: ignore[misc]
-    """A RequestOutput with only the fields that this server reads and that `RequestOutput.add` merges."""
+class PlainOutput(RequestOutput):  # type: ignore[misc]
+    """What an engine step adds to a plain request: vLLM's output and its only completion in one, where they are read."""
 
-    kv_transfer_params = ec_transfer_params = None
+    kv_transfer_params = ec_transfer_params = logprobs = None
+    index = 0
 
-    def __init__(self, outputs: list[CompletionOutput], finished: bool, cached: int) -> None:
-        self.outputs, self.finished, self.num_cached_tokens = outputs, finished, cached
+    def __init__(
+        self, text: str, token_ids: list[int], reason: FinishReason | None, stop: int | str | None
+    ) -> None:
+        self.text, self.token_ids, self.stop_reason = text, token_ids, stop
+        self.finished = reason is not None
+        self.finish_reason = None if reason is None else str(reason)
+        self.num_cached_tokens = 0
+
+    @property
+    def outputs(self) -> "tuple[PlainOutput]":
+        return (self,)
+
+    def add(self, next_output: "PlainOutput", aggregate: bool) -> None:  # noqa: ARG002 - vLLM names it
+        """Take in the next output: `RequestOutputCollector` merges those that its reader has not taken."""
+        text, token_ids = self.text + next_output.text, [*self.token_ids, *next_output.token_ids]
+        self.__dict__.update(next_output.__dict__, text=text, token_ids=token_ids)
 
 
-class LightRequestState(output_processor.RequestState):  # type: ignore[misc]
-    """vLLM's state of a request, with a shorter way from a token to its output for a stream of one choice.
+class PlainState:
+    """What vLLM's `OutputProcessor` has to know of a plain request, in the place of its `RequestState`.
 
-    Streams with log-probabilities, requests with several choices and whole replies take vLLM's own way.
+    `text` makes the text of its tokens, which reaches the reader step by step, or only with the last.
     """
 
-    def __init__(self, **fields: Any) -> None:
-        super().__init__(**fields)
-        is_stream = self.output_kind == RequestOutputKind.DELTA and self.stream_interval == 1
-        processor = self.logprobs_processor
-        has_logprobs = (
-            processor is None
-            or processor.num_logprobs is not None
-            or processor.num_prompt_logprobs is not None
-        )
-        self._is_plain_stream = is_stream and self.parent_req is None and not has_logprobs
+    parent_req = lora_name = None
+    """vLLM reads these; the second only where it keeps statistics."""
+    streaming_input = False
 
-    def track_weight_version(self, weight_version: str) -> None:
-        """Do nothing: the weights of a server do not change, so no output has to name their version."""
+    def __init__(
+        self, request: EngineCoreRequest, queue: RequestOutputCollector, text: TableText
+    ) -> None:
+        assert request.sampling_params is not None
+        self.request_id, self.external_req_id = request.request_id, request.external_req_id
+        self.prompt_len = len(request.prompt_token_ids or ())
+        self.queue = queue
+        self.detokenizer = text
+        self.is_prefilling = True
+        self._stream = request.sampling_params.output_kind == RequestOutputKind.DELTA
+        self._includes_stop = request.sampling_params.include_stop_str_in_output
+        self._token_ids: list[int] = []
+        self._cached_tokens = 0
 
-    def make_request_output(
+    def take(self, output: EngineCoreOutput) -> PlainOutput | None:
+        """Return what an output of the engine means for the reader; None: nothing until there is more."""
+        token_ids, reason = output.new_token_ids, output.finish_reason
+        if self.is_prefilling:
+            self.is_prefilling = False
+            if output.prefill_stats is not None:
+                self._cached_tokens = output.prefill_stats.num_cached_tokens
+        if not self._stream:
+            self._token_ids += token_ids
+            if reason is None:
+                return None
+            token_ids = self._token_ids
+        if reason is None:
+            return PlainOutput(self.detokenizer.add(token_ids), token_ids, None, None)
+        hides_last = reason == FinishReason.STOP and not self._includes_stop
+        text = self.detokenizer.add(token_ids[:-1] if hides_last else token_ids)
+        whole = PlainOutput(text, token_ids, reason, output.stop_reason)
+        whole.num_cached_tokens = self._cached_tokens
+        return whole
+
+    def make_request_output(self, *_: Any, finish_reason: FinishReason, **__: Any) -> PlainOutput:
+        """Return the last output of a request that vLLM aborts."""
+        return PlainOutput("", [], finish_reason, None)
+
+
+class PlainRequests:
+    """Keeps plain requests out of vLLM's `OutputProcessor`, and hands their outputs straight to their readers.
+
+    A request is plain that asks for one choice without log-probabilities and stop strings, with text that a
+    `TokenTable` knows: most are. For all others, and for whatever it does with requests, the processor is as it was.
+    """
+
+    def __init__(self, llm: AsyncLLMEngine, dispatcher: Dispatcher, table: TokenTable) -> None:
+        self._processor = processor = llm.output_processor
+        self._dispatcher, self._table = dispatcher, table
+        self._add_other, self._process_others = processor.add_request, processor.process_outputs
+        processor.add_request, processor.process_outputs = self.add_request, self.process_outputs
+
+    def add_request(
         self,
-        new_token_ids: list[int],
-        pooling_output: Any,
-        finish_reason: Any,
-        stop_reason: Any,
-        *others: Any,
-        **named: Any,
-    ) -> RequestOutput | PoolingRequestOutput | None:
-        if not self._is_plain_stream:
-            return super().make_request_output(
-                new_token_ids, pooling_output, finish_reason, stop_reason, *others, **named
-            )
-        is_last = finish_reason is not None
-        text = self.detokenizer.get_next_output_text(is_last, delta=True)
-        reason = str(finish_reason) if is_last else None
-        output = CompletionOutput(
-            0, text, new_token_ids, None, None, finish_reason=reason, stop_reason=stop_reason
+        request: EngineCoreRequest,
+        prompt: str | None,
+        parent_req: Any = None,
+        request_index: int = 0,
+        queue: RequestOutputCollector | None = None,
+    ) -> None:
+        """Note a new request, as vLLM's function of this name does."""
+        if parent_req is not None or queue is None or not self._is_plain(request):
+            self._add_other(request, prompt, parent_req, request_index, queue)
+            return
+        state = PlainState(request, queue, TableText(self._table))
+        self._processor.request_states[request.request_id] = state
+        self._processor.external_req_ids[request.external_req_id].append(request.request_id)
+
+    def process_outputs(
+        self, outputs: list[EngineCoreOutput], *others: Any, **named: Any
+    ) -> OutputProcessorOutput:
+        """Hand out the outputs of a step, or a part of one; returns what vLLM makes of those that are not plain."""
+        states, hand = self._processor.request_states, self._dispatcher.hand
+        left = []
+        for output in outputs:
+            state = states.get(output.request_id)
+            if state.__class__ is not PlainState:
+                left.append(output)
+                continue
+            made = state.take(output)
+            if output.finish_reason is not None:
+                self._processor._finish_request(state)  # noqa: SLF001
+            if made is not None:
+                hand(state.queue, made)
+        return self._process_others(left, *others, **named)
+
+    def _is_plain(self, request: EngineCoreRequest) -> bool:
+        params = request.sampling_params
+        return (
+            params is not None
+            and not params.stop
+            and params.logprobs is params.prompt_logprobs is None
+            and params.detokenize
+            and params.skip_special_tokens
+            and self._table.follows(request.prompt_token_ids or ())
         )
-        return LightOutput([output], is_last, self.num_cached_tokens)
 
 
 class SchedulerStatistics:

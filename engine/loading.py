@@ -13,12 +13,19 @@ from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
 
 from engine.dispatch import Dispatcher
-from engine.light_client import replace_request_state, replace_stat_loggers
+from engine.light_client import PlainRequests, replace_stat_loggers
 from engine.process import cause, causes_file
-from engine.vllm_contract import missing_for_dispatch, missing_for_outputs, missing_for_statistics
+from engine.step_reader import StepReader
+from engine.token_table import to_token_table
+from engine.vllm_contract import (
+    missing_for_dispatch,
+    missing_for_outputs,
+    missing_for_statistics,
+    missing_for_steps,
+)
 from settings import StartError, print_stderr
 
-LIGHT_PARTS = ("dispatch", "outputs", "statistics")
+LIGHT_PARTS = ("steps", "dispatch", "outputs", "statistics")
 """Parts of vLLM's client that are replaced by lighter ones, if vLLM has what these need."""
 
 
@@ -73,9 +80,16 @@ def _replace_parts(
     is_quiet = llm.log_stats and args.log_level == "ERROR"
     if is_quiet and fits("statistics", missing_for_statistics()):
         replace_stat_loggers(llm)
-    if fits("outputs", missing_for_outputs()):
-        replace_request_state()
-    return Dispatcher() if fits("dispatch", missing_for_dispatch()) else None
+    if not fits("dispatch", missing_for_dispatch()):
+        return None
+    if not llm.log_stats and fits("steps", missing_for_steps()):
+        StepReader(llm).start()
+    dispatcher = Dispatcher()
+    table = to_token_table(llm.get_tokenizer(), llm.model_config.get_vocab_size())
+    has_steps = not llm.log_stats and llm.output_processor.stream_interval == 1
+    if table is not None and has_steps and fits("outputs", missing_for_outputs()):
+        PlainRequests(llm, dispatcher, table)
+    return dispatcher
 
 
 async def _warm_up(llm: AsyncLLMEngine) -> None:

@@ -8,14 +8,20 @@ are those of vLLM 0.31 to 0.33.
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
-from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine import EngineCoreRequest, detokenizer
-from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
+from vllm.v1.engine import (
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    core_client,
+    detokenizer,
+)
+from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerManager
 
 from settings import StartError
@@ -40,9 +46,10 @@ REQUEST_FIELDS = (
     "sampling_params",
     "pooling_params",
 )
-OUTPUT_FIELDS = ("index", "text", "token_ids", "cumulative_logprob", "logprobs")
-STATE_FIELDS = ("output_kind", "stream_interval", "parent_req", "logprobs_processor", "detokenizer")
-MAKE_OUTPUT_PARAMETERS = ("new_token_ids", "pooling_output", "finish_reason", "stop_reason")
+STEP_FIELDS = ("outputs", "scheduler_stats", "timestamp", "utility_output", "weight_version")
+CORE_OUTPUT_FIELDS = ("request_id", "new_token_ids", "finish_reason", "stop_reason", "prefill_stats")
+ADD_PARAMETERS = ("request", "prompt", "parent_req", "request_index", "queue")
+PROCESSOR_FIELDS = ("request_states", "external_req_ids", "stream_interval", "_finish_request")
 
 
 def check_vllm(version: str) -> None:
@@ -85,19 +92,46 @@ def missing_for_dispatch() -> str | None:
     )
 
 
-def missing_for_outputs() -> str | None:
-    """What `LightRequestState` needs and vLLM lacks, in words; None if it has all.
+def missing_for_steps() -> str | None:
+    """What `StepReader` needs and vLLM lacks, in words; None if it has all."""
+    return _first(
+        chain(
+            _missing_names("EngineCoreOutputs", _parameters(EngineCoreOutputs), STEP_FIELDS),
+            _missing_names(
+                "vllm.v1.engine.core_client",
+                vars(core_client),
+                ("AsyncMPClient", "_process_utility_output"),
+            ),
+            _missing_names(
+                "BackgroundResources",
+                vars(core_client.BackgroundResources),
+                ("output_socket", "output_queue_task", "validate_alive"),
+            ),
+            _missing_names(
+                "AsyncMPClient", vars(core_client.MPClient), ("_format_exception", "ensure_alive")
+            ),
+            _missing_names(
+                "OutputProcessor",
+                vars(OutputProcessor),
+                ("process_outputs", "propagate_error"),
+            ),
+        )
+    )
 
-    `RequestState` was imported here before `replace_request_state` could replace it, so vLLM's own is checked.
-    """
-    parameters = _parameters(RequestState.make_request_output)[1:]
-    if parameters[: len(MAKE_OUTPUT_PARAMETERS)] != list(MAKE_OUTPUT_PARAMETERS):
-        return f"make_request_output does not begin with {', '.join(MAKE_OUTPUT_PARAMETERS)}"
-    if _parameters(CompletionOutput)[: len(OUTPUT_FIELDS)] != list(OUTPUT_FIELDS):
-        return f"CompletionOutput does not begin with {', '.join(OUTPUT_FIELDS)}"
-    if _parameters(RequestOutput.add)[1:] != ["next_output", "aggregate"]:
-        return "RequestOutput.add has other parameters than next_output and aggregate"
-    return _first(_missing_names("RequestState", _parameters(RequestState), STATE_FIELDS))
+
+def missing_for_outputs() -> str | None:
+    """What `PlainRequests` needs and vLLM lacks, in words; None if it has all."""
+    processor = OutputProcessor(None, log_stats=False)
+    if _parameters(processor.add_request) != list(ADD_PARAMETERS):
+        return f"OutputProcessor.add_request has other parameters than {', '.join(ADD_PARAMETERS)}"
+    if not hasattr(RequestOutputCollector(RequestOutputKind.DELTA, "probe"), "output"):
+        return "RequestOutputCollector has no output"
+    return _first(
+        chain(
+            _missing_names("EngineCoreOutput", _parameters(EngineCoreOutput), CORE_OUTPUT_FIELDS),
+            _missing_names("OutputProcessor", dir(processor), PROCESSOR_FIELDS),
+        )
+    )
 
 
 def missing_for_statistics() -> str | None:

@@ -1,0 +1,77 @@
+"""Reads what the engine's process sends, and handles each step in the callback of the event loop in which it comes.
+
+vLLM's client (`AsyncMPClient` and `AsyncLLM`) has two tasks for this: one is woken by pyzmq, decodes a message and puts
+it into a queue, which wakes the other. Each waking is a turn of the event loop, which a single stream waits for.
+"""
+
+import asyncio
+import os
+
+import zmq
+from vllm.engine.async_llm_engine import AsyncLLMEngine
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.engine.core_client import AsyncMPClient, _process_utility_output
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from settings import print_stderr
+
+
+class StepReader:
+    """Reads for an engine that has been loaded and has not been asked for anything."""
+
+    def __init__(self, llm: AsyncLLMEngine) -> None:
+        assert isinstance(llm.engine_core, AsyncMPClient)
+        self._llm, self._client = llm, llm.engine_core
+        self._processor, self._decoder = llm.output_processor, llm.engine_core.decoder
+        # The same socket without pyzmq's futures.
+        self._socket = zmq.Socket.shadow(llm.engine_core.resources.output_socket.underlying)
+        self._aborts: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Read from now on, in the running loop; vLLM's client then starts no tasks of its own."""
+        self._failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._read_until_failure())
+        # By the first vLLM tells whether the engine has failed; at the end it cancels both.
+        self._llm.output_handler = self._client.resources.output_queue_task = task
+
+    async def _read_until_failure(self) -> None:
+        loop = asyncio.get_running_loop()
+        # A copy: at the end the socket is closed first, and another may then have the number of its descriptor.
+        descriptor = os.dup(self._socket.get(zmq.FD))
+        failure: Exception = EngineDeadError()
+        loop.add_reader(descriptor, self._read)
+        try:
+            self._read()
+            failure = await self._failed
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            self._processor.propagate_error(self._client._format_exception(failure))  # noqa: SLF001
+
+    def _read(self) -> None:
+        """Read all that has come: ZeroMQ's descriptor tells only once of it (zmq_getsockopt(3), ZMQ_FD)."""
+        try:
+            while not self._failed.done():
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                self._client.resources.validate_alive(frames)
+                self._take(self._decoder.decode(frames))
+        except zmq.Again:
+            pass
+        except Exception as failure:  # noqa: BLE001 - raised by all requests
+            if not isinstance(failure, EngineDeadError):
+                print_stderr(f"The engine's outputs cannot be read: {failure!r}")
+            self._failed.set_result(failure)
+
+    def _take(self, step: EngineCoreOutputs) -> None:
+        if step.utility_output is not None:
+            _process_utility_output(step.utility_output, self._client.utility_results)
+            return
+        made = self._processor.process_outputs(
+            step.outputs, step.timestamp, None, weight_version=step.weight_version
+        )
+        if made.reqs_to_abort:
+            abort = asyncio.create_task(self._client.abort_requests_async(made.reqs_to_abort))
+            self._aborts.add(abort)
+            abort.add_done_callback(self._aborts.discard)
+        if self._llm.logger_manager is not None:
+            self._llm.logger_manager.record(step.scheduler_stats, None, engine_idx=step.engine_index)

@@ -1,0 +1,110 @@
+"""Token ids -> text by a table, for tokenizers whose tokens are either texts or single bytes, as SentencePiece's are.
+
+What one token adds to a text depends on others only where it is a byte of a character, or the space that is left out at
+the beginning of a whole text. So a list look-up takes the place of a detokenizer that decodes several tokens for each.
+"""
+
+import codecs
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from transformers import TokenizersBackend
+from vllm.tokenizers import TokenizerLike
+
+SPACE, UNKNOWN = "\u2581", "\ufffd"
+"""How a vocabulary of SentencePiece spells a space, and what stands for a byte that is of no character."""
+DECODERS = ["Replace", "ByteFallback", "Fuse", "Strip"]
+"""The steps of a decoder (Hugging Face's tokenizers) that the table stands for; the last may be missing."""
+BYTE_ERRORS = "one-unknown-for-each-byte"
+
+
+def _to_unknown(failure: UnicodeError) -> tuple[str, int]:
+    assert isinstance(failure, UnicodeDecodeError)
+    return UNKNOWN * (failure.end - failure.start), failure.end
+
+
+codecs.register_error(BYTE_ERRORS, _to_unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """What each token of a vocabulary adds to a text."""
+
+    texts: Sequence[str | None]
+    """By token id; None: it is one of `pieces`."""
+    pieces: dict[int, bytes]
+    """Bytes, and texts that end with U+FFFD, which may be parts of characters: they wait for what follows."""
+    strips_space: bool
+    """Whether a space at the beginning of a whole text is left out."""
+
+    def follows(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether what follows these tokens is known without them: there is text before, and no piece at its end."""
+        for token_id in reversed(prompt_ids):
+            if token_id >= len(self.texts) or (text := self.texts[token_id]) is None:
+                return False
+            if text:
+                return True
+        return not self.strips_space
+
+
+def to_token_table(tokenizer: TokenizerLike, vocabulary_size: int) -> TokenTable | None:
+    """Make the table of a tokenizer; None for one that decodes in other ways than SentencePiece does.
+
+    Special tokens add nothing, nor do ids up to `vocabulary_size` for which there are no tokens.
+    """
+    if not isinstance(tokenizer, TokenizersBackend):
+        return None
+    backend = tokenizer._tokenizer  # noqa: SLF001 - vLLM's own detokenizer takes it too
+    decoder = json.loads(backend.to_str())["decoder"] or {}
+    steps = [step["type"] for step in decoder.get("decoders", ())]
+    if steps not in (DECODERS, DECODERS[:-1]) or decoder["decoders"][0]["content"] != " ":
+        return None
+    special = {
+        token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
+    }
+    texts: list[str | None] = []
+    pieces: dict[int, bytes] = {}
+    for token_id in range(vocabulary_size):
+        token = cast(str | None, backend.id_to_token(token_id))
+        text = "" if token is None or token_id in special else token.replace(SPACE, " ")
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            pieces[token_id] = bytes.fromhex(text[3:5])
+        elif text.endswith(UNKNOWN):
+            pieces[token_id] = text.encode()
+        texts.append(None if token_id in pieces else text)
+    return TokenTable(texts, pieces, strips_space=steps == DECODERS)
+
+
+class TableText:
+    """The text of one choice, made of its tokens by a table; it follows a prompt of which `TokenTable.follows` holds."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self._texts, self._pieces = table.texts, table.pieces
+        self._waiting = b""
+        """Pieces that are no whole characters yet, or not yet known to be none."""
+
+    def add(self, token_ids: Sequence[int]) -> str:
+        """Add the next tokens; returns the text that they add, without a last character that is not complete."""
+        if len(token_ids) == 1 and not self._waiting:
+            text = self._texts[token_ids[0]]
+            return self._add_piece(token_ids[0]) if text is None else text
+        return "".join(map(self._add_one, token_ids))
+
+    def _add_one(self, token_id: int) -> str:
+        text = self._texts[token_id]
+        if text is None:
+            return self._add_piece(token_id)
+        if text and self._waiting:
+            text = self._waiting.decode(errors=BYTE_ERRORS) + text
+            self._waiting = b""
+        return text
+
+    def _add_piece(self, token_id: int) -> str:
+        self._waiting += self._pieces[token_id]
+        text = self._waiting.decode(errors=BYTE_ERRORS)
+        if text.endswith(UNKNOWN):
+            return ""
+        self._waiting = b""
+        return text
