@@ -182,8 +182,8 @@ def stream(
                 tokens = aligners[delta.index].align(delta) if aligners else ()
                 made = chunks.events(delta, tokens, due_ids(delta))
                 events += _with_usage(made, generation) if has_usage_in_each else made
-            if ends_with_usage and generation.is_over:
-                events.append(chunks.without_choices(usage=usage_of(generation)))
+                if ends_with_usage and delta.finish_reason and generation.is_over:
+                    events.append(chunks.without_choices(usage=usage_of(generation)))
             return sink(events) if events else None
 
         await generation.source(add)

@@ -19,6 +19,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import TokenizerLike
 
 from engine.detokenizer import AnswerText
+from engine.token_table import TableText, TokenTable
 from errors import APIError
 from generation import CallFormat, Delta, FinishReason, Prompt, TokenLogprob
 
@@ -30,7 +31,7 @@ class Answer:
 
     `params`: what vLLM was asked for, with the stop strings of the request. `limit`: the most tokens of the answer, a
     lead token not counted. `alternatives`: how many of the likeliest tokens are reported beside each; None: no
-    log-probabilities.
+    log-probabilities. `table`: that of the tokenizer, if it has one.
     """
 
     is_over = False
@@ -45,8 +46,10 @@ class Answer:
         params: SamplingParams,
         limit: int,
         alternatives: int | None,
+        table: TokenTable | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._table = table
         self._prompt = prompt
         self._params = params
         self._limit = limit
@@ -104,16 +107,19 @@ class Answer:
         excess = len(self._token_ids) - self._limit
         if excess > 0:
             # What a delta's text has of its last token is not known: all is detokenized once more, up to the limit.
-            text = AnswerText(self._tokenizer, self._prompt, without_stops(self._params))
-            whole = text.add(
-                self._token_ids[: self._limit], is_last=True, ends_with_stop_token=False
-            )
-            delta.text = whole[self._sent_characters :]
+            delta.text = self._whole_text(self._token_ids[: self._limit])[self._sent_characters :]
             delta.token_ids = delta.token_ids[:-excess]
             if delta.logprobs is not None:
                 delta.logprobs = delta.logprobs[:-excess]
             delta.finish_reason = "length"
         self._sent_characters += len(delta.text)
+
+    def _whole_text(self, token_ids: list[int]) -> str:
+        """The text of the answer's first tokens, in which no stop string counts."""
+        if self._table is not None and self._table.fits(self._prompt.ids, self._params):
+            return TableText(self._table).add(token_ids).removeprefix(self._prompt.answer_lead)
+        text = AnswerText(self._tokenizer, self._prompt, without_stops(self._params))
+        return text.add(token_ids, is_last=True, ends_with_stop_token=False)
 
 
 class SelfStoppingAnswer(Answer):

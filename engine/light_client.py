@@ -148,9 +148,7 @@ class PlainRequests:
             params is not None
             and not params.stop
             and params.logprobs is params.prompt_logprobs is None
-            and params.detokenize
-            and params.skip_special_tokens
-            and self._table.follows(request.prompt_token_ids or ())
+            and self._table.fits(request.prompt_token_ids or (), params)
         )
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection
 from concurrent.futures import Future
 from threading import Thread
+from typing import NamedTuple
 
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -11,12 +12,13 @@ from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.core_client import AsyncMPClient
 
 from engine.dispatch import Dispatcher
 from engine.light_client import PlainRequests, replace_stat_loggers
 from engine.process import cause, causes_file
 from engine.step_reader import StepReader
-from engine.token_table import to_token_table
+from engine.token_table import TokenTable, to_token_table
 from engine.vllm_contract import (
     missing_for_dispatch,
     missing_for_outputs,
@@ -29,24 +31,33 @@ LIGHT_PARTS = ("steps", "dispatch", "outputs", "statistics")
 """Parts of vLLM's client that are replaced by lighter ones, if vLLM has what these need."""
 
 
-async def load(
-    args: AsyncEngineArgs, light_parts: Collection[str]
-) -> tuple[AsyncLLMEngine, Dispatcher | None]:
+class Loaded(NamedTuple):
+    """An engine that is ready, and what stands in for parts of its client."""
+
+    llm: AsyncLLMEngine
+    table: TokenTable | None
+    """Of the model's tokenizer; None for one that has no such table."""
+    dispatcher: Dispatcher | None
+    """Of the engine's outputs; None: vLLM's own way takes its place."""
+
+
+async def load(args: AsyncEngineArgs, light_parts: Collection[str]) -> Loaded:
     """Load a model in a thread, which leaves the event loop to others; raises StartError.
 
-    Returns the engine, and the dispatcher of its outputs, if that is among the `light_parts` and fits vLLM.
+    `light_parts`: those of LIGHT_PARTS that are to be used, where they fit vLLM.
     """
     causes = causes_file()
     causes.touch()
     try:
         llm = await _load(args)
-        dispatcher = _replace_parts(llm, args, light_parts)
+        table = to_token_table(llm.get_tokenizer(), llm.model_config.get_vocab_size())
+        dispatcher = _replace_parts(llm, args, table, light_parts)
         await _warm_up(llm)
     except Exception as failure:
         raise StartError(f"vLLM cannot start the model: {cause(failure)}.") from failure
     finally:
         causes.unlink(missing_ok=True)
-    return llm, dispatcher
+    return Loaded(llm, table, dispatcher)
 
 
 async def _load(args: AsyncEngineArgs) -> AsyncLLMEngine:
@@ -68,7 +79,10 @@ async def _load(args: AsyncEngineArgs) -> AsyncLLMEngine:
 
 
 def _replace_parts(
-    llm: AsyncLLMEngine, args: AsyncEngineArgs, light_parts: Collection[str]
+    llm: AsyncLLMEngine,
+    args: AsyncEngineArgs,
+    table: TokenTable | None,
+    light_parts: Collection[str],
 ) -> Dispatcher | None:
     """Replace the parts of vLLM's client that are among `light_parts`, where vLLM has what the lighter ones need."""
 
@@ -82,12 +96,12 @@ def _replace_parts(
         replace_stat_loggers(llm)
     if not fits("dispatch", missing_for_dispatch()):
         return None
-    if not llm.log_stats and fits("steps", missing_for_steps()):
+    is_alone = type(llm.engine_core) is AsyncMPClient and not llm.log_stats
+    if is_alone and fits("steps", missing_for_steps()):
         StepReader(llm).start()
     dispatcher = Dispatcher()
-    table = to_token_table(llm.get_tokenizer(), llm.model_config.get_vocab_size())
-    has_steps = not llm.log_stats and llm.output_processor.stream_interval == 1
-    if table is not None and has_steps and fits("outputs", missing_for_outputs()):
+    is_step_by_step = not llm.log_stats and llm.output_processor.stream_interval == 1
+    if table is not None and is_step_by_step and fits("outputs", missing_for_outputs()):
         PlainRequests(llm, dispatcher, table)
     return dispatcher
 

@@ -74,4 +74,6 @@ class StepReader:
             self._aborts.add(abort)
             abort.add_done_callback(self._aborts.discard)
         if self._llm.logger_manager is not None:
-            self._llm.logger_manager.record(step.scheduler_stats, None, engine_idx=step.engine_index)
+            self._llm.logger_manager.record(
+                step.scheduler_stats, None, engine_idx=step.engine_index
+            )

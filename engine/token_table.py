@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from transformers import TokenizersBackend
+from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import TokenizerLike
 
 SPACE, UNKNOWN = "\u2581", "\ufffd"
@@ -39,7 +40,11 @@ class TokenTable:
     strips_space: bool
     """Whether a space at the beginning of a whole text is left out."""
 
-    def follows(self, prompt_ids: Sequence[int]) -> bool:
+    def fits(self, prompt_ids: Sequence[int], params: SamplingParams) -> bool:
+        """Whether an answer to this prompt, without stop strings, has the text that the table makes of its tokens."""
+        return bool(params.skip_special_tokens and params.detokenize) and self._follows(prompt_ids)
+
+    def _follows(self, prompt_ids: Sequence[int]) -> bool:
         """Whether what follows these tokens is known without them: there is text before, and no piece at its end."""
         for token_id in reversed(prompt_ids):
             if token_id >= len(self.texts) or (text := self.texts[token_id]) is None:
@@ -78,7 +83,7 @@ def to_token_table(tokenizer: TokenizerLike, vocabulary_size: int) -> TokenTable
 
 
 class TableText:
-    """The text of one choice, made of its tokens by a table; it follows a prompt of which `TokenTable.follows` holds."""
+    """The text of one choice, made of its tokens by a table that fits it (`TokenTable.fits`)."""
 
     def __init__(self, table: TokenTable) -> None:
         self._texts, self._pieces = table.texts, table.pieces

@@ -47,7 +47,13 @@ REQUEST_FIELDS = (
     "pooling_params",
 )
 STEP_FIELDS = ("outputs", "scheduler_stats", "timestamp", "utility_output", "weight_version")
-CORE_OUTPUT_FIELDS = ("request_id", "new_token_ids", "finish_reason", "stop_reason", "prefill_stats")
+CORE_OUTPUT_FIELDS = (
+    "request_id",
+    "new_token_ids",
+    "finish_reason",
+    "stop_reason",
+    "prefill_stats",
+)
 ADD_PARAMETERS = ("request", "prompt", "parent_req", "request_index", "queue")
 PROCESSOR_FIELDS = ("request_states", "external_req_ids", "stream_interval", "_finish_request")
 
@@ -111,9 +117,7 @@ def missing_for_steps() -> str | None:
                 "AsyncMPClient", vars(core_client.MPClient), ("_format_exception", "ensure_alive")
             ),
             _missing_names(
-                "OutputProcessor",
-                vars(OutputProcessor),
-                ("process_outputs", "propagate_error"),
+                "OutputProcessor", vars(OutputProcessor), ("process_outputs", "propagate_error")
             ),
         )
     )

@@ -33,6 +33,7 @@ from engine.greedy_runs import TokenCallback
 from engine.loading import LIGHT_PARTS, load
 from engine.memory import describe_memory
 from engine.sampling import to_beam_config, to_run_params, to_sampling_params, to_score_params
+from engine.token_table import TokenTable
 from engine.vllm_beams import report_tokens, search_beams
 from errors import APIError, bad_request, engine_died, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
@@ -83,6 +84,7 @@ class VLLMEngine:
         self._max_queued_tokens = args.max_num_queued_tokens
         self._unfinished = 0
         self._dispatcher: Dispatcher | None = None
+        self._table: TokenTable | None = None
         self._readers: set[asyncio.Task[object]] = set()
         """Tasks that read outputs in vLLM's own way, without a dispatcher."""
         self._is_draining = self._is_aborted = False
@@ -92,7 +94,7 @@ class VLLMEngine:
 
     async def start(self) -> None:
         """Load the model, while the app answers; raises StartError."""
-        llm, self._dispatcher = await load(self._args, self.light_parts)
+        llm, self._table, self._dispatcher = await load(self._args, self.light_parts)
         try:
             for module in self._first_adapters:
                 with raising_start_error(f"--lora-modules {module.name}"):
@@ -211,9 +213,12 @@ class VLLMEngine:
     async def _sample(self, request: _Request, sink: Sink[Delta]) -> None:
         """Push what each output of vLLM adds to the answers into the sink."""
         answers = self._answers(request)
+        to_deltas = (
+            partial(_to_delta, answers[0]) if len(answers) == 1 else partial(_to_deltas, answers)
+        )
 
         def take(output: RequestOutput) -> Drain | None:
-            return sink(_to_deltas(answers, output))
+            return sink(to_deltas(output))
 
         await self._complete(request, answers, take)
 
@@ -246,10 +251,8 @@ class VLLMEngine:
             kind = SelfStoppingAnswer
             params.stop, params.output_kind = [], RequestOutputKind.DELTA
         tokenizer = self._llm.get_tokenizer()
-        answers = [
-            kind(tokenizer, request.prompt, asked, decoding.max_tokens, decoding.alternatives)
-            for _ in range(params.n)
-        ]
+        fields = request.prompt, asked, decoding.max_tokens, decoding.alternatives, self._table
+        answers = [kind(tokenizer, *fields) for _ in range(params.n)]
         for answer in answers:
             answer.call_format = call_format
         return answers
@@ -439,11 +442,18 @@ def _full() -> APIError:
 
 def _to_deltas(answers: Sequence[Answer], output: RequestOutput) -> list[Delta]:
     """What an output adds to the answers that are not over."""
-    deltas = [
+    return [
         answers[completion.index].to_delta(completion, completion.index)
         for completion in output.outputs
         if not answers[completion.index].is_over
     ]
-    if output.finished and len(answers) == 1 and deltas:  # others find each other's prompt there
-        deltas[-1].cached_tokens = output.num_cached_tokens or 0
-    return deltas
+
+
+def _to_delta(answer: Answer, output: RequestOutput) -> list[Delta]:
+    """The same for a request of one answer, whose prompt no other choice finds in the cache."""
+    if answer.is_over:
+        return []
+    delta = answer.to_delta(output.outputs[0], 0)
+    if output.finished:
+        delta.cached_tokens = output.num_cached_tokens or 0
+    return [delta]
