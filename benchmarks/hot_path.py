@@ -89,18 +89,18 @@ class Collector:
 
     def __init__(self) -> None:
         self.ready = asyncio.Event()
-        self._output: Output | None = None
+        self.output: Output | None = None
 
     def put(self, output: Output) -> None:
-        if self._output is None:
-            self._output = output
+        if self.output is None:
+            self.output = output
             self.ready.set()
         else:
-            self._output.deltas += output.deltas
-            self._output.finished = output.finished
+            self.output.deltas += output.deltas
+            self.output.finished = output.finished
 
     def get_nowait(self) -> Output | None:
-        output, self._output = self._output, None
+        output, self.output = self.output, None
         self.ready.clear()
         return output
 

@@ -18,19 +18,19 @@ class Output:
 class Collector:
     """As vLLM's: one output waits, others are merged into it; a failure takes its place."""
 
-    def __init__(self, waiting: Output | Exception | None = None) -> None:
+    def __init__(self, output: Output | Exception | None = None) -> None:
         self.ready = asyncio.Event()
-        self.waiting = waiting
+        self.output = output
 
     def put(self, output: Output | Exception) -> None:
-        if self.waiting is None or isinstance(output, Exception):
-            self.waiting = output
+        if self.output is None or isinstance(output, Exception):
+            self.output = output
             self.ready.set()
-        elif isinstance(self.waiting, Output):
-            self.waiting = Output(self.waiting.text + output.text, output.finished)
+        elif isinstance(self.output, Output):
+            self.output = Output(self.output.text + output.text, output.finished)
 
     def get_nowait(self) -> Output | None:
-        output, self.waiting = self.waiting, None
+        output, self.output = self.output, None
         self.ready.clear()
         if isinstance(output, Exception):
             raise output
