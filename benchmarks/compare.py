@@ -286,9 +286,11 @@ def measure_loads(
     tables: dict[str, Rounds] = {}
     for load in loads:
         counted, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (rounds, 1)
-        tables[load.name] = in_turn(
-            [*targets], lambda name, load=load: load_figures(targets[name], load), counted, warm_ups
-        )
+
+        def measure(name: str, load: Load = load) -> Figures:
+            return load_figures(targets[name], load)
+
+        tables[load.name] = in_turn([*targets], measure, counted, warm_ups)
         print_rows(load.name, tables[load.name], columns)
     return tables
 

@@ -186,7 +186,7 @@ def _wait_for(url: str, process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with {process.returncode}")
+            raise SystemExit(f"{process.args!r} ended with {process.returncode}")
         try:
             if (
                 httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60).status_code
