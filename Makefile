@@ -20,10 +20,10 @@ CLIENTS := tests/clients
 ENVIRONMENTS := $(patsubst $(CLIENTS)/requirements/%.txt,$(CLIENTS)/environments/%,$(wildcard $(CLIENTS)/requirements/*.txt))
 TORCH_CPU := torch==2.13.0+cpu
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-# What a server of text has no use for, though something that it uses requires it: wavedrom (by fschat) is built here, for
-# which pip fetches its tools again and again. On a CPU also what is made for GPUs: the first three break transformers'
-# import there, and triton is 290 MB to fetch and 1 GB of disk. pip cannot leave out what a package requires, so it finds
-# empty records of these releases until all else is installed.
+# What a server of text has no use for, though something that it uses requires it: wavedrom (by fschat) is built here,
+# for which pip fetches its tools again and again. On a CPU also what is made for GPUs: the first three break
+# transformers' import there, and triton is 290 MB to fetch and 1 GB of disk. pip cannot leave out what a package
+# requires, so it finds empty records of these releases until all else is installed.
 UNUSED := wavedrom-2.0.3.post3
 
 ifneq ($(shell command -v nvidia-smi 2>/dev/null),)
@@ -50,7 +50,8 @@ test: .venv/installed-dev page/node_modules/.installed
 test-clients: $(CLIENTS)/node_modules/.installed $(ENVIRONMENTS:%=%/.installed)
 
 # promptfoo's optional packages are two thirds of its size; it needs only what its database has for this platform.
-NPM_INSTALL := npm install --no-package-lock --no-audit --no-fund --fetch-retries 1 --fetch-retry-mintimeout 1000 --prefix
+NPM_INSTALL := npm install --no-package-lock --no-audit --no-fund --fetch-retries 1 --fetch-retry-mintimeout 1000 \
+  --prefix
 $(CLIENTS)/node_modules/.installed: $(CLIENTS)/package.json
 	$(NPM_INSTALL) $(CLIENTS) --omit=optional
 	$(NPM_INSTALL) $(CLIENTS)/node_modules/libsql --omit=dev --ignore-scripts

@@ -38,7 +38,7 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "requirements-cpu.txt").write_text("tinyvllm\n")
     (tmp_path / "wheels").mkdir()
     write_wheel(
-        folder / "wheels",
+        tmp_path / "wheels",
         "tinyvllm",
         "torchvision",
         "torchaudio",
