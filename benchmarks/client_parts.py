@@ -15,7 +15,7 @@ from statistics import median, quantiles
 
 from compare import Rounds, http_target, in_turn, load_figures, median_of
 from load import Load
-from servers import OURS, ROOT, server
+from servers import OURS, ROOT, Command, server
 
 sys.path.insert(0, str(ROOT))
 
@@ -28,11 +28,13 @@ FIGURE = "CPU per token, µs"
 TOKENS, REQUESTS = 128, 4
 
 
-def commands(parts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def commands(parts: Sequence[str]) -> dict[str, Command]:
     """The command of each variant, by the part that it does without."""
     serve = (__file__, "--light-parts")
-    without = {part: (*serve, *(other for other in parts if other != part)) for part in parts}
-    return {WITH_ALL: OURS, **without, WITH_NONE: serve}
+    without = {
+        part: Command((*serve, *(other for other in parts if other != part))) for part in parts
+    }
+    return {WITH_ALL: OURS, **without, WITH_NONE: Command(serve)}
 
 
 def serve(light_parts: Sequence[str], arguments: Sequence[str]) -> int:

@@ -1,12 +1,16 @@
 """Compares this server with `vllm serve` and with the engine without HTTP: same model, engine flags and loads, in turn.
 
-python benchmarks/compare.py [--rounds 5] [--starts 3] [--client-rounds 2] [--peer-flags=...] [--plot FILE]
-python benchmarks/compare.py --before FOLDER [--rounds 7] [--starts 3]
+python benchmarks/compare.py [--rust-frontend FILE] [--loads WORDS ...] [--rounds 5] [--starts 3] [--client-rounds 2]
+                             [--peer-flags=...] [--plot FILE]
+python benchmarks/compare.py --before FOLDER [--loads WORDS ...] [--rounds 7] [--starts 3]
+
+`vllm serve` has two front ends, in Python and in Rust. The one in Rust is measured where its program is given, or lies
+in vLLM's package.
 
 With `--before` another checkout of this server stands in for `vllm serve`, such as one before a change, and only the
 loads of which a change is judged are put on the two.
 
-Prints a table of medians: the CPU time of the API process, what clients measure, and the ratios. There are two clients:
+Prints a table of medians: the CPU time of the front end, what clients measure, and the ratios. There are two clients:
 `load.py`, and vLLM's own (`vllm bench serve`), which needs about a core itself. The engine alone keeps no statistics,
 as under this server.
 """
@@ -14,19 +18,20 @@ as under this server.
 import argparse
 import asyncio
 import json
+import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import httpx
 import uvloop
-from load import Load, Timings, run
+from load import CHAT, Load, Timings, run
 from servers import (
     ENGINE_ALONE,
     ENGINE_FLAGS,
@@ -34,14 +39,20 @@ from servers import (
     NAME,
     OURS,
     PEER,
+    Command,
     Server,
-    cpu_seconds,
     process,
+    rust_front_end,
     server,
     to_arguments,
 )
 
 THIS, OTHER, BEFORE, ALONE = "this server", "vllm serve", "before", "engine alone"
+RUST = "vllm serve, Rust front end"
+RUST_PROGRAM = "vllm-rs"
+NO_RUST = f"""
+Left out: `{RUST}`, for its program, `{RUST_PROGRAM}`, is not in vLLM's package here (--rust-frontend FILE names it).
+"""
 LOADS = (
     Load("1 stream of 128 tokens", 1, 128, 4),
     Load("32 streams of 128 tokens", 32, 128, 4),
@@ -53,6 +64,8 @@ LOADS = (
 )
 CHANGE_LOADS = (LOADS[1], LOADS[2], LOADS[6])
 PROMPT_TOKENS = 40
+ALL_MEMORY = "memory of all processes, MiB"
+PLOT = "benchmarks/compare.png"
 MANY_TOKENS = 50_000
 """Of loads with more tokens one round is measured."""
 CLIENT_LOAD = LOADS[1]
@@ -111,9 +124,9 @@ def questions() -> list[str]:
 
 def http_target(started: Server) -> Target:
     def ask(load: Load) -> Timings:
-        began = cpu_seconds(started.pid)
+        began = started.cpu
         timings = uvloop.run(run(started.url, load, questions(), NAME))
-        return replace(timings, cpu=cpu_seconds(started.pid) - began)
+        return replace(timings, cpu=started.cpu - began)
 
     return ask
 
@@ -140,10 +153,28 @@ async def to_prompts(url: str) -> list[list[int]]:
         return [reply.raise_for_status().json()["tokens"] for reply in replies]
 
 
-def start_figures(command: Sequence[str]) -> Figures:
-    """How long a server takes from the start of its process to its first answer."""
+async def prompt_tokens(url: str) -> list[int]:
+    """How many tokens a server's prompts of the questions have, by its own account."""
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+        bodies = [
+            {"model": NAME, "messages": [{"role": "user", "content": question}], "max_tokens": 1}
+            for question in questions()
+        ]
+        replies = [await client.post(CHAT, json=body) for body in bodies]
+        return [reply.raise_for_status().json()["usage"]["prompt_tokens"] for reply in replies]
+
+
+def check_prompts(started: dict[str, Server], prompts: list[list[int]]) -> None:
+    """Exit unless all servers make prompts of as many tokens of the questions as the engine alone gets."""
+    for name, one in started.items():
+        if asyncio.run(prompt_tokens(one.url)) != [*map(len, prompts)]:
+            raise SystemExit(f"the prompts of {name} have not as many tokens as those of {THIS}")
+
+
+def start_figures(command: Command) -> Figures:
+    """How long a server takes from the start of its process to its first answer, and its memory then."""
     with server(command) as started:
-        return {"start to first answer, s": started.seconds}
+        return {"start to first answer, s": started.seconds, ALL_MEMORY: started.all_memory / 2**20}
 
 
 def client_figures(url: str, load: Load) -> Figures:
@@ -174,10 +205,11 @@ def client_figures(url: str, load: Load) -> Figures:
 def in_turn(
     targets: Sequence[str], measure: Callable[[str], Figures], rounds: int, warm_ups: int = 0
 ) -> Rounds:
-    """Measure each target once a round; the figures of the first `warm_ups` rounds are left out."""
+    """Measure each target once a round, each round another one first; the first `warm_ups` rounds are left out."""
     made: Rounds = {target: [] for target in targets}
     for number in range(warm_ups + rounds):
-        for target in targets:
+        first = number % len(targets)
+        for target in (*targets[first:], *targets[:first]):
             figures = measure(target)
             if number >= warm_ups:
                 made[target].append(figures)
@@ -188,93 +220,104 @@ def median_of(rounds: Sequence[Figures], name: str) -> float:
     return median(figures[name] for figures in rounds)
 
 
-def print_rows(title: str, rounds: Rounds) -> None:
+def print_heading(targets: Sequence[str]) -> None:
+    """Print the head of the table: this server, then the others, each that is a server with its ratio."""
+    cells = ["load", "figure"]
+    for target in targets:
+        cells += [target] if target in (THIS, ALONE) else [target, "ratio"]
+    print(f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|", flush=True)
+
+
+def print_rows(title: str, rounds: Rounds, targets: Sequence[str]) -> None:
     """Print the figures of a load as rows of the table; ratios are taken within each round."""
-    this, other, *_ = rounds
-    for name in rounds[this][0]:
-        ratio = median(
-            mine[name] / theirs[name]
-            for mine, theirs in zip(rounds[this], rounds[other], strict=True)
-        )
-        medians = [
-            f"{median_of(rounds[target], name):.1f}" if target in rounds else ""
-            for target in (this, other, ALONE)
-        ]
-        print(
-            f"| {title} | {name} | {medians[0]} | {medians[1]} | **{ratio:.2f}** | {medians[2]} |",
-            flush=True,
-        )
+    for name in rounds[THIS][0]:
+        cells = [title, name]
+        for target in targets:
+            cells.append(f"{median_of(rounds[target], name):.1f}" if target in rounds else "")
+            if target not in (THIS, ALONE):
+                ratio = median(
+                    mine[name] / theirs[name]
+                    for mine, theirs in zip(rounds[THIS], rounds[target], strict=True)
+                )
+                cells.append(f"**{ratio:.2f}**")
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def plot(tables: dict[str, Rounds], file: str) -> None:
+def plot(tables: dict[str, Rounds], targets: Sequence[str], file: str) -> None:
     """Draw four figures of the streamed loads as bars."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot
 
-    streams = [load.name for load in LOADS if load.is_streamed and load.tokens == LOADS[0].tokens]
+    streams = [
+        load.name
+        for load in LOADS
+        if load.name in tables and load.is_streamed and load.tokens == LOADS[0].tokens
+    ]
     names = (
         "CPU per token, µs",
         "output tokens/s",
         "first token p50, ms",
         "between tokens p99, ms",
     )
+    width = 0.8 / len(targets)
     drawing, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 4))
     for axis, name in zip(axes, names, strict=True):
-        for number, target in enumerate((THIS, OTHER, ALONE)):
+        for number, target in enumerate(targets):
             heights = [median_of(tables[stream][target], name) for stream in streams]
-            places = [place + (number - 1) * 0.27 for place in range(len(streams))]
-            axis.bar_label(axis.bar(places, heights, 0.27, label=target), fmt="%.0f", fontsize=7)
+            places = [place + number * width for place in range(len(streams))]
+            axis.bar_label(axis.bar(places, heights, width, label=target), fmt="%.0f", fontsize=6)
         axis.set_title(name)
         axis.set_xlabel("streams")
-        axis.set_xticks(range(len(streams)), [stream.split()[0] for stream in streams])
+        axis.set_xticks(
+            [place + width * (len(targets) - 1) / 2 for place in range(len(streams))],
+            [stream.split()[0] for stream in streams],
+        )
     axes[0].legend()
     drawing.tight_layout()
     drawing.savefig(file, dpi=120)
 
 
-def compare_checkouts(folder: Path, rounds: int, starts: int) -> None:
+def measure_loads(
+    targets: dict[str, Target], loads: Sequence[Load], rounds: int, columns: Sequence[str]
+) -> dict[str, Rounds]:
+    """Put each load on all targets, and print its figures."""
+    tables: dict[str, Rounds] = {}
+    for load in loads:
+        counted, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (rounds, 1)
+
+        def measure(name: str, load: Load = load) -> Figures:
+            return load_figures(targets[name], load)
+
+        tables[load.name] = in_turn([*targets], measure, counted, warm_ups)
+        print_rows(load.name, tables[load.name], columns)
+    return tables
+
+
+def compare_checkouts(folder: Path, loads: Sequence[Load], rounds: int, starts: int) -> None:
     """Print the figures of this checkout and of the one in `folder`."""
-    commands = {THIS: OURS, BEFORE: [str(folder.resolve() / OURS[0])]}
-    print(f"| load | figure | {THIS} | {BEFORE} | ratio | |\n|---|---|---|---|---|---|")
+    before = Command((str(folder.resolve() / OURS.arguments[0]),))
+    commands = {THIS: OURS, BEFORE: before}
+    print_heading([*commands])
     if starts:
         made = in_turn([*commands], lambda name: start_figures(commands[name]), starts)
-        print_rows("start", made)
+        print_rows("start", made, [*commands])
     with ExitStack() as stack:
         targets = {
             name: http_target(stack.enter_context(server(command)))
             for name, command in commands.items()
         }
-        for load in CHANGE_LOADS:
-            made = in_turn(
-                [*targets],
-                lambda name, load=load: load_figures(targets[name], load),
-                rounds,
-                warm_ups=1,
-            )
-            print_rows(load.name, made)
+        measure_loads(targets, loads, rounds, [*commands])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--starts", type=int, default=3)
-    parser.add_argument("--client-rounds", type=int, default=2, help="of vllm bench serve")
-    parser.add_argument("--peer-flags", default="", help="more flags of vllm serve")
-    parser.add_argument("--plot", default="benchmarks/compare.png")
-    parser.add_argument("--before", type=Path, help="another checkout, instead of vllm serve")
-    asked = parser.parse_args()
-    if asked.before is not None:
-        compare_checkouts(asked.before, asked.rounds, asked.starts)
-        return
-    commands: dict[str, Sequence[str]] = {THIS: OURS, OTHER: [*PEER, *asked.peer_flags.split()]}
-    tables: dict[str, Rounds] = {}
-    print(f"| load | figure | {THIS} | {OTHER} | ratio | {ALONE} |\n|---|---|---|---|---|---|")
+def compare_servers(commands: dict[str, Command], asked: argparse.Namespace) -> None:
+    """Print the figures of this server, of the others and of the engine alone, and draw them."""
+    columns = [*commands, ALONE]
+    print_heading(columns)
     if asked.starts:
-        print_rows(
-            "start", in_turn([*commands], lambda name: start_figures(commands[name]), asked.starts)
-        )
+        made = in_turn([*commands], lambda name: start_figures(commands[name]), asked.starts)
+        print_rows("start", made, columns)
     with ExitStack() as stack:
         started = {name: stack.enter_context(server(command)) for name, command in commands.items()}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -282,31 +325,74 @@ def main() -> None:
             process([*ENGINE_ALONE, *to_arguments(ENGINE_FLAGS), "--disable-log-stats"], **pipes)
         )
         prompts = asyncio.run(to_prompts(started[THIS].url))
-        targets = {name: http_target(one) for name, one in started.items()} | {
-            ALONE: engine_target(alone, prompts)
+        check_prompts(started, prompts)
+        targets = {name: http_target(one) for name, one in started.items()}
+        targets[ALONE] = engine_target(alone, prompts)
+        tables = measure_loads(targets, asked.loads or LOADS, asked.rounds, columns)
+        memory = {
+            name: [{"memory, MiB": one.memory / 2**20, ALL_MEMORY: one.all_memory / 2**20}]
+            for name, one in started.items()
         }
-        for load in LOADS:
-            rounds, warm_ups = (1, 0) if load.all_tokens > MANY_TOKENS else (asked.rounds, 1)
-            tables[load.name] = in_turn(
-                [*targets],
-                lambda name, load=load: load_figures(targets[name], load),
-                rounds,
-                warm_ups,
-            )
-            print_rows(load.name, tables[load.name])
-        print_rows(
-            "after all",
-            {name: [{"memory, MiB": one.memory / 2**20}] for name, one in started.items()},
-        )
+        print_rows("after all", memory, columns)
         if asked.client_rounds:
             seen = in_turn(
                 [*started],
                 lambda name: client_figures(started[name].url, CLIENT_LOAD),
                 asked.client_rounds,
             )
-            print_rows(f"{CLIENT_LOAD.name}, vllm bench serve", seen)
-    plot(tables, asked.plot)
+            print_rows(f"{CLIENT_LOAD.name}, vllm bench serve", seen, columns)
+    if asked.plot:
+        plot(tables, columns, asked.plot)
+
+
+def rust_program() -> Path | None:
+    """Where vLLM itself looks for its front end in Rust, if it lies there."""
+    package = find_spec("vllm")
+    assert package is not None
+    assert package.origin is not None
+    program = Path(package.origin).parent / RUST_PROGRAM
+    return program if os.access(program, os.X_OK) else None
+
+
+def to_loads(words: Sequence[str]) -> list[Load]:
+    """The loads whose name has one of the words in it."""
+    for word in words:
+        if not any(word in load.name for load in LOADS):
+            raise SystemExit(f"no load has {word!r} in its name: {[load.name for load in LOADS]}")
+    return [load for load in LOADS if any(word in load.name for word in words)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--client-rounds", type=int, default=2, help="of vllm bench serve")
+    parser.add_argument(
+        "--loads", nargs="+", default=(), help="only those with one of these in their name"
+    )
+    parser.add_argument("--peer-flags", default="", help="more flags of vllm serve")
+    parser.add_argument("--rust-frontend", type=Path, help="the program of its front end in Rust")
+    parser.add_argument("--plot", help=f"where to draw; of all loads, {PLOT} by default")
+    parser.add_argument("--before", type=Path, help="another checkout, instead of vllm serve")
+    asked = parser.parse_args()
+    asked.loads = to_loads(asked.loads)
+    if asked.before is not None:
+        loads = asked.loads or CHANGE_LOADS
+        compare_checkouts(asked.before, loads, asked.rounds, asked.starts)
+        return
+    asked.plot = asked.plot or (None if asked.loads else PLOT)
+    commands = {THIS: OURS, OTHER: PEER}
+    with ExitStack() as stack:
+        program = asked.rust_frontend or rust_program()
+        if program is None:
+            print(NO_RUST)
+        else:
+            commands[RUST] = stack.enter_context(rust_front_end(program))
+        for name in {OTHER, RUST} & {*commands}:
+            arguments = (*commands[name].arguments, *asked.peer_flags.split())
+            commands[name] = replace(commands[name], arguments=arguments)
+        compare_servers(commands, asked)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -152,6 +152,8 @@ async def run(url: str, load: Load, questions: Sequence[str], model: str) -> Tim
     """Put a load on a server; raises SystemExit for a reply that is not a 200 or has not all its tokens."""
     timings = Timings()
     loop, address = asyncio.get_running_loop(), urlsplit(url)
+    assert address.hostname is not None
+    assert address.port is not None
     made = [
         await loop.create_connection(lambda: Connection(timings), address.hostname, address.port)
         for _ in range(load.connections)

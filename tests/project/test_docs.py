@@ -56,6 +56,7 @@ FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv"}
 OTHER_PROGRAMS_FLAGS = {
     *("--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"),
     *("--dry-run", "--from-literal", "--head", "--generate"),
+    *("--rust-frontend", "--loads", "--no-deps"),
 }
 CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
 """Where the functions that make an error take its code, if not by name alone."""
