@@ -7,6 +7,7 @@ their main module, before anything else: so it imports neither vLLM nor the web 
 import gc
 import io
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -111,12 +112,15 @@ def keep_cause(record: logging.LogRecord) -> bool:
 
 
 def end_with_parent() -> None:
-    """End this process when the server's has ended, even by SIGKILL: it would keep the memory of the model."""
-    parent = os.getppid()
+    """End this process with the one that started it, even by SIGKILL: it would keep the memory of the model.
+
+    The fork server, which is the parent in the system's eyes, lives as long as one of its children.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.1)
+        while (parent := multiprocessing.parent_process()) is None:
+            time.sleep(0.01)  # this module is imported just before that is known
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -125,6 +129,7 @@ def end_with_parent() -> None:
 if __name__ == "__mp_main__":
     end_with_parent()
     os.setpgrp()  # Ctrl-C then reaches the server alone, which lets running requests end
-    quieten_vllm()
+    if "vllm" not in sys.modules:  # in a fork vLLM has been imported, and has set its level
+        quieten_vllm()
     hide_failing_starts()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
