@@ -73,15 +73,16 @@ def prepare(settings: Settings, vllm_arguments: Sequence[str]) -> tuple[Settings
 def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
     """Import vLLM and make its engine, which the app starts later; raises StartError."""
     if is_cpu_build():
-        fork_server.start(settings, vllm_arguments)
+        fork_server.set_variables(settings, vllm_arguments)
     importing = console.Progress("Importing vLLM")
     with raising_start_error("vLLM cannot be imported"):
         # Not at the top: it takes seconds, and a wrong flag should be reported at once.
         from engine.arguments import to_engine_args  # noqa: PLC0415
         from engine.vllm_engine import VLLMEngine  # noqa: PLC0415
 
-    fork_server.use()
     importing.end()
+    if is_cpu_build():
+        fork_server.start()
     with raising_start_error("vLLM cannot be told what to serve"):
         return VLLMEngine(to_engine_args(settings, vllm_arguments), settings.lora_modules)
 

@@ -1,120 +1,160 @@
-"""A process that has imported vLLM, from which the engine's processes are forked, on a CPU.
+"""The engine's processes as forks of one that has imported vLLM, on a CPU.
 
-vLLM spawns its processes, and each imports vLLM again, one after the other. Python's fork server imports it once, while
-this process does, and its children have it from their first moment; the pages of memory that they do not write are
-shared. This module imports neither vLLM nor torch until they are needed.
+vLLM spawns its processes, and each imports vLLM again, one after the other. Here the server's process, once it has
+imported vLLM, leaves a copy of itself behind as the fork server of Python's multiprocessing, and the engine's processes
+are forked from that: they have vLLM from their first moment, and share the memory that none of them writes.
 
-It is for vLLM's CPU build alone. There a fork is safe: the fork server has one thread, no event loop, and no OpenMP
-pool, since nothing has been computed in it. On a GPU all stays as it is: a CUDA driver that is initialised, as by
-vLLM's look for devices, does not survive a fork, and the worker's import is a small part of such a start.
+A fork is safe in a process of one thread alone, since it copies locks that others may hold; `start` looks. No event
+loop runs yet, and nothing has been computed, so that OpenMP has no threads either. It is for vLLM's CPU build: on a GPU
+all stays as it is, for what CUDA's driver knows of a process does not survive a fork, and vLLM asks the driver for
+devices while it is imported. Where something is missing, and under Ray, whose processes have threads, vLLM spawns.
 """
 
-import glob
-import multiprocessing
+import atexit
+import contextlib
+import gc
+import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
-from multiprocessing import context, resource_tracker
+import signal
+import socket
+import stat
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from multiprocessing import context, get_context, resource_tracker
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from engine import process
 from settings import Settings
 
 METHOD, OTHERWISE = "forkserver", "spawn"
-PRELOADED = "engine.preloaded"
-"""The module that the fork server imports."""
+MODULES = (
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
+)
+"""What the engine's processes import besides; where vLLM has renamed one of these, they import it themselves."""
+MAIN_PARAMETERS = {"listener_fd", "alive_r", "preload", "main_path", "sys_path"}
+"""The parameters of Python's fork server, of 3.11 to 3.13."""
+LATE_VARIABLES = ("VLLM_", "AITER_", "NCCL_", "RAY_", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS")
+"""How variables begin that vLLM sets after its import and reads when it needs them."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY")
-"""Variables that vLLM sets for a worker, which an OpenMP library that is loaded does not read again."""
-LATE_VARIABLES = ("VLLM_", "AITER_", "NCCL_", "RAY_", "LOCAL_WORLD_SIZE", *THREAD_VARIABLES)
-"""How variables begin that vLLM sets after its import and reads when it needs them: a fork is given these."""
-SERVER_PARTS = ("_forkserver_address", "_forkserver_alive_fd", "ensure_running")
-"""What a forked process needs of its fork server to start others by it."""
+"""Variables that vLLM sets for a worker, and OpenMP reads when it is loaded: `_place_threads` does what they say."""
+PRELOADED = "LD_PRELOAD"
 
 _environment: dict[str, str] = {}
-"""The environment that vLLM was imported with in the fork server."""
+"""The environment that the fork server was forked with; empty without one."""
 
 
-def start(settings: Settings, vllm_arguments: Sequence[str]) -> None:
-    """Start the fork server, which imports vLLM; it ends when this process and all that were forked have ended.
-
-    To be called before this process imports vLLM.
-    """
-    if METHOD not in multiprocessing.get_all_start_methods():
-        return
-    if any(argument.startswith("--numa-bind") for argument in vllm_arguments):
-        return  # vLLM then starts another program in place of Python
-    from multiprocessing import forkserver  # noqa: PLC0415 - not on every system
-
-    for name, value in cpu_variables(settings, vllm_arguments).items():
-        os.environ.setdefault(name, value)
-    _environment.update(os.environ)
-    multiprocessing.get_context(METHOD).set_forkserver_preload([PRELOADED])
-    root = str(Path(__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    # A pool of OpenBLAS would be threads at the fork, and what the engine computes it computes with torch.
-    with _variables({"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}):
-        forkserver.ensure_running()
-
-
-def cpu_variables(settings: Settings, vllm_arguments: Sequence[str]) -> dict[str, str]:
-    """What vLLM and `engine/arguments.py` set for the engine's processes once vLLM is imported, on a CPU.
-
-    torch reads these when it is loaded, so the fork server has to have them before (vLLM's: `vllm/platforms/cpu.py`).
-    """
-    variables = {
-        "NUMEXPR_MAX_THREADS": str(len(os.sched_getaffinity(0))),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "VLLM_DISABLE_SHARED_EXPERTS_STREAM": "1",
-        "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
-    }
+def set_variables(settings: Settings, vllm_arguments: Sequence[str]) -> None:
+    """Set what spawned processes would be given later and what torch reads at its import; to be called before that."""
+    os.environ.setdefault("TORCHINDUCTOR_CPP_DYNAMIC_THREADS", "1")  # as `vllm/platforms/cpu.py`
     if settings.is_demo and "--no-enforce-eager" not in vllm_arguments:
-        variables["TORCHDYNAMO_DISABLE"] = "1"
-    if preloaded := os.pathsep.join(_libraries()):
-        variables["LD_PRELOAD"] = preloaded
-    return variables
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # as `engine/arguments.py`
+    # Its pool would be threads at the fork; what the engine computes, it computes with torch.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def _libraries() -> Iterator[str]:
-    """vLLM's memory allocator and torch's OpenMP, in vLLM's order."""
-    vllm, torch = (_folder(package) for package in ("vllm", "torch"))
-    places = [
-        (vllm, ("libs/libtcmalloc_minimal*.so*", "libs/libtcmalloc.so*")),
-        (torch, ("../torch.libs/libgomp*.so*", "lib/libgomp*.so*")),
-    ]
-    for folder, patterns in places:
-        found = [path for pattern in patterns for path in glob.glob(f"{folder}/{pattern}")]
-        yield from (os.path.normpath(path) for path in found[:1])
+def start() -> None:
+    """Fork the fork server from this process, which has imported vLLM, and let vLLM use it, where that is safe.
+
+    It ends when this process and all that were forked from it have ended.
+    """
+    client = _client()
+    if client is None or len(os.listdir("/proc/self/task")) > 1:
+        return
+    resource_tracker.ensure_running()
+    _use(client)
+    _environment.update(os.environ)
+    gc.freeze()  # else the first collection of each process would write to all that is shared
+    atexit.register(
+        gc.unfreeze
+    )  # else a library warns at exit of each of its objects that was not freed
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(Path(get_temp_dir(), "forks")))
+    listener.listen()
+    client._forkserver_address = listener.getsockname()
+    asked, client._forkserver_alive_fd = os.pipe()
+    if os.fork() == 0:
+        os.close(client._forkserver_alive_fd)
+        _serve(listener, asked)
+    os.close(asked)
+    listener.close()
 
 
-def _folder(package: str) -> Path:
-    spec = find_spec(package)
-    return Path(spec.origin).parent if spec and spec.origin else Path()
-
-
-@contextmanager
-def _variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """The environment with these variables, for the time of the block."""
-    before = dict(os.environ)
-    os.environ.update(variables)
+def _client() -> Any:
+    """Python's client of a fork server, or None where Python's have other parts than are needed."""
     try:
-        yield
+        from multiprocessing import forkserver  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return None
+    client = getattr(forkserver, "_forkserver", None)
+    fits = set(inspect.signature(forkserver.main).parameters) == MAIN_PARAMETERS
+    return client if fits and hasattr(client, "_forkserver_alive_fd") else None
+
+
+def _use(client: Any) -> None:
+    """Let vLLM start its processes by this process's fork server, and those whatever they start."""
+    from vllm import envs  # noqa: PLC0415
+
+    # Python's own would start another fork server, in this process and in each that was forked.
+    client.ensure_running = resource_tracker.ensure_running
+    chosen: Any = get_context(METHOD)
+    chosen.Process = ForkedProcess
+    envs.environment_variables["VLLM_WORKER_MULTIPROC_METHOD"] = start_method
+
+
+def _serve(listener: socket.socket, asked: int) -> NoReturn:
+    """Be the fork server, without the server's sockets and signals, until nobody is left who could ask."""
+    from multiprocessing import forkserver  # noqa: PLC0415
+
+    try:
+        os.setpgrp()  # Ctrl-C then reaches the server alone
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _close_sockets(keep=listener.fileno())
+        if not sys.warnoptions:  # else the user has said which warnings are wanted
+            warnings.simplefilter("ignore", FutureWarning)
+        for name in MODULES:
+            with contextlib.suppress(ImportError):
+                import_module(name)
+        gc.freeze()
+        forkserver.main(listener.detach(), asked, None)  # type: ignore[arg-type]
     finally:
-        _replace_environment(before)
+        os._exit(0)
 
 
-def _replace_environment(environment: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
+def _close_sockets(keep: int) -> None:
+    """Close all sockets but one: a port would stay taken."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the folder itself
+            if number != keep and stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.close(number)
 
 
 def start_method() -> str:
-    """How to start a process of the engine now: spawned, if it needs another environment than vLLM was imported in."""
+    """How to start a process of the engine now: spawned, if its environment asks for what a fork cannot have."""
     now = os.environ
     names = now.keys() | _environment.keys()
-    changed = [name for name in names if now.get(name) != _environment.get(name)]
-    is_alike = all(name.startswith(LATE_VARIABLES) for name in changed)
-    return METHOD if _environment and is_alike else OTHERWISE
+    changed = {name for name in names if now.get(name) != _environment.get(name)}
+    asked = [name for name in changed if not name.startswith(LATE_VARIABLES)]
+    is_forked = set(asked) <= {*THREAD_VARIABLES, PRELOADED} and _has_loaded(now.get(PRELOADED, ""))
+    return METHOD if is_forked else OTHERWISE
+
+
+def _has_loaded(preloaded: str) -> bool:
+    """Whether this process has the libraries of LD_PRELOAD loaded, and no OpenMP of the system beside torch's.
+
+    vLLM asks for torch's OpenMP there: its own kernels would otherwise use that of the system, where both exist.
+    """
+    wanted = {os.path.realpath(path) for path in preloaded.replace(" ", ":").split(":") if path}
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    # Packages that bring an OpenMP of their own keep it to themselves, in a folder "NAME.libs".
+    others = {path for path in loaded if "libgomp" in path and ".libs/" not in path}
+    return wanted <= loaded and others <= wanted
 
 
 class ForkedProcess(context.ForkServerProcess):
@@ -124,61 +164,26 @@ class ForkedProcess(context.ForkServerProcess):
         return {**self.__dict__, "environment": dict(os.environ)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over the environment: this runs in the new process, before all that vLLM does there."""
-        _replace_environment(state.pop("environment"))
+        os.environ.clear()
+        os.environ.update(state.pop("environment"))
         self.__dict__.update(state)
+
+    def run(self) -> None:
+        """Prepare this process, then do what vLLM wants of it."""
+        process.prepare_engine_process()
         if any(os.environ.get(name) != _environment.get(name) for name in THREAD_VARIABLES):
             _place_threads()
-        _environment.clear()
-        if _keeps_server():
-            _environment.update(os.environ)
-
-
-def _keeps_server() -> bool:
-    """Let a forked process start others by the fork server that it comes from: Python's own way starts another one.
-
-    Returns False, so that it spawns them, where Python's fork server has other parts than those of 3.11 to 3.13.
-    """
-    from multiprocessing import forkserver  # noqa: PLC0415
-
-    server: Any = getattr(forkserver, "_forkserver", None)
-    if None in (getattr(server, name, None) for name in SERVER_PARTS):
-        return False
-    server.ensure_running = resource_tracker.ensure_running
-    return True
-
-
-def share() -> None:
-    """In the fork server: let what it forks start processes by it too."""
-    _environment.update(os.environ)
-    use()
-
-
-def use() -> None:
-    """Let vLLM, which has been imported, start its processes by the fork server where that fits."""
-    from vllm import envs  # noqa: PLC0415
-
-    if not _environment:
-        return
-    _environment.clear()
-    _environment.update(os.environ)  # what the import itself has set, it has set in both
-
-    chosen: Any = multiprocessing.get_context(METHOD)
-    chosen.Process = ForkedProcess
-    envs.environment_variables["VLLM_WORKER_MULTIPROC_METHOD"] = start_method
+        super().run()
 
 
 def _place_threads() -> None:
-    """Give torch's threads the number and the processors that a spawned worker's OpenMP reads from the environment."""
+    """Give torch the number of threads and their processors, which OpenMP would have read from the environment."""
     import torch  # noqa: PLC0415
 
     processors = [int(number) for number in os.environ.get("GOMP_CPU_AFFINITY", "").split()]
-    if processors:
-        os.sched_setaffinity(0, processors[:1])
-    if number := os.environ.get("OMP_NUM_THREADS"):
-        before = set(os.listdir("/proc/self/task"))
-        torch.set_num_threads(int(number))
-        torch.zeros(1 << 20).add_(1)  # starts the threads
-        threads = sorted(set(os.listdir("/proc/self/task")) - before, key=int)
-        for thread, processor in zip(threads, processors[1:], strict=False):
-            os.sched_setaffinity(int(thread), [processor])
+    before = set(os.listdir("/proc/self/task"))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.zeros(1 << 20).add_(1)  # starts the threads
+    threads = sorted(map(int, set(os.listdir("/proc/self/task")) - before))
+    for thread, processor in zip([0, *threads], processors, strict=False):
+        os.sched_setaffinity(thread, [processor])

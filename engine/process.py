@@ -126,10 +126,15 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-if __name__ == "__mp_main__":
+def prepare_engine_process() -> None:
+    """Prepare a process of the engine, before vLLM is imported where that is not done."""
     end_with_parent()
     os.setpgrp()  # Ctrl-C then reaches the server alone, which lets running requests end
-    if "vllm" not in sys.modules:  # in a fork vLLM has been imported, and has set its level
+    if "vllm" not in sys.modules:  # it sets its level at its import
         quieten_vllm()
     hide_failing_starts()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+if __name__ == "__mp_main__":
+    prepare_engine_process()
