@@ -164,8 +164,13 @@ class ForkedProcess(context.ForkServerProcess):
         return {**self.__dict__, "environment": dict(os.environ)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        os.environ.clear()
-        os.environ.update(state.pop("environment"))
+        environment = state.pop("environment")
+        # One by one: setproctitle, with which vLLM names its processes, looks for the first environment in memory.
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
         self.__dict__.update(state)
 
     def run(self) -> None:
