@@ -19,6 +19,8 @@ import signal
 import socket
 import stat
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -45,6 +47,8 @@ LATE_VARIABLES = ("VLLM_", "AITER_", "NCCL_", "RAY_", "LOCAL_WORLD_SIZE", "NUMEX
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY")
 """Variables that vLLM sets for a worker, and OpenMP reads when it is loaded: `_place_threads` does what they say."""
 PRELOADED = "LD_PRELOAD"
+THREAD_SECONDS = 0.5
+"""How long a thread that has been joined may take until the system has it no more."""
 
 _environment: dict[str, str] = {}
 """The environment that the fork server was forked with; empty without one."""
@@ -65,15 +69,14 @@ def start() -> None:
     It ends when this process and all that were forked from it have ended.
     """
     client = _client()
-    if client is None or len(os.listdir("/proc/self/task")) > 1:
+    if client is None or not _has_one_thread():
         return
     resource_tracker.ensure_running()
     _use(client)
     _environment.update(os.environ)
     gc.freeze()  # else the first collection of each process would write to all that is shared
-    atexit.register(
-        gc.unfreeze
-    )  # else a library warns at exit of each of its objects that was not freed
+    # Else a library warns at exit of each of its objects that was not freed.
+    atexit.register(gc.unfreeze)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(Path(get_temp_dir(), "forks")))
     listener.listen()
@@ -84,6 +87,16 @@ def start() -> None:
         _serve(listener, asked)
     os.close(asked)
     listener.close()
+
+
+def _has_one_thread() -> bool:
+    """Whether this process has no thread but this one, also none of a library, once those that end have ended."""
+    deadline = time.monotonic() + THREAD_SECONDS
+    while len(os.listdir("/proc/self/task")) > 1:
+        if threading.active_count() > 1 or time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def _client() -> Any:
