@@ -81,9 +81,9 @@ def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
         from engine.vllm_engine import VLLMEngine  # noqa: PLC0415
 
     importing.end()
-    if is_cpu_build():
-        fork_server.start()
     with raising_start_error("vLLM cannot be told what to serve"):
+        if is_cpu_build():
+            fork_server.start()
         return VLLMEngine(to_engine_args(settings, vllm_arguments), settings.lora_modules)
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import process
-from settings import Settings
+from settings import Settings, print_stderr
 
 METHOD, OTHERWISE = "forkserver", "spawn"
 MODULES = (
@@ -68,8 +68,13 @@ def start() -> None:
 
     It ends when this process and all that were forked from it have ended.
     """
+    from engine.vllm_contract import missing_for_forks  # noqa: PLC0415 - imports vLLM
+
     client = _client()
     if client is None or not _has_one_thread():
+        return
+    if missing := missing_for_forks():
+        print_stderr(f"The engine's processes are spawned, which takes longer: {missing}.")
         return
     resource_tracker.ensure_running()
     _use(client)
@@ -114,11 +119,13 @@ def _use(client: Any) -> None:
     """Let vLLM start its processes by this process's fork server, and those whatever they start."""
     from vllm import envs  # noqa: PLC0415
 
+    from engine.vllm_contract import START_METHOD  # noqa: PLC0415
+
     # Python's own would start another fork server, in this process and in each that was forked.
     client.ensure_running = resource_tracker.ensure_running
     chosen: Any = get_context(METHOD)
     chosen.Process = ForkedProcess
-    envs.environment_variables["VLLM_WORKER_MULTIPROC_METHOD"] = start_method
+    envs.environment_variables[START_METHOD] = start_method
 
 
 def _serve(listener: socket.socket, asked: int) -> NoReturn:

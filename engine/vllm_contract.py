@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
+from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -42,6 +43,8 @@ REQUEST_FIELDS = (
 )
 OUTPUT_FIELDS = ("index", "text", "token_ids", "cumulative_logprob", "logprobs")
 STATE_FIELDS = ("output_kind", "stream_interval", "parent_req", "logprobs_processor", "detokenizer")
+START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+"""vLLM's variable for how its processes are started, which `vllm.envs` reads whenever one is."""
 MAKE_OUTPUT_PARAMETERS = ("new_token_ids", "pooling_output", "finish_reason", "stop_reason")
 
 
@@ -106,6 +109,13 @@ def missing_for_statistics() -> str | None:
     return _first(
         _missing_names("StatLoggerManager.record", _parameters(StatLoggerManager.record), wanted)
     )
+
+
+def missing_for_forks() -> str | None:
+    """What `engine/fork_server.py` needs and vLLM lacks, in words; None if it has all."""
+    if START_METHOD not in getattr(envs, "environment_variables", {}):
+        return f"vllm.envs has no environment_variables with {START_METHOD}"
+    return None
 
 
 def _missing_names(owner: str, present: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
