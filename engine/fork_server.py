@@ -21,6 +21,7 @@ import stat
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -42,7 +43,10 @@ MODULES = (
 """What the engine's processes import besides; where vLLM has renamed one of these, they import it themselves."""
 MAIN_PARAMETERS = {"listener_fd", "alive_r", "preload", "main_path", "sys_path"}
 """The parameters of Python's fork server, of 3.11 to 3.13."""
-LATE_VARIABLES = ("VLLM_", "AITER_", "NCCL_", "RAY_", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS")
+LATE_VARIABLES = (
+    *("VLLM_", "AITER_", "NCCL_", "RAY_"),
+    *("LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "CPU_VISIBLE_MEMORY_NODES"),
+)
 """How variables begin that vLLM sets after its import and reads when it needs them."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY")
 """Variables that vLLM sets for a worker, and OpenMP reads when it is loaded: `_place_threads` does what they say."""
@@ -132,8 +136,10 @@ def _serve(listener: socket.socket, asked: int) -> NoReturn:
     """Be the fork server, without the server's sockets and signals, until nobody is left who could ask."""
     from multiprocessing import forkserver  # noqa: PLC0415
 
+    status = 1
     try:
         os.setpgrp()  # Ctrl-C then reaches the server alone
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _close_sockets(keep=listener.fileno())
         if not sys.warnoptions:  # else the user has said which warnings are wanted
@@ -143,8 +149,12 @@ def _serve(listener: socket.socket, asked: int) -> NoReturn:
                 import_module(name)
         gc.freeze()
         forkserver.main(listener.detach(), asked, None)  # type: ignore[arg-type]
+    except SystemExit:
+        status = 0
+    except BaseException:  # noqa: BLE001 - the server's own code must not go on here
+        traceback.print_exc()
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def _close_sockets(keep: int) -> None:
