@@ -51,6 +51,8 @@ LATE_VARIABLES = (
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY")
 """Variables that vLLM sets for a worker, and OpenMP reads when it is loaded: `_place_threads` does what they say."""
 PRELOADED = "LD_PRELOAD"
+THREADS = Path("/proc/self/task")
+"""Linux's folder with the threads of this process."""
 THREAD_SECONDS = 0.5
 """How long a thread that has been joined may take until the system has it no more."""
 
@@ -101,7 +103,7 @@ def start() -> None:
 def _has_one_thread() -> bool:
     """Whether this process has no thread but this one, also none of a library, once those that end have ended."""
     deadline = time.monotonic() + THREAD_SECONDS
-    while len(os.listdir("/proc/self/task")) > 1:
+    while len(os.listdir(THREADS)) > 1:
         if threading.active_count() > 1 or time.monotonic() > deadline:
             return False
         time.sleep(0.001)
@@ -109,11 +111,11 @@ def _has_one_thread() -> bool:
 
 
 def _client() -> Any:
-    """Python's client of a fork server, or None where Python's have other parts than are needed."""
-    try:
-        from multiprocessing import forkserver  # noqa: PLC0415 - not on every system
-    except ImportError:
+    """Python's client of a fork server, or None on another system than Linux, or where Python's have other parts."""
+    if not THREADS.is_dir():
         return None
+    from multiprocessing import forkserver  # noqa: PLC0415 - not on every system
+
     client = getattr(forkserver, "_forkserver", None)
     fits = set(inspect.signature(forkserver.main).parameters) == MAIN_PARAMETERS
     return client if fits and hasattr(client, "_forkserver_alive_fd") else None
@@ -216,9 +218,9 @@ def _place_threads() -> None:
     import torch  # noqa: PLC0415
 
     processors = [int(number) for number in os.environ.get("GOMP_CPU_AFFINITY", "").split()]
-    before = set(os.listdir("/proc/self/task"))
+    before = set(os.listdir(THREADS))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.zeros(1 << 20).add_(1)  # starts the threads
-    threads = sorted(map(int, set(os.listdir("/proc/self/task")) - before))
+    threads = sorted(map(int, set(os.listdir(THREADS)) - before))
     for thread, processor in zip([0, *threads], processors, strict=False):
         os.sched_setaffinity(thread, [processor])
