@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import process
-from settings import Settings, print_stderr
+from settings import Settings, StartError, print_stderr
 
 METHOD, OTHERWISE = "forkserver", "spawn"
 MODULES = (
@@ -79,18 +79,22 @@ def start() -> None:
     client = _client()
     if client is None or not _has_one_thread():
         return
-    if missing := missing_for_forks():
-        print_stderr(f"The engine's processes are spawned, which takes longer: {missing}.")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if missing := missing_for_forks():
+            raise StartError(missing)
+        listener.bind(str(Path(get_temp_dir(), "forks")))  # may be too long a path
+    except (OSError, StartError) as failure:
+        listener.close()
+        print_stderr(f"The engine's processes are spawned, which takes longer: {failure}.")
         return
+    listener.listen()
     resource_tracker.ensure_running()
     _use(client)
     _environment.update(os.environ)
     gc.freeze()  # else the first collection of each process would write to all that is shared
     # Else a library warns at exit of each of its objects that was not freed.
     atexit.register(gc.unfreeze)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(Path(get_temp_dir(), "forks")))
-    listener.listen()
     client._forkserver_address = listener.getsockname()
     asked, client._forkserver_alive_fd = os.pipe()
     if os.fork() == 0:
