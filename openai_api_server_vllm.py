@@ -16,11 +16,11 @@ from pathlib import Path
 from adapter_files import check_servable, find_adapter, read_adapter
 from api.app import build_app
 from api.decoding import to_defaults
-from engine import process
+from engine import fork_server, process
 from generation import Engine
 from model_files import check_model_files, read_config
 from prompt_template import PromptTemplate, load_prompt_template
-from quantization import check_quantization
+from quantization import check_quantization, is_cpu_build
 from server import console
 from server.sockets import to_port, to_sockets
 from server.uvicorn_server import DrainingServer, end_on_signals, uvicorn_config
@@ -72,6 +72,8 @@ def prepare(settings: Settings, vllm_arguments: Sequence[str]) -> tuple[Settings
 
 def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
     """Import vLLM and make its engine, which the app starts later; raises StartError."""
+    if is_cpu_build():
+        fork_server.set_variables(settings, vllm_arguments)
     importing = console.Progress("Importing vLLM")
     with raising_start_error("vLLM cannot be imported"):
         # Not at the top: it takes seconds, and a wrong flag should be reported at once.
@@ -80,6 +82,8 @@ def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
 
     importing.end()
     with raising_start_error("vLLM cannot be told what to serve"):
+        if is_cpu_build():
+            fork_server.start()
         return VLLMEngine(to_engine_args(settings, vllm_arguments), settings.lora_modules)
 
 

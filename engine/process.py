@@ -7,6 +7,7 @@ their main module, before anything else: so it imports neither vLLM nor the web 
 import gc
 import io
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -111,20 +112,29 @@ def keep_cause(record: logging.LogRecord) -> bool:
 
 
 def end_with_parent() -> None:
-    """End this process when the server's has ended, even by SIGKILL: it would keep the memory of the model."""
-    parent = os.getppid()
+    """End this process with the one that started it, even by SIGKILL: it would keep the memory of the model.
+
+    The fork server, which is the parent in the system's eyes, lives as long as one of its children.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.1)
+        while (parent := multiprocessing.parent_process()) is None:
+            time.sleep(0.01)  # this module is imported just before that is known
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-if __name__ == "__mp_main__":
+def prepare_engine_process() -> None:
+    """Prepare a process of the engine, before vLLM is imported where that is not done."""
     end_with_parent()
     os.setpgrp()  # Ctrl-C then reaches the server alone, which lets running requests end
-    quieten_vllm()
+    if "vllm" not in sys.modules:  # it sets its level at its import
+        quieten_vllm()
     hide_failing_starts()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+if __name__ == "__mp_main__":
+    prepare_engine_process()

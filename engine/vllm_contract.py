@@ -11,6 +11,7 @@ from dataclasses import fields
 from itertools import chain
 from typing import Any
 
+from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -56,6 +57,8 @@ CORE_OUTPUT_FIELDS = (
 )
 ADD_PARAMETERS = ("request", "prompt", "parent_req", "request_index", "queue")
 PROCESSOR_FIELDS = ("request_states", "external_req_ids", "stream_interval", "_finish_request")
+START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+"""vLLM's variable for how its processes are started, which `vllm.envs` reads whenever one is."""
 
 
 def check_vllm(version: str) -> None:
@@ -144,6 +147,13 @@ def missing_for_statistics() -> str | None:
     return _first(
         _missing_names("StatLoggerManager.record", _parameters(StatLoggerManager.record), wanted)
     )
+
+
+def missing_for_forks() -> str | None:
+    """What `engine/fork_server.py` needs and vLLM lacks, in words; None if it has all."""
+    if START_METHOD not in getattr(envs, "environment_variables", {}):
+        return f"vllm.envs has no environment_variables with {START_METHOD}"
+    return None
 
 
 def _missing_names(owner: str, present: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:

@@ -125,8 +125,11 @@ def test_the_engines_processes_import_neither_vllm_nor_the_web_first() -> None:
 def test_only_the_commands_read_arguments_and_the_environment(module: str) -> None:
     text = MODULES[module].read_text(encoding="utf-8")
     assert "sys.argv" not in text or module in COMMANDS
-    assert "os.environ" not in text or module in {*COMMANDS, "engine.arguments", "engine.process"}
+    assert "os.environ" not in text or module in {*COMMANDS, *READERS}
 
+
+READERS = ("engine.arguments", "engine.fork_server", "engine.process")
+"""Modules besides the commands that read the environment."""
 
 PRIVATE_OF_VLLM = (
     "vllm.v1.engine.detokenizer",

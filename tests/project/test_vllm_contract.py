@@ -132,6 +132,7 @@ def test_the_installed_vllm_has_all_that_is_needed() -> None:
     assert contract.missing_for_dispatch() is None
     assert contract.missing_for_outputs() is None
     assert contract.missing_for_statistics() is None
+    assert contract.missing_for_forks() is None
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,14 @@ def test_a_lighter_part_says_what_it_lacks_of_vllm(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(contract, "MAKE_OUTPUT_PARAMETERS", ("tokens",))
     assert contract.missing_for_outputs() == "make_request_output does not begin with tokens"
+
+
+def test_forks_say_what_they_lack_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine import vllm_contract as contract
+
+    monkeypatch.setattr(contract, "START_METHOD", "VLLM_NO_SUCH_METHOD")
+    missing = "vllm.envs has no environment_variables with VLLM_NO_SUCH_METHOD"
+    assert contract.missing_for_forks() == missing
 
 
 def test_statistics_are_summed_over_engines_and_take_all_that_vllm_calls() -> None:
