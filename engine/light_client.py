@@ -23,7 +23,7 @@ from engine.token_table import TableText, TokenTable
 
 
 class PlainOutput(RequestOutput):  # type: ignore[misc]
-    """What an engine step adds to a plain request: vLLM's output and its only completion in one, where they are read."""
+    """What an engine step adds to a plain request: vLLM's output and its only completion in one object."""
 
     kv_transfer_params = ec_transfer_params = logprobs = None
     index = 0
@@ -84,15 +84,20 @@ class PlainState:
             token_ids = self._token_ids
         if reason is None:
             return PlainOutput(self.detokenizer.add(token_ids), token_ids, None, None)
+        return self._end(token_ids, reason, output.stop_reason)
+
+    def _end(
+        self, token_ids: list[int], reason: FinishReason, stop: int | str | None
+    ) -> PlainOutput:
         hides_last = reason == FinishReason.STOP and not self._includes_stop
         text = self.detokenizer.add(token_ids[:-1] if hides_last else token_ids)
-        whole = PlainOutput(text, token_ids, reason, output.stop_reason)
-        whole.num_cached_tokens = self._cached_tokens
-        return whole
+        last = PlainOutput(text, token_ids, reason, stop)
+        last.num_cached_tokens = self._cached_tokens
+        return last
 
     def make_request_output(self, *_: Any, finish_reason: FinishReason, **__: Any) -> PlainOutput:
         """Return the last output of a request that vLLM aborts."""
-        return PlainOutput("", [], finish_reason, None)
+        return self._end(self._token_ids, finish_reason, None)
 
 
 class PlainRequests:
@@ -108,17 +113,11 @@ class PlainRequests:
         self._add_other, self._process_others = processor.add_request, processor.process_outputs
         processor.add_request, processor.process_outputs = self.add_request, self.process_outputs
 
-    def add_request(
-        self,
-        request: EngineCoreRequest,
-        prompt: str | None,
-        parent_req: Any = None,
-        request_index: int = 0,
-        queue: RequestOutputCollector | None = None,
-    ) -> None:
-        """Note a new request, as vLLM's function of this name does."""
-        if parent_req is not None or queue is None or not self._is_plain(request):
-            self._add_other(request, prompt, parent_req, request_index, queue)
+    def add_request(self, request: EngineCoreRequest, *others: Any) -> None:
+        """Note a new request, as vLLM's function of this name does with these parameters (ADD_PARAMETERS)."""
+        _, parent, _, queue = others
+        if parent is not None or not self._is_plain(request):
+            self._add_other(request, *others)
             return
         state = PlainState(request, queue, TableText(self._table))
         self._processor.request_states[request.request_id] = state
@@ -137,7 +136,7 @@ class PlainRequests:
                 continue
             made = state.take(output)
             if output.finish_reason is not None:
-                self._processor._finish_request(state)  # noqa: SLF001
+                self._processor._finish_request(state)
             if made is not None:
                 hand(state.queue, made)
         return self._process_others(left, *others, **named)

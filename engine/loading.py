@@ -12,12 +12,11 @@ from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
-from vllm.v1.engine.core_client import AsyncMPClient
 
 from engine.dispatch import Dispatcher
 from engine.light_client import PlainRequests, replace_stat_loggers
 from engine.process import cause, causes_file
-from engine.step_reader import StepReader
+from engine.step_reader import StepReader, can_read
 from engine.token_table import TokenTable, to_token_table
 from engine.vllm_contract import (
     missing_for_dispatch,
@@ -96,8 +95,7 @@ def _replace_parts(
         replace_stat_loggers(llm)
     if not fits("dispatch", missing_for_dispatch()):
         return None
-    is_alone = type(llm.engine_core) is AsyncMPClient and not llm.log_stats
-    if is_alone and fits("steps", missing_for_steps()):
+    if can_read(llm) and fits("steps", missing_for_steps()):
         StepReader(llm).start()
     dispatcher = Dispatcher()
     is_step_by_step = not llm.log_stats and llm.output_processor.stream_interval == 1

@@ -16,6 +16,11 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from settings import print_stderr
 
 
+def can_read(llm: AsyncLLMEngine) -> bool:
+    """Whether one process on this machine sends all steps, and nobody keeps statistics of each token."""
+    return type(llm.engine_core) is AsyncMPClient and not llm.log_stats
+
+
 class StepReader:
     """Reads for an engine that has been loaded and has not been asked for anything."""
 
@@ -24,7 +29,8 @@ class StepReader:
         self._llm, self._client = llm, llm.engine_core
         self._processor, self._decoder = llm.output_processor, llm.engine_core.decoder
         # The same socket without pyzmq's futures.
-        self._socket = zmq.Socket.shadow(llm.engine_core.resources.output_socket.underlying)
+        asynchronous = llm.engine_core.resources.output_socket
+        self._socket: zmq.Socket[bytes] = zmq.Socket.shadow(asynchronous.underlying)
         self._aborts: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -37,7 +43,7 @@ class StepReader:
     async def _read_until_failure(self) -> None:
         loop = asyncio.get_running_loop()
         # A copy: at the end the socket is closed first, and another may then have the number of its descriptor.
-        descriptor = os.dup(self._socket.get(zmq.FD))
+        descriptor = os.dup(self._socket.fileno())
         failure: Exception = EngineDeadError()
         loop.add_reader(descriptor, self._read)
         try:
@@ -46,7 +52,7 @@ class StepReader:
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-            self._processor.propagate_error(self._client._format_exception(failure))  # noqa: SLF001
+            self._processor.propagate_error(self._client._format_exception(failure))
 
     def _read(self) -> None:
         """Read all that has come: ZeroMQ's descriptor tells only once of it (zmq_getsockopt(3), ZMQ_FD)."""

@@ -1,7 +1,10 @@
 """Token ids -> text by a table, for tokenizers whose tokens are either texts or single bytes, as SentencePiece's are.
 
 What one token adds to a text depends on others only where it is a byte of a character, or the space that is left out at
-the beginning of a whole text. So a list look-up takes the place of a detokenizer that decodes several tokens for each.
+the beginning of a whole text. So a look-up takes the place of a detokenizer that decodes several tokens for each.
+
+Bytes that are no characters (UTF-8) each become U+FFFD, as SentencePiece has it. vLLM's detokenizer makes more of them:
+also of the whole characters around, if these are spelt by bytes too, and it may lose some of both.
 """
 
 import codecs
@@ -34,24 +37,17 @@ class TokenTable:
     """What each token of a vocabulary adds to a text."""
 
     texts: Sequence[str | None]
-    """By token id; None: it is one of `pieces`."""
+    """By token id, for all that a model can generate; None: the token is one of `pieces`."""
     pieces: dict[int, bytes]
     """Bytes, and texts that end with U+FFFD, which may be parts of characters: they wait for what follows."""
-    strips_space: bool
-    """Whether a space at the beginning of a whole text is left out."""
 
     def fits(self, prompt_ids: Sequence[int], params: SamplingParams) -> bool:
-        """Whether an answer to this prompt, without stop strings, has the text that the table makes of its tokens."""
-        return bool(params.skip_special_tokens and params.detokenize) and self._follows(prompt_ids)
+        """Whether an answer to this prompt, without stop strings, has the text that the table makes of its tokens.
 
-    def _follows(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether what follows these tokens is known without them: there is text before, and no piece at its end."""
-        for token_id in reversed(prompt_ids):
-            if token_id >= len(self.texts) or (text := self.texts[token_id]) is None:
-                return False
-            if text:
-                return True
-        return not self.strips_space
+        The prompt has to end with a text: after a byte, or where there is no text yet, an answer goes on differently.
+        """
+        is_plain = params.detokenize and params.skip_special_tokens
+        return bool(is_plain and prompt_ids and self.texts[prompt_ids[-1]])
 
 
 def to_token_table(tokenizer: TokenizerLike, vocabulary_size: int) -> TokenTable | None:
@@ -61,7 +57,7 @@ def to_token_table(tokenizer: TokenizerLike, vocabulary_size: int) -> TokenTable
     """
     if not isinstance(tokenizer, TokenizersBackend):
         return None
-    backend = tokenizer._tokenizer  # noqa: SLF001 - vLLM's own detokenizer takes it too
+    backend = tokenizer._tokenizer
     decoder = json.loads(backend.to_str())["decoder"] or {}
     steps = [step["type"] for step in decoder.get("decoders", ())]
     if steps not in (DECODERS, DECODERS[:-1]) or decoder["decoders"][0]["content"] != " ":
@@ -79,7 +75,7 @@ def to_token_table(tokenizer: TokenizerLike, vocabulary_size: int) -> TokenTable
         elif text.endswith(UNKNOWN):
             pieces[token_id] = text.encode()
         texts.append(None if token_id in pieces else text)
-    return TokenTable(texts, pieces, strips_space=steps == DECODERS)
+    return TokenTable(texts, pieces)
 
 
 class TableText:

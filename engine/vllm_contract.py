@@ -1,8 +1,8 @@
 """Checks that the installed vLLM has what this server needs of it beyond its documentation, before a model is loaded.
 
 Where something is missing that the server cannot work without, the start ends with a sentence that says what. Where
-only a lighter part of the client lacks something (`dispatch.py`, `light_client.py`), vLLM's own part is used. The names
-are those of vLLM 0.31 to 0.33.
+only a lighter part of the client lacks something (`step_reader.py`, `dispatch.py`, `light_client.py`), vLLM's own part
+is used. The names are those of vLLM 0.31 to 0.33.
 """
 
 import inspect
@@ -48,6 +48,8 @@ REQUEST_FIELDS = (
     "pooling_params",
 )
 STEP_FIELDS = ("outputs", "scheduler_stats", "timestamp", "utility_output", "weight_version")
+CLIENT_PARTS = ("AsyncMPClient", "_process_utility_output")
+RESOURCES = ("output_socket", "output_queue_task", "validate_alive")
 CORE_OUTPUT_FIELDS = (
     "request_id",
     "new_token_ids",
@@ -103,26 +105,15 @@ def missing_for_dispatch() -> str | None:
 
 def missing_for_steps() -> str | None:
     """What `StepReader` needs and vLLM lacks, in words; None if it has all."""
+    asked = {
+        "EngineCoreOutputs": (_parameters(EngineCoreOutputs), STEP_FIELDS),
+        "vllm.v1.engine.core_client": (vars(core_client), CLIENT_PARTS),
+        "BackgroundResources": (vars(core_client.BackgroundResources), RESOURCES),
+        "MPClient": (vars(core_client.MPClient), ("_format_exception",)),
+        "OutputProcessor": (vars(OutputProcessor), ("process_outputs", "propagate_error")),
+    }
     return _first(
-        chain(
-            _missing_names("EngineCoreOutputs", _parameters(EngineCoreOutputs), STEP_FIELDS),
-            _missing_names(
-                "vllm.v1.engine.core_client",
-                vars(core_client),
-                ("AsyncMPClient", "_process_utility_output"),
-            ),
-            _missing_names(
-                "BackgroundResources",
-                vars(core_client.BackgroundResources),
-                ("output_socket", "output_queue_task", "validate_alive"),
-            ),
-            _missing_names(
-                "AsyncMPClient", vars(core_client.MPClient), ("_format_exception", "ensure_alive")
-            ),
-            _missing_names(
-                "OutputProcessor", vars(OutputProcessor), ("process_outputs", "propagate_error")
-            ),
-        )
+        chain.from_iterable(_missing_names(owner, *names) for owner, names in asked.items())
     )
 
 

@@ -132,12 +132,16 @@ READERS = ("engine.arguments", "engine.fork_server", "engine.process")
 """Modules besides the commands that read the environment."""
 
 PRIVATE_OF_VLLM = (
+    "vllm.v1.engine.core_client",
     "vllm.v1.engine.detokenizer",
     "vllm.v1.engine.output_processor",
     "vllm.v1.metrics",
 )
 """Modules that vLLM's own documentation does not name."""
-DOORS = {"engine.dispatch", "engine.light_client", "engine.detokenizer", "engine.vllm_contract"}
+DOORS = {
+    *("engine.dispatch", "engine.light_client", "engine.step_reader"),
+    *("engine.detokenizer", "engine.vllm_contract"),
+}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -130,6 +130,7 @@ def test_the_installed_vllm_has_all_that_is_needed() -> None:
 
     contract.check_vllm(vllm.__version__)
     assert contract.missing_for_dispatch() is None
+    assert contract.missing_for_steps() is None
     assert contract.missing_for_outputs() is None
     assert contract.missing_for_statistics() is None
     assert contract.missing_for_forks() is None
@@ -172,11 +173,25 @@ def test_what_has_moved_is_said_in_words(
         contract.check_vllm("0.33.0")
 
 
-def test_a_lighter_part_says_what_it_lacks_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "name", "value", "sentence"),
+    [
+        ("outputs", "ADD_PARAMETERS", ("it",), "OutputProcessor.add_request has other parameters"),
+        ("outputs", "CORE_OUTPUT_FIELDS", ("tokens",), "EngineCoreOutput has no tokens"),
+        ("outputs", "PROCESSOR_FIELDS", ("requests",), "OutputProcessor has no requests"),
+        ("steps", "STEP_FIELDS", ("step",), "EngineCoreOutputs has no step"),
+        ("steps", "RESOURCES", ("socket",), "BackgroundResources has no socket"),
+    ],
+)
+def test_a_lighter_part_says_what_it_lacks_of_vllm(
+    monkeypatch: pytest.MonkeyPatch, part: str, name: str, value: tuple[str, ...], sentence: str
+) -> None:
     from engine import vllm_contract as contract
 
-    monkeypatch.setattr(contract, "MAKE_OUTPUT_PARAMETERS", ("tokens",))
-    assert contract.missing_for_outputs() == "make_request_output does not begin with tokens"
+    monkeypatch.setattr(contract, name, value)
+    missing = {"outputs": contract.missing_for_outputs, "steps": contract.missing_for_steps}[part]()
+    assert missing is not None
+    assert missing.startswith(sentence)
 
 
 def test_forks_say_what_they_lack_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
