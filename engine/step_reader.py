@@ -17,8 +17,10 @@ from settings import print_stderr
 
 
 def can_read(llm: AsyncLLMEngine) -> bool:
-    """Whether one process on this machine sends all steps, and nobody keeps statistics of each token."""
-    return type(llm.engine_core) is AsyncMPClient and not llm.log_stats
+    """Whether one process sends all steps, and nothing but steps and results, and nobody counts each token."""
+    config = llm.vllm_config.parallel_config
+    tells_faults = getattr(config, "enable_fault_tolerance", False)
+    return type(llm.engine_core) is AsyncMPClient and not (llm.log_stats or tells_faults)
 
 
 class StepReader:
@@ -72,9 +74,7 @@ class StepReader:
         if step.utility_output is not None:
             _process_utility_output(step.utility_output, self._client.utility_results)
             return
-        made = self._processor.process_outputs(
-            step.outputs, step.timestamp, None, weight_version=step.weight_version
-        )
+        made = self._processor.process_outputs(step.outputs, step.timestamp)
         if made.reqs_to_abort:
             abort = asyncio.create_task(self._client.abort_requests_async(made.reqs_to_abort))
             self._aborts.add(abort)

@@ -47,7 +47,7 @@ REQUEST_FIELDS = (
     "sampling_params",
     "pooling_params",
 )
-STEP_FIELDS = ("outputs", "scheduler_stats", "timestamp", "utility_output", "weight_version")
+STEP_FIELDS = ("outputs", "scheduler_stats", "timestamp", "utility_output")
 CLIENT_PARTS = ("AsyncMPClient", "_process_utility_output")
 RESOURCES = ("output_socket", "output_queue_task", "validate_alive")
 CORE_OUTPUT_FIELDS = (
