@@ -23,31 +23,29 @@ from server.offload import offload_tokenizing
 class TokenizeRequest(ToolFields):
     """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
 
-    model: str | None = Field(None, description="A served model's name; absent: the first.")
-    prompt: str | None = Field(None, description="A prompt, read as /v1/completions reads it.")
-    messages: Messages = Field(
-        EMPTY,
-        max_length=MAX_MESSAGES,
-        description="A conversation, read as /v1/chat/completions reads it.",
-    )
-    raw: bool | None = Field(
-        None, description="true: leave the prompt template out; absent: as --raw-completions says."
-    )
-    add_special_tokens: bool = Field(
-        True, description="false: leave out the token that begins a text, <s>."
-    )
-    add_generation_prompt: bool = Field(
-        True,
-        description="false is accepted only where the last message is an assistant's, which is continued.",
-    )
-    return_token_strs: bool = Field(False, description="Also return the text of each token.")
+    model: str | None = None
+    """A served model's name; absent: the first."""
+    prompt: str | None = None
+    """A prompt, read as /v1/completions reads it."""
+    messages: Messages = Field(EMPTY, max_length=MAX_MESSAGES)
+    """A conversation, read as /v1/chat/completions reads it."""
+    raw: bool | None = None
+    """true: leave the prompt template out; absent: as --raw-completions says."""
+    add_special_tokens: bool = True
+    """false: leave out the token that begins a text, <s>."""
+    add_generation_prompt: bool = True
+    """false is accepted only where the last message is an assistant's, which is continued."""
+    return_token_strs: bool = False
+    """Also return the text of each token."""
 
 
 class DetokenizeRequest(SentBody):
     """The body of `POST /detokenize`."""
 
-    model: str | None = Field(None, description="A served model's name; absent: the first.")
-    tokens: Annotated[list[TokenId], FailFast()] = Field(description="Token ids.")
+    model: str | None = None
+    """A served model's name; absent: the first."""
+    tokens: Annotated[list[TokenId], FailFast()]
+    """Token ids."""
 
 
 class Tokens(BaseModel):
