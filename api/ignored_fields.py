@@ -3,10 +3,6 @@
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from pydantic import BaseModel
-from pydantic_core import to_json
-from starlette.responses import Response
-
 from api.conversation import unshown_names
 from api.tool_calls import CALL_FIELDS, unused_fields
 from generation import Decoding
@@ -70,8 +66,3 @@ def ignored_header(fields: Sequence[str]) -> dict[str, str]:
     if len(fields) > MAX_NAMES:
         names.append(f"and {len(fields) - MAX_NAMES} more")
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
-
-
-def to_response(reply: BaseModel, ignored: Sequence[str]) -> Response:
-    """A whole reply as JSON, with the header that names the fields that were ignored."""
-    return Response(to_json(reply), headers=ignored_header(ignored), media_type="application/json")

@@ -8,10 +8,11 @@ from typing import Annotated
 
 from fastapi import Request, Response
 from pydantic import BaseModel, FailFast, Field
+from pydantic_core import to_json
 
 from api.admission import Admission, calls_of
 from api.conversation import to_messages, unshown_names
-from api.ignored_fields import to_response
+from api.ignored_fields import ignored_header
 from api.tool_calls import unused_tools
 from errors import bad_request
 from generation import Calls, Prompt
@@ -82,7 +83,7 @@ class TokenEndpoints:
         text = await offload_tokenizing(
             request, lambda: self._admission.decode(body.tokens, "tokens")
         )
-        return to_response(Detokenized(prompt=text), body.unknown_fields)
+        return _to_response(Detokenized(prompt=text), body.unknown_fields)
 
     def _tokenize(self, body: TokenizeRequest) -> Response:
         template = self._models.find(body.model).template
@@ -98,7 +99,7 @@ class TokenEndpoints:
             token_strs=self._spell(ids) if body.return_token_strs else None,
             prompt=self._admission.decode(ids, "prompt"),
         )
-        return to_response(tokens, _ignored_fields(body, calls))
+        return _to_response(tokens, _ignored_fields(body, calls))
 
     def _render(
         self, body: TokenizeRequest, calls: Calls | None, template: PromptTemplate
@@ -126,3 +127,8 @@ def _ignored_fields(body: TokenizeRequest, calls: Calls | None) -> list[str]:
         names = unused_tools(body, None)
     names += [name for name in unused if name in body.model_fields_set]
     return body.unknown_fields + names
+
+
+def _to_response(reply: BaseModel, ignored: Sequence[str]) -> Response:
+    """A reply as JSON, with the header that names the fields that were ignored."""
+    return Response(to_json(reply), headers=ignored_header(ignored), media_type="application/json")
