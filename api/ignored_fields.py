@@ -28,7 +28,8 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
     if options is not None and options.include_beams and not decoding.include_beams:
         names.append("stream_options.include_beams")
     if isinstance(body, ChatCompletionRequest):
-        names += unshown_names(body.messages)
+        if any(message.name for message in body.messages):
+            names += unshown_names(body.messages)
         if not CALL_FIELDS.isdisjoint(sent):
             names += unused_fields(body, decoding)
     return names
