@@ -63,7 +63,8 @@ class Admission:
         check_fields(body, decoding)
         record = request_record(request.scope)
         # Room is asked for before prompts are encoded, and taken when they are generated for.
-        self.engine.admit(_prompts_of(body) * decoding.width)
+        count = len(body.prompt) if isinstance(body, CompletionRequest) else 1
+        self.engine.admit(count * decoding.width)
         prompts, barred = await offload(
             request, lambda: (self._render(body, decoding, template), self._barred(body))
         )
@@ -147,9 +148,8 @@ class Admission:
         sources: list[Source[Delta]] = []
         for number, prompt in enumerate(prompts):
             budget = _token_budget(prompt, body, decoding, self.engine.max_model_len)
-            own = decoding
-            if budget != decoding.max_tokens:
-                own = replace(decoding, max_tokens=budget)
+            is_clamped = budget != decoding.max_tokens
+            own = replace(decoding, max_tokens=budget) if is_clamped else decoding
             if budget:
                 sources.append(self.engine.generate(prompt, own, f"{request_id}-{number}"))
             else:
@@ -162,10 +162,6 @@ def calls_of(body: ToolFields, template: PromptTemplate) -> Calls | None:
     if CALL_FIELDS.isdisjoint(body.model_fields_set):
         return None
     return to_calls(body, template.layout.call_format)
-
-
-def _prompts_of(body: Request) -> int:
-    return len(body.prompt) if isinstance(body, CompletionRequest) else 1
 
 
 def _truncated(ids: list[int], body: Request, limit: int) -> list[int]:

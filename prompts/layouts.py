@@ -60,9 +60,7 @@ class Conversation:
     def turns(self) -> list[tuple[str, str | None]]:
         """Pairs of texts, the user's and the assistant's; the last assistant's is None if it is to be generated."""
         texts = [message.text for message in self.messages]
-        users = texts[::2]
-        assistants = texts[1::2]
-        return list(zip_longest(users, assistants))
+        return list(zip_longest(texts[::2], texts[1::2]))
 
 
 SHORTEST_CONVERSATION = Conversation(None, (Message("user", "?"),))
@@ -129,11 +127,8 @@ def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
     runs: list[Run] = []
     for user, assistant in conversation.turns:
         question = f"[INST] {head}{user} [/INST]"
-        runs += [
-            encoder.bos_id,
-            question if assistant is None else f"{question} {assistant}",
-            encoder.eos_id,
-        ]
+        turn = question if assistant is None else f"{question} {assistant}"
+        runs += [encoder.bos_id, turn, encoder.eos_id]
         head = ""
     return runs[:-1]
 
