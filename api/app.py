@@ -24,7 +24,7 @@ from prompt_template import PromptTemplate
 from server.access_log import AccessLog, Log
 from server.error_responses import answer_failure
 from server.metrics import Metrics
-from server.middleware import APIKeys, BodyLimits, CanonicalPaths, CrossOrigin
+from server.middleware import APIKeys, CanonicalPaths, CrossOrigin
 from server.offload import PausingThread
 from server.page import PATHS, add_page
 from server.request_body import JSONRoute
@@ -120,7 +120,6 @@ def build_app(
 
 def add_middleware(app: FastAPI, settings: Settings, log: Log | None, metrics: Metrics) -> None:
     """Put what every request passes around the app; the last is the outermost."""
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_bytes)
     open_paths = {"/health"} | (PATHS if settings.page else set())
     app.add_middleware(APIKeys, keys=settings.api_key, open_paths=open_paths)
     app.add_middleware(CanonicalPaths)
