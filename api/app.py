@@ -22,9 +22,10 @@ from api.unknown_paths import answer_unknown_path
 from generation import Engine
 from prompt_template import PromptTemplate
 from server.access_log import AccessLog, Log
+from server.cross_origin import CrossOrigin
 from server.error_responses import answer_failure
 from server.metrics import Metrics
-from server.middleware import APIKeys, CanonicalPaths, CrossOrigin
+from server.middleware import APIKeys, CanonicalPaths
 from server.offload import PausingThread
 from server.page import PATHS, add_page
 from server.request_body import JSONRoute
