@@ -102,7 +102,6 @@ def build_app(
     app.router.route_class = JSONRoute
     app.state.max_body_bytes = settings.max_body_bytes
     app.state.body_thread = PausingThread()
-    app.state.token_thread = PausingThread()
     app.state.metrics = metrics = Metrics()
     metrics.engine_requests.set_function(lambda: engine.unfinished)
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))

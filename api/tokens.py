@@ -3,7 +3,7 @@
 They delay nothing that is to be generated: long bodies are worked on in a thread of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from fastapi import Request, Response
@@ -14,11 +14,15 @@ from api.admission import Admission, calls_of
 from api.conversation import to_messages, unshown_names
 from api.ignored_fields import ignored_header
 from api.tool_calls import unused_tools
-from errors import bad_request
+from errors import APIError, bad_request
 from generation import Calls, Prompt
 from prompt_template import PromptTemplate
 from protocol import EMPTY, MAX_MESSAGES, Messages, SentBody, TokenId, ToolFields
-from server.offload import offload_tokenizing
+from server.offload import THREAD_MIN_BYTES, PausingThread, Result
+from server.request_record import request_record
+
+MAX_TOKEN_BYTES = 2**20
+"""Of the body of a request that only asks about tokens."""
 
 
 class TokenizeRequest(ToolFields):
@@ -71,19 +75,31 @@ class TokenEndpoints:
     def __init__(self, admission: Admission) -> None:
         self._admission, self._engine = admission, admission.engine
         self._encoder, self._models = admission.encoder, admission.models
+        self._thread = PausingThread()
 
     async def tokenize(self, body: TokenizeRequest, request: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
         self._engine.check_ready()
-        return await offload_tokenizing(request, lambda: self._tokenize(body))
+        return await self._offload(request, lambda: self._tokenize(body))
 
     async def detokenize(self, body: DetokenizeRequest, request: Request) -> Response:
         """The text of token ids, control tokens spelt out."""
         self._models.find(body.model)
-        text = await offload_tokenizing(
-            request, lambda: self._admission.decode(body.tokens, "tokens")
-        )
+        text = await self._offload(request, lambda: self._admission.decode(body.tokens, "tokens"))
         return _to_response(Detokenized(prompt=text), body.unknown_fields)
+
+    async def _offload(self, request: Request, work: Callable[[], Result]) -> Result:
+        """Call `work`, in the thread of these endpoints if the body is long; raises APIError (413) if it is over 1 MiB.
+
+        What is to be generated does not wait for it.
+        """
+        size = request_record(request.scope).body_bytes
+        if size > MAX_TOKEN_BYTES:
+            message = (
+                f"The body of a question about tokens may have at most {MAX_TOKEN_BYTES} bytes."
+            )
+            raise APIError(413, message)
+        return work() if size < THREAD_MIN_BYTES else await self._thread.run(work)
 
     def _tokenize(self, body: TokenizeRequest) -> Response:
         template = self._models.find(body.model).template
