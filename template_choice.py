@@ -8,14 +8,8 @@ from model_files import read_config, vocabulary_rows
 from prompt_template import PromptTemplate
 from prompts.chat_templates import chat_template_layout
 from prompts.encoder import Encoder, Run, TokenizerEncoder, load_encoder, load_tokenizer
-from prompts.layouts import (
-    ALPACA,
-    ALPACA_2,
-    BASE_MODEL,
-    SHORTEST_CONVERSATION,
-    Layout,
-    fastchat_layout,
-)
+from prompts.layouts import ALPACA, ALPACA_2, BASE_MODEL, Layout
+from prompts.rendered_layouts import SHORTEST_CONVERSATION, fastchat_layout
 from settings import AdapterModule, Settings, StartError, raising_start_error
 
 ALPACA_2_NAMES = ("chinese-llama-alpaca-2", "chinese-alpaca-2")

@@ -83,9 +83,9 @@ class SentencePieceEncoder:
 
     @cached_property
     def _bytes_by_id(self) -> dict[int, bytes]:
-        ids = list(range(self._processor.vocab_size()))
-        pieces = self._processor.id_to_piece(ids)
-        bytes_by_id = dict(zip(ids, map(_piece_to_bytes, pieces), strict=True))
+        ids = range(self._processor.vocab_size())
+        pieces = self._processor.id_to_piece(list(ids))
+        bytes_by_id = dict(enumerate(map(_piece_to_bytes, pieces)))
         for text, token_id in self.control_ids.items():
             bytes_by_id[token_id] = text.encode()
         return bytes_by_id
