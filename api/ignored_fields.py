@@ -12,9 +12,6 @@ MAX_NAMES, MAX_NAME_CHARACTERS = 10, 40
 PLAIN = "!#$&()*+-./:;<=>?@[]^_{|}~"
 """Besides letters and digits, the characters that a name in the header has as they are."""
 
-UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
-UNUSED_IF_TOP_P_IS_0 = ("temperature", "top_k", "min_p", "seed", "best_of")
-UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 
 
@@ -45,12 +42,13 @@ def _unused(body: Request, decoding: Decoding) -> Sequence[str]:
 
 
 def _unused_if_greedy(body: Request) -> tuple[str, ...]:
+    """Of `temperature` and `top_p`, the one that did not make it greedy, and what only sampling has a use for."""
     is_top_p_0 = body.top_p == 0 and "top_p" in body.model_fields_set
-    return UNUSED_IF_TOP_P_IS_0 if is_top_p_0 else UNUSED_IF_GREEDY
+    return ("temperature" if is_top_p_0 else "top_p", "top_k", "min_p", "seed", "best_of")
 
 
 def _unused_with_beams(body: Request) -> Sequence[str]:
-    names = [*UNUSED_WITH_BEAMS]
+    names = ["temperature", "top_p", "top_k", "min_p", "seed"]
     if body.do_sample:
         names.append("do_sample")
     if body.num_beams > 1:
