@@ -323,10 +323,10 @@ class Generation:
             self.cached_tokens += delta.cached_tokens
 
 
-async def empty_choices(n: int) -> Deltas:
+async def empty_choices(n: int, sink: Sink[Delta]) -> None:
     """What `max_tokens: 0` gives: choices that end before their first token."""
-    for index in range(n):
-        yield Delta(index, "", (), "length")
+    if drain := sink([Delta(index, "", (), "length") for index in range(n)]):
+        await drain()
 
 
 async def score_prompts(

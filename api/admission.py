@@ -28,7 +28,6 @@ from generation import (
     Source,
     empty_choices,
     merge,
-    pour,
     score_prompts,
 )
 from prompt_template import PromptTemplate
@@ -153,7 +152,7 @@ class Admission:
             if budget:
                 sources.append(self.engine.generate(prompt, own, f"{request_id}-{number}"))
             else:
-                sources.append(partial(pour, empty_choices(decoding.n)))
+                sources.append(partial(empty_choices, decoding.n))
         return merge(sources, decoding.n) if len(sources) > 1 else sources[0]
 
 
