@@ -18,18 +18,7 @@ from api.ignored_fields import ignored_fields
 from api.models import Models
 from api.tool_calls import CALL_FIELDS, call_reason, read_calls, to_calls
 from errors import APIError, bad_request
-from generation import (
-    Calls,
-    Decoding,
-    Delta,
-    Engine,
-    Generation,
-    Prompt,
-    Source,
-    empty_choices,
-    merge,
-    score_prompts,
-)
+from generation import Calls, Decoding, Delta, Engine, Generation, Prompt, Source
 from prompt_template import PromptTemplate
 from prompts.calls import characters_of
 from prompts.encoder import encode_word
@@ -38,6 +27,7 @@ from server.access_log import keep_texts
 from server.offload import offload
 from server.request_record import request_record
 from settings import Settings
+from sources import empty_choices, merge, score_prompts
 
 MAX_CUT_CHARACTERS = 2**20
 """Characters that a text may have which is longer than the context and is to be cut by `truncate_prompt_tokens`."""
