@@ -1,8 +1,7 @@
 """Prompt templates: conversations -> runs of text and control tokens, in the layout that a model was trained with.
 
 Alpaca-2 and Alpaca are written here; others are rendered by fastchat (`prompts/rendered_layouts.py`), or by Jinja
-(`prompts/chat_templates.py`).
-Text only: no images. Knows nothing about tokenizers beyond their control tokens.
+(`prompts/chat_templates.py`). Text only: no images. Knows nothing about tokenizers beyond their control tokens.
 """
 
 from collections.abc import Callable, Sequence
