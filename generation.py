@@ -12,8 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
@@ -323,63 +322,12 @@ class Generation:
             self.cached_tokens += delta.cached_tokens
 
 
-async def empty_choices(n: int) -> Deltas:
-    """What `max_tokens: 0` gives: choices that end before their first token."""
-    for index in range(n):
-        yield Delta(index, "", (), "length")
-
-
-async def score_prompts(
-    engine: Engine, prompts: Sequence[Prompt], decoding: Decoding, request_id: str
-) -> list[list[TokenLogprob]]:
-    """The log-probabilities of the prompts' tokens, by prompt; cancelled, it ends the engine's work on them."""
-    scores = [
-        engine.score(prompt, decoding, f"{request_id}-{number}-prompt")
-        for number, prompt in enumerate(prompts)
-    ]
-    tasks = [asyncio.create_task(score) for score in scores]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        await end(tasks)
-
-
 async def pour(deltas: Deltas, sink: Sink[Delta]) -> None:
     """Each delta into the sink, as fast as its reader reads."""
     async with aclosing(deltas):
         async for delta in deltas:
             if drain := sink([delta]):
                 await drain()
-
-
-def changed(source: Source[Item], change: Callable[[Item], Item]) -> Source[Item]:
-    """The same items, each changed on its way."""
-    return lambda sink: source(lambda items: sink([change(item) for item in items]))
-
-
-def split(source: Source[Item], parts: Callable[[Item], Sequence[Item]]) -> Source[Item]:
-    """The parts of each item, in place of it."""
-    return lambda sink: source(lambda items: sink([part for item in items for part in parts(item)]))
-
-
-def merge(sources: Sequence[Source[Delta]], n: int) -> Source[Delta]:
-    """The deltas of several prompts as they come, indices offset by `n` for each; the first failure ends them all."""
-
-    def shift(delta: Delta, offset: int) -> Delta:
-        return replace(delta, index=delta.index + offset)
-
-    async def merged(sink: "Sink[Delta]") -> None:
-        shifted = [
-            changed(source, partial(shift, offset=number * n))
-            for number, source in enumerate(sources)
-        ]
-        tasks = [asyncio.ensure_future(source(sink)) for source in shifted]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            await end(tasks)
-
-    return merged
 
 
 async def end(tasks: Collection[asyncio.Future[Any]]) -> None:

@@ -19,7 +19,7 @@ from api.decoding import to_defaults
 from engine import fork_server, process
 from generation import Engine
 from model_files import check_model_files, read_config
-from prompt_template import PromptTemplate, load_prompt_template
+from prompt_template import PromptTemplate
 from quantization import check_quantization, is_cpu_build
 from server import console
 from server.sockets import to_port, to_sockets
@@ -34,6 +34,7 @@ from settings import (
     raising_start_error,
     read_keys,
 )
+from template_choice import load_prompt_template
 
 
 def check_start(settings: Settings, vllm_arguments: Sequence[str]) -> Settings:

@@ -1,7 +1,8 @@
 """The OpenAI wire format: request and reply bodies, nothing else.
 
-A request field carries its type, range and default; `--override-generation-config` changes the defaults of sampling
-fields. What the fields mean together is resolved in `api/decoding.py` and checked in `api/field_rules.py`.
+A request field carries its type, range and default, and what it is for in its docstring, which `/docs` shows;
+`--override-generation-config` changes the defaults of sampling fields. What the fields mean together is resolved in
+`api/decoding.py` and checked in `api/field_rules.py`.
 """
 
 import json
@@ -157,7 +158,7 @@ def is_absent(value: object) -> bool:
     return value is None
 
 
-class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
+class SentBody(BaseModel, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True):
     """A request body: null means absent, and a field that nobody knows is kept to be named, not refused."""
 
     @model_validator(mode="before")
@@ -189,38 +190,36 @@ class SentBody(BaseModel, extra="allow", allow_inf_nan=False):
 class StreamOptions(SentBody):
     """What a stream carries besides text."""
 
-    include_usage: bool = Field(
-        False, description="End with a chunk that has the usage of the whole reply."
-    )
-    continuous_usage_stats: bool = Field(False, description="Put the usage so far into each chunk.")
-    include_beams: bool = Field(
-        False,
-        description="While a beam search of one prompt runs, show its beams, without choices.",
-    )
-    include_obfuscation: Any = Field(None, description="No effect: events are not padded.")
+    include_usage: bool = False
+    """End with a chunk that has the usage of the whole reply."""
+    continuous_usage_stats: bool = False
+    """Put the usage so far into each chunk."""
+    include_beams: bool = False
+    """While a beam search of one prompt runs, show its beams, without choices."""
+    include_obfuscation: Any = None
+    """No effect: events are not padded."""
 
 
 class JSONSchema(SentBody):
     """A JSON schema that the reply keeps."""
 
-    schema_: Schema = Field(
-        alias="schema", description="A JSON schema; objects get only the properties that it names."
-    )
-    name: Any = Field(None, description="No effect.")
+    schema_: Schema = Field(alias="schema")
+    """A JSON schema; objects get only the properties that it names."""
+    name: Any = None
+    """No effect."""
     description: Any = None
-    strict: Any = Field(None, description="No effect: a schema is always kept.")
+    strict: Any = None
+    """No effect: a schema is always kept."""
 
 
 class ResponseFormat(SentBody):
     """What the reply is: any text, any JSON object, or JSON by a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JSONSchema | None = Field(None, description="The schema of the type json_schema.")
-    schema_: Schema | None = Field(
-        None,
-        alias="schema",
-        description="The schema, as llama.cpp's server takes it: beside 'type', for json_object too.",
-    )
+    json_schema: JSONSchema | None = None
+    """The schema of the type json_schema."""
+    schema_: Schema | None = Field(None, alias="schema")
+    """The schema, as llama.cpp's server takes it: beside 'type', for json_object too."""
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
@@ -240,19 +239,16 @@ class ResponseFormat(SentBody):
 class StructuredOutputs(SentBody):
     """vLLM's ways to say what the reply is; one of them."""
 
-    json_: Annotated[Schema | None, BeforeValidator(_to_object)] = Field(
-        None, alias="json", description="A JSON schema, as an object or a string."
-    )
-    json_object: Literal[True] | None = Field(None, description="Any JSON object.")
-    choice: list[ShortText] | None = Field(
-        None, min_length=1, max_length=1000, description="One of these texts."
-    )
-    regex: str | None = Field(
-        None, max_length=MAX_EXPRESSION, description="A regular expression, without look-around."
-    )
-    grammar: str | None = Field(
-        None, max_length=MAX_EXPRESSION, description="A grammar in Lark's syntax or as GBNF."
-    )
+    json_: Annotated[Schema | None, BeforeValidator(_to_object)] = Field(None, alias="json")
+    """A JSON schema, as an object or a string."""
+    json_object: Literal[True] | None = None
+    """Any JSON object."""
+    choice: list[ShortText] | None = Field(None, min_length=1, max_length=1000)
+    """One of these texts."""
+    regex: str | None = Field(None, max_length=MAX_EXPRESSION)
+    """A regular expression, without look-around."""
+    grammar: str | None = Field(None, max_length=MAX_EXPRESSION)
+    """A grammar in Lark's syntax or as GBNF."""
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -266,14 +262,14 @@ class StructuredOutputs(SentBody):
 class Function(SentBody):
     """A function that the client would run."""
 
-    name: str = Field(
-        pattern="^[a-zA-Z0-9_.-]{1,64}$", description="1 to 64 letters, digits, '_', '.' and '-'."
-    )
-    description: str = Field("", description="What the function does, for the model to read.")
-    parameters: Schema = Field(
-        {}, description="A JSON schema of the arguments; absent: no arguments."
-    )
-    strict: Any = Field(None, description="No effect: the schema is always kept.")
+    name: str = Field(pattern="^[a-zA-Z0-9_.-]{1,64}$")
+    """1 to 64 letters, digits, '_', '.' and '-'."""
+    description: str = ""
+    """What the function does, for the model to read."""
+    parameters: Schema = {}
+    """A JSON schema of the arguments; absent: no arguments."""
+    strict: Any = None
+    """No effect: the schema is always kept."""
 
 
 class Tool(SentBody):
@@ -307,10 +303,10 @@ class ToolChoice(SentBody):
     """Whether a function has to be called, and which."""
 
     type: Literal["auto", "none", "required", "function", "allowed_tools"]
-    function: FunctionName | None = Field(None, description="The function of the type function.")
-    allowed_tools: AllowedTools | None = Field(
-        None, description="The functions of the type allowed_tools."
-    )
+    function: FunctionName | None = None
+    """The function of the type function."""
+    allowed_tools: AllowedTools | None = None
+    """The functions of the type allowed_tools."""
 
     @model_validator(mode="after")
     def _check_type(self) -> Self:
@@ -323,156 +319,158 @@ class ToolChoice(SentBody):
 class ToolFields(SentBody):
     """The fields of a conversation that say what may be called."""
 
-    tools: list[Tool] = Field(EMPTY, max_length=MAX_TOOLS, description="Functions it may call.")
+    tools: list[Tool] = Field(EMPTY, max_length=MAX_TOOLS)
+    """Functions it may call."""
     tool_choice: Annotated[
         ToolChoice | None,
         BeforeValidator(to_tool_choice, json_schema_input_type=ToolMode | ToolChoice),
-    ] = Field(
-        None,
-        json_schema_extra=AUTO,
-        description="auto: text or calls, as the model decides; required, a function: calls; none: text.",
-    )
-    parallel_tool_calls: bool = Field(True, description="false: at most one call.")
-    functions: list[Function] = Field(EMPTY, max_length=MAX_TOOLS, description="Older tools.")
+    ] = Field(None, json_schema_extra=AUTO)
+    """auto: text or calls, as the model decides; required, a function: calls; none: text."""
+    parallel_tool_calls: bool = True
+    """false: at most one call."""
+    functions: list[Function] = Field(EMPTY, max_length=MAX_TOOLS)
+    """Older tools."""
     function_call: Annotated[
         ToolChoice | None,
         BeforeValidator(_to_older_choice, json_schema_input_type=OlderMode | FunctionName),
-    ] = Field(None, json_schema_extra=AUTO, description="The older form of tool_choice.")
+    ] = Field(None, json_schema_extra=AUTO)
+    """The older form of tool_choice."""
 
 
 class GenerationFields(SentBody):
     """The fields that both endpoints share and that say how to generate."""
 
-    model: str | None = Field(None, description="A served model's name; absent: the first.")
-    max_tokens: int = Field(
-        512, ge=0, description="Generated tokens at most, clamped to what the context has left."
-    )
-    max_completion_tokens: int | None = Field(
-        None, ge=0, description="Another name for max_tokens; the smaller of the two counts."
-    )
-    temperature: float = Field(0.2, ge=0, le=2, description="Higher is more random, 0 is greedy.")
-    do_sample: bool = Field(True, description="false: greedy, as with temperature 0.")
-    top_p: float = Field(
-        0.9, ge=0, le=1, description="Sample from the likeliest that add up to this; 0: greedy."
-    )
-    top_k: int = Field(
-        40, ge=-1, lt=2**31, description="Sample from this many of the likeliest; 0 or -1: all."
-    )
-    min_p: float = Field(0.0, ge=0, le=1, description="Minimum, relative to the likeliest token.")
-    presence_penalty: float = Field(
-        0.0, ge=-2, le=2, description="Subtracted from the logits of tokens that the reply has."
-    )
-    frequency_penalty: float = Field(
-        0.0, ge=-2, le=2, description="Subtracted from a token's logit for each time it has come."
-    )
-    repetition_penalty: float = Field(
-        1.1, gt=0, le=10, description="Divides the logits of tokens that have come; 1.0: off."
-    )
-    n: int = Field(1, ge=1, le=MAX_CHOICES, description="Choices to return for each prompt.")
-    best_of: int = Field(
-        0, ge=0, le=MAX_CHOICES, description="Choices to generate for the n likeliest; 0, 1: n."
-    )
-    use_beam_search: bool = Field(False, description="Search num_beams, best_of or n beams.")
-    num_beams: int = Field(
-        1, ge=0, le=MAX_BEAMS, description="Above 1: beam search with this many beams."
-    )
-    length_penalty: float = Field(
-        1.0, ge=-10, le=10, description="Beam search: scores are divided by length to this power."
-    )
-    early_stopping: Literal[True, False, "never"] = Field(
-        False,
-        description="End once num_beams beams have finished (true), or a better one is unlikely (false) or impossible.",
-    )
+    model: str | None = None
+    """A served model's name; absent: the first."""
+    max_tokens: int = Field(512, ge=0)
+    """Generated tokens at most, clamped to what the context has left."""
+    max_completion_tokens: int | None = Field(None, ge=0)
+    """Another name for max_tokens; the smaller of the two counts."""
+    temperature: float = Field(0.2, ge=0, le=2)
+    """Higher is more random, 0 is greedy."""
+    do_sample: bool = True
+    """false: greedy, as with temperature 0."""
+    top_p: float = Field(0.9, ge=0, le=1)
+    """Sample from the likeliest that add up to this; 0: greedy."""
+    top_k: int = Field(40, ge=-1, lt=2**31)
+    """Sample from this many of the likeliest; 0 or -1: all."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Minimum, relative to the likeliest token."""
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """Subtracted from the logits of tokens that the reply has."""
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """Subtracted from a token's logit for each time it has come."""
+    repetition_penalty: float = Field(1.1, gt=0, le=10)
+    """Divides the logits of tokens that have come; 1.0: off."""
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    """Choices to return for each prompt."""
+    best_of: int = Field(0, ge=0, le=MAX_CHOICES)
+    """Choices to generate for the n likeliest; 0, 1: n."""
+    use_beam_search: bool = False
+    """Search num_beams, best_of or n beams."""
+    num_beams: int = Field(1, ge=0, le=MAX_BEAMS)
+    """Above 1: beam search with this many beams."""
+    length_penalty: float = Field(1.0, ge=-10, le=10)
+    """Beam search: scores are divided by length to this power."""
+    early_stopping: Literal[True, False, "never"] = False
+    """End once num_beams beams have finished (true), or a better one is unlikely (false) or impossible."""
     stop: Annotated[
         list[ShortText],
         FailFast(),
         BeforeValidator(_to_strings, json_schema_input_type=ShortText | list[ShortText]),
-    ] = Field(
-        EMPTY,
-        max_length=MAX_STOP_STRINGS,
-        description="A string, or up to 16, that end the reply and are left out.",
-    )
-    stop_token_ids: Annotated[list[TokenId], FailFast()] = Field(
-        EMPTY, max_length=MAX_TOKENS_NAMED, description="Token ids at which the reply ends."
-    )
-    include_stop_str_in_output: bool = Field(False, description="Keep the stop string.")
-    ignore_eos: bool = Field(False, description="Go on after the model's end-of-text token.")
-    min_tokens: int = Field(0, ge=0, description="Generated tokens at least.")
-    skip_special_tokens: bool = Field(True, description="Leave control tokens out of the text.")
-    spaces_between_special_tokens: bool = Field(True, description="Spaces between control tokens.")
-    seed: int | None = Field(
-        None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="Equal seeds give equal replies."
-    )
+    ] = Field(EMPTY, max_length=MAX_STOP_STRINGS)
+    """A string, or up to 16, that end the reply and are left out."""
+    stop_token_ids: Annotated[list[TokenId], FailFast()] = Field(EMPTY, max_length=MAX_TOKENS_NAMED)
+    """Token ids at which the reply ends."""
+    include_stop_str_in_output: bool = False
+    """Keep the stop string."""
+    ignore_eos: bool = False
+    """Go on after the model's end-of-text token."""
+    min_tokens: int = Field(0, ge=0)
+    """Generated tokens at least."""
+    skip_special_tokens: bool = True
+    """Leave control tokens out of the text."""
+    spaces_between_special_tokens: bool = True
+    """Spaces between control tokens."""
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63 - MAX_CHOICES)
+    """Equal seeds give equal replies."""
     logit_bias: Annotated[
         dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)
-    ] = Field(
-        {}, max_length=MAX_TOKENS_NAMED, description="Added to the logit of each token id named."
-    )
-    bad_words: Annotated[list[ShortText], FailFast()] = Field(
-        EMPTY, max_length=MAX_BAD_WORDS, description="Words that the reply may not contain."
-    )
+    ] = Field({}, max_length=MAX_TOKENS_NAMED)
+    """Added to the logit of each token id named."""
+    bad_words: Annotated[list[ShortText], FailFast()] = Field(EMPTY, max_length=MAX_BAD_WORDS)
+    """Words that the reply may not contain."""
     allowed_token_ids: Annotated[list[TokenId], FailFast()] = Field(
-        EMPTY, max_length=MAX_TOKENS_ALLOWED, description="The only token ids that are allowed."
+        EMPTY, max_length=MAX_TOKENS_ALLOWED
     )
-    truncate_prompt_tokens: int | None = Field(
-        None, ge=-1, description="Keep only so many of the prompt's last tokens; -1: what fits."
-    )
-    truncation_side: Literal["left", "right"] = Field(
-        "left", description="The end of the prompt that truncate_prompt_tokens leaves out."
-    )
-    return_token_ids: bool = Field(False, description="Return the ids of prompt and reply too.")
-    stream: bool = Field(False, description="Server-sent events instead of one body.")
-    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    response_format: ResponseFormat | None = Field(
-        None, description="What the reply is: text, any JSON object, or JSON by a schema."
-    )
-    structured_outputs: StructuredOutputs | None = Field(
-        None, description="What the reply must match, in vLLM's words."
-    )
+    """The only token ids that are allowed."""
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    """Keep only so many of the prompt's last tokens; -1: what fits."""
+    truncation_side: Literal["left", "right"] = "left"
+    """The end of the prompt that truncate_prompt_tokens leaves out."""
+    return_token_ids: bool = False
+    """Return the ids of prompt and reply too."""
+    stream: bool = False
+    """Server-sent events instead of one body."""
+    stream_options: StreamOptions | None = None
+    """Only with stream."""
+    response_format: ResponseFormat | None = None
+    """What the reply is: text, any JSON object, or JSON by a schema."""
+    structured_outputs: StructuredOutputs | None = None
+    """What the reply must match, in vLLM's words."""
 
 
 class UnusedFields(SentBody):
     """OpenAI's fields that mean nothing here: they are accepted, and change no answer."""
 
-    user: Any = Field(None, description="No effect.")
-    metadata: Any = Field(None, description="No effect.")
-    store: Any = Field(None, description="No effect.")
-    service_tier: Any = Field(None, description="No effect.")
-    safety_identifier: Any = Field(None, description="No effect.")
-    prompt_cache_key: Any = Field(None, description="No effect.")
-    prompt_cache_options: Any = Field(None, description="No effect.")
-    prompt_cache_retention: Any = Field(None, description="No effect.")
-    prediction: Any = Field(None, description="No effect.")
-    reasoning: Any = Field(None, description="No effect.")
-    reasoning_effort: Any = Field(None, description="No effect.")
-    verbosity: Any = Field(None, description="No effect.")
-    modalities: list[Literal["text"]] = Field(EMPTY, description="What replies are: text.")
+    user: Any = None
+    """No effect."""
+    metadata: Any = None
+    """No effect."""
+    store: Any = None
+    """No effect."""
+    service_tier: Any = None
+    """No effect."""
+    safety_identifier: Any = None
+    """No effect."""
+    prompt_cache_key: Any = None
+    """No effect."""
+    prompt_cache_options: Any = None
+    """No effect."""
+    prompt_cache_retention: Any = None
+    """No effect."""
+    prediction: Any = None
+    """No effect."""
+    reasoning: Any = None
+    """No effect."""
+    reasoning_effort: Any = None
+    """No effect."""
+    verbosity: Any = None
+    """No effect."""
+    modalities: list[Literal["text"]] = EMPTY
+    """What replies are: text."""
 
 
 class GuidedFields(SentBody):
     """vLLM's former names of `structured_outputs`, which is used instead where both are sent."""
 
-    guided_json: Annotated[Schema | None, BeforeValidator(_to_object)] = Field(
-        None, description="The same as structured_outputs.json."
-    )
-    guided_choice: list[ShortText] | None = Field(
-        None, min_length=1, max_length=1000, description="The same as structured_outputs.choice."
-    )
-    guided_regex: str | None = Field(
-        None, max_length=MAX_EXPRESSION, description="The same as structured_outputs.regex."
-    )
-    guided_grammar: str | None = Field(
-        None, max_length=MAX_EXPRESSION, description="The same as structured_outputs.grammar."
-    )
+    guided_json: Annotated[Schema | None, BeforeValidator(_to_object)] = None
+    """The same as structured_outputs.json."""
+    guided_choice: list[ShortText] | None = Field(None, min_length=1, max_length=1000)
+    """The same as structured_outputs.choice."""
+    guided_regex: str | None = Field(None, max_length=MAX_EXPRESSION)
+    """The same as structured_outputs.regex."""
+    guided_grammar: str | None = Field(None, max_length=MAX_EXPRESSION)
+    """The same as structured_outputs.grammar."""
 
 
 class RequestFields(GenerationFields, GuidedFields, UnusedFields):
     """All fields that both endpoints share, also those for which the server has no default of its own."""
 
-    cache_salt: ShortText = Field("", description="Who shares a prefix cache: equal salts only.")
-    priority: int = Field(
-        0, ge=-(2**31), lt=2**31, description="Lower: earlier; needs --scheduling-policy priority."
-    )
+    cache_salt: ShortText = ""
+    """Who shares a prefix cache: equal salts only."""
+    priority: int = Field(0, ge=-(2**31), lt=2**31)
+    """Lower: earlier; needs --scheduling-policy priority."""
 
 
 class CompletionRequest(
@@ -482,30 +480,34 @@ class CompletionRequest(
 
     prompt: Annotated[
         list[str | list[int]], BeforeValidator(_to_prompts, json_schema_input_type=SentPrompt)
-    ] = Field(description="One or more strings, or lists of token ids, which are used as they are.")
-    raw: bool | None = Field(
-        None, description="true: leave the prompt template out; absent: as --raw-completions says."
-    )
-    echo: bool = Field(False, description="Begin the text with the prompt.")
-    suffix: str = Field("", description="Not supported: 400.")
-    logprobs: Annotated[int | None, BeforeValidator(_false_to_none)] = Field(
-        None,
-        ge=0,
-        le=20,
-        description="Return log-probabilities, also of this many of the likeliest tokens; with echo the prompt's too.",
-    )
+    ]
+    """One or more strings, or lists of token ids, which are used as they are."""
+    raw: bool | None = None
+    """true: leave the prompt template out; absent: as --raw-completions says."""
+    echo: bool = False
+    """Begin the text with the prompt."""
+    suffix: str = ""
+    """Not supported: 400."""
+    logprobs: Annotated[int | None, BeforeValidator(_false_to_none)] = Field(None, ge=0, le=20)
+    """Return log-probabilities, also of this many of the likeliest tokens; with echo the prompt's too."""
 
 
 class ChatMessage(SentBody):
     """One message of a conversation, as text."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Content = Field("", description="A string, null, or a list of text parts.")
-    refusal: str = Field("", description="An assistant's refusal, read like its content.")
-    tool_calls: list[Any] = Field(EMPTY, max_length=MAX_TOOLS, description="Calls it has made.")
-    function_call: Any = Field(None, description="An assistant's call in the older form.")
-    name: ShortText = Field("", description="The speaker, or the function of a result.")
-    tool_call_id: str = Field("", description="The call that a result belongs to.")
+    content: Content = ""
+    """A string, null, or a list of text parts."""
+    refusal: str = ""
+    """An assistant's refusal, read like its content."""
+    tool_calls: list[Any] = Field(EMPTY, max_length=MAX_TOOLS)
+    """Calls it has made."""
+    function_call: Any = None
+    """An assistant's call in the older form."""
+    name: ShortText = ""
+    """The speaker, or the function of a result."""
+    tool_call_id: str = ""
+    """The call that a result belongs to."""
 
     @model_validator(mode="before")
     @classmethod
@@ -534,15 +536,12 @@ class ChatCompletionRequest(
 ):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Messages = Field(
-        min_length=1,
-        max_length=MAX_MESSAGES,
-        description="Or one string, for one user message. A final assistant message is continued.",
-    )
-    logprobs: bool = Field(False, description="Return the log-probabilities of the tokens.")
-    top_logprobs: int = Field(
-        0, ge=0, le=20, description="Likeliest tokens to return in each place; only with logprobs."
-    )
+    messages: Messages = Field(min_length=1, max_length=MAX_MESSAGES)
+    """Or one string, for one user message. A final assistant message is continued."""
+    logprobs: bool = False
+    """Return the log-probabilities of the tokens."""
+    top_logprobs: int = Field(0, ge=0, le=20)
+    """Likeliest tokens to return in each place; only with logprobs."""
 
 
 Request = CompletionRequest | ChatCompletionRequest

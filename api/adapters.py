@@ -33,9 +33,12 @@ class LoadAdapterRequest(SentBody):
     """The body of `POST /v1/load_lora_adapter`."""
 
     lora_name: AdapterName
-    lora_path: str = Field(min_length=1, description="Its folder, or its name on Hugging Face.")
-    prompt_template: str = Field("auto", description="As --prompt-template.")
-    load_inplace: bool = Field(False, description="true, new weights for a name in use: 400.")
+    lora_path: str = Field(min_length=1)
+    """Its folder, or its name on Hugging Face."""
+    prompt_template: str = "auto"
+    """As --prompt-template."""
+    load_inplace: bool = False
+    """true, new weights for a name in use: 400."""
 
 
 class UnloadAdapterRequest(SentBody):

@@ -18,19 +18,7 @@ from api.ignored_fields import ignored_fields
 from api.models import Models
 from api.tool_calls import CALL_FIELDS, call_reason, read_calls, to_calls
 from errors import APIError, bad_request
-from generation import (
-    Calls,
-    Decoding,
-    Delta,
-    Engine,
-    Generation,
-    Prompt,
-    Source,
-    empty_choices,
-    merge,
-    pour,
-    score_prompts,
-)
+from generation import Calls, Decoding, Delta, Engine, Generation, Prompt, Source
 from prompt_template import PromptTemplate
 from prompts.calls import characters_of
 from prompts.encoder import encode_word
@@ -39,6 +27,7 @@ from server.access_log import keep_texts
 from server.offload import offload
 from server.request_record import request_record
 from settings import Settings
+from sources import empty_choices, merge, score_prompts
 
 MAX_CUT_CHARACTERS = 2**20
 """Characters that a text may have which is longer than the context and is to be cut by `truncate_prompt_tokens`."""
@@ -63,7 +52,8 @@ class Admission:
         check_fields(body, decoding)
         record = request_record(request.scope)
         # Room is asked for before prompts are encoded, and taken when they are generated for.
-        self.engine.admit(_prompts_of(body) * decoding.width)
+        count = len(body.prompt) if isinstance(body, CompletionRequest) else 1
+        self.engine.admit(count * decoding.width)
         prompts, barred = await offload(
             request, lambda: (self._render(body, decoding, template), self._barred(body))
         )
@@ -147,13 +137,12 @@ class Admission:
         sources: list[Source[Delta]] = []
         for number, prompt in enumerate(prompts):
             budget = _token_budget(prompt, body, decoding, self.engine.max_model_len)
-            own = decoding
-            if budget != decoding.max_tokens:
-                own = replace(decoding, max_tokens=budget)
+            is_clamped = budget != decoding.max_tokens
+            own = replace(decoding, max_tokens=budget) if is_clamped else decoding
             if budget:
                 sources.append(self.engine.generate(prompt, own, f"{request_id}-{number}"))
             else:
-                sources.append(partial(pour, empty_choices(decoding.n)))
+                sources.append(partial(empty_choices, decoding.n))
         return merge(sources, decoding.n) if len(sources) > 1 else sources[0]
 
 
@@ -162,10 +151,6 @@ def calls_of(body: ToolFields, template: PromptTemplate) -> Calls | None:
     if CALL_FIELDS.isdisjoint(body.model_fields_set):
         return None
     return to_calls(body, template.layout.call_format)
-
-
-def _prompts_of(body: Request) -> int:
-    return len(body.prompt) if isinstance(body, CompletionRequest) else 1
 
 
 def _truncated(ids: list[int], body: Request, limit: int) -> list[int]:

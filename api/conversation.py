@@ -57,8 +57,6 @@ def _is_result(message: ChatMessage) -> bool:
 
 def unshown_names(sent: Sequence[ChatMessage]) -> list[str]:
     """The paths of the names of speakers that the model is not shown."""
-    if all(map(is_text, sent)):
-        return []
     roles = roles_of_several(sent)
     return [
         f"messages[{at}].name"

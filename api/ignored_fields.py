@@ -3,10 +3,6 @@
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from pydantic import BaseModel
-from pydantic_core import to_json
-from starlette.responses import Response
-
 from api.conversation import unshown_names
 from api.tool_calls import CALL_FIELDS, unused_fields
 from generation import Decoding
@@ -16,9 +12,6 @@ MAX_NAMES, MAX_NAME_CHARACTERS = 10, 40
 PLAIN = "!#$&()*+-./:;<=>?@[]^_{|}~"
 """Besides letters and digits, the characters that a name in the header has as they are."""
 
-UNUSED_IF_GREEDY = ("top_p", "top_k", "min_p", "seed", "best_of")
-UNUSED_IF_TOP_P_IS_0 = ("temperature", "top_k", "min_p", "seed", "best_of")
-UNUSED_WITH_BEAMS = ("temperature", "top_p", "top_k", "min_p", "seed")
 UNUSED_WITHOUT_BEAMS = ("length_penalty", "early_stopping")
 
 
@@ -32,7 +25,8 @@ def ignored_fields(body: Request, decoding: Decoding) -> list[str]:
     if options is not None and options.include_beams and not decoding.include_beams:
         names.append("stream_options.include_beams")
     if isinstance(body, ChatCompletionRequest):
-        names += unshown_names(body.messages)
+        if any(message.name for message in body.messages):
+            names += unshown_names(body.messages)
         if not CALL_FIELDS.isdisjoint(sent):
             names += unused_fields(body, decoding)
     return names
@@ -48,12 +42,13 @@ def _unused(body: Request, decoding: Decoding) -> Sequence[str]:
 
 
 def _unused_if_greedy(body: Request) -> tuple[str, ...]:
+    """Of `temperature` and `top_p`, the one that did not make it greedy, and what only sampling has a use for."""
     is_top_p_0 = body.top_p == 0 and "top_p" in body.model_fields_set
-    return UNUSED_IF_TOP_P_IS_0 if is_top_p_0 else UNUSED_IF_GREEDY
+    return ("temperature" if is_top_p_0 else "top_p", "top_k", "min_p", "seed", "best_of")
 
 
 def _unused_with_beams(body: Request) -> Sequence[str]:
-    names = [*UNUSED_WITH_BEAMS]
+    names = ["temperature", "top_p", "top_k", "min_p", "seed"]
     if body.do_sample:
         names.append("do_sample")
     if body.num_beams > 1:
@@ -70,8 +65,3 @@ def ignored_header(fields: Sequence[str]) -> dict[str, str]:
     if len(fields) > MAX_NAMES:
         names.append(f"and {len(fields) - MAX_NAMES} more")
     return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
-
-
-def to_response(reply: BaseModel, ignored: Sequence[str]) -> Response:
-    """A whole reply as JSON, with the header that names the fields that were ignored."""
-    return Response(to_json(reply), headers=ignored_header(ignored), media_type="application/json")

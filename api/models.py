@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import BaseModel
 
 from errors import APIError, shown
-from prompt_template import PromptTemplate, adapter_template
+from prompt_template import PromptTemplate
 from settings import AdapterModule, Settings
+from template_choice import adapter_template
 
 MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
 

@@ -59,18 +59,26 @@ def _check_strings(value: Any) -> Any:
 class InputItem(SentBody):
     """What was said, called or returned: a message, a call of a function, or the output of one."""
 
-    type: ItemType = Field("message", description="Items of reasoning are passed over.")
-    role: Literal["user", "assistant", "system", "developer"] | None = Field(
-        None, description="Of a message."
-    )
-    content: Content = Field("", description="Of a message: a string, or a list of text parts.")
-    call_id: str = Field("", description="Of a call and of its output.")
-    name: str = Field("", description="The function that is called.")
-    arguments: str = Field("", description="The arguments of a call, as JSON.")
-    output: Content = Field("", description="Of a call: a string, or a list of text parts.")
-    id: Any = Field(None, description="No effect.")
-    status: Any = Field(None, description="No effect.")
-    phase: Any = Field(None, description="No effect.")
+    type: ItemType = "message"
+    """Items of reasoning are passed over."""
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    """Of a message."""
+    content: Content = ""
+    """Of a message: a string, or a list of text parts."""
+    call_id: str = ""
+    """Of a call and of its output."""
+    name: str = ""
+    """The function that is called."""
+    arguments: str = ""
+    """The arguments of a call, as JSON."""
+    output: Content = ""
+    """Of a call: a string, or a list of text parts."""
+    id: Any = None
+    """No effect."""
+    status: Any = None
+    """No effect."""
+    phase: Any = None
+    """No effect."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +109,8 @@ class FunctionTool(Function):
     """A function that the client would run."""
 
     type: Literal["function"]
-    strict: bool = Field(True, description="No effect: the schema is always kept.")
+    strict: bool = True
+    """No effect: the schema is always kept."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,19 +133,14 @@ class FlatToolChoice(SentBody):
     """Whether a function has to be called, and which."""
 
     type: Literal["auto", "none", "required", "function", "allowed_tools"]
-    name: str | None = Field(
-        None, exclude_if=is_absent, description="The function of the type function."
-    )
-    mode: Literal["auto", "required"] | None = Field(
-        None, exclude_if=is_absent, description="Whether one of the allowed tools has to be called."
-    )
+    name: str | None = Field(None, exclude_if=is_absent)
+    """The function of the type function."""
+    mode: Literal["auto", "required"] | None = Field(None, exclude_if=is_absent)
+    """Whether one of the allowed tools has to be called."""
     tools: list[AllowedFunction] | None = Field(
-        None,
-        exclude_if=is_absent,
-        min_length=1,
-        max_length=MAX_TOOLS,
-        description="The functions of the type allowed_tools.",
+        None, exclude_if=is_absent, min_length=1, max_length=MAX_TOOLS
     )
+    """The functions of the type allowed_tools."""
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
@@ -154,19 +158,14 @@ class TextFormat(SentBody):
     """What the text is: any text, any JSON object, or JSON by a schema."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
-    name: ShortText | None = Field(
-        None, exclude_if=is_absent, description="No effect; given back in the reply."
-    )
-    schema_: Schema | None = Field(
-        None,
-        alias="schema",
-        exclude_if=is_absent,
-        description="The JSON schema of the type json_schema.",
-    )
-    description: str | None = Field(None, exclude_if=is_absent, description="No effect.")
-    strict: bool | None = Field(
-        None, exclude_if=is_absent, description="No effect: a schema is always kept."
-    )
+    name: ShortText | None = Field(None, exclude_if=is_absent)
+    """No effect; given back in the reply."""
+    schema_: Schema | None = Field(None, alias="schema", exclude_if=is_absent)
+    """The JSON schema of the type json_schema."""
+    description: str | None = Field(None, exclude_if=is_absent)
+    """No effect."""
+    strict: bool | None = Field(None, exclude_if=is_absent)
+    """No effect: a schema is always kept."""
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
@@ -181,9 +180,8 @@ class TextOptions(SentBody):
     """What the text of the reply is."""
 
     format: TextFormat = Field(default_factory=TextFormat)
-    verbosity: Literal["low", "medium", "high"] | None = Field(
-        None, exclude_if=is_absent, description="No effect."
-    )
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, exclude_if=is_absent)
+    """No effect."""
 
 
 class ResponsesRequest(
@@ -198,48 +196,50 @@ class ResponsesRequest(
     ] = Field(
         min_length=1,
         max_length=MAX_MESSAGES - 1,  # with the instructions they are the messages of a chat
-        description="The whole conversation, or one string, for one user message.",
     )
-    instructions: str | None = Field(None, description="A first system message.")
-    max_output_tokens: int | None = Field(
-        None, ge=0, description="Generated tokens at most; max_tokens is another name."
-    )
-    n: int = Field(1, ge=1, le=1, description="A response is one answer.")
-    text: TextOptions = Field(
-        default_factory=TextOptions, description="What the text of the reply is, and 'verbosity'."
-    )
-    tools: list[FunctionTool] = Field(
-        EMPTY, max_length=MAX_TOOLS, description="Functions that may be called."
-    )
+    """The whole conversation, or one string, for one user message."""
+    instructions: str | None = None
+    """A first system message."""
+    max_output_tokens: int | None = Field(None, ge=0)
+    """Generated tokens at most; max_tokens is another name."""
+    n: int = Field(1, ge=1, le=1)
+    """A response is one answer."""
+    text: TextOptions = Field(default_factory=TextOptions)
+    """What the text of the reply is, and 'verbosity'."""
+    tools: list[FunctionTool] = Field(EMPTY, max_length=MAX_TOOLS)
+    """Functions that may be called."""
     tool_choice: Annotated[
         FlatToolChoice,
         BeforeValidator(to_tool_choice, json_schema_input_type=ToolMode | FlatToolChoice),
-    ] = Field(
-        "auto",
-        validate_default=True,
-        description="Whether a function is called: auto, none, required, a function, allowed_tools.",
-    )
-    parallel_tool_calls: bool = Field(True, description="Whether several may be called at once.")
-    truncation: Literal["auto", "disabled"] = Field(
-        "disabled",
-        description="auto: leave out the oldest turns of a conversation that is too long.",
-    )
+    ] = Field("auto", validate_default=True)
+    """Whether a function is called: auto, none, required, a function, allowed_tools."""
+    parallel_tool_calls: bool = True
+    """Whether several may be called at once."""
+    truncation: Literal["auto", "disabled"] = "disabled"
+    """auto: leave out the oldest turns of a conversation that is too long."""
     include: list[ShortText] = Field(
         EMPTY, max_length=MAX_INCLUDED, description=f"'{LOGPROBS}' asks for log-probabilities."
     )
-    top_logprobs: int = Field(
-        0, ge=0, le=20, description="Likeliest tokens to return in each place; only with include."
-    )
+    top_logprobs: int = Field(0, ge=0, le=20)
+    """Likeliest tokens to return in each place; only with include."""
     metadata: Annotated[
         dict[str, str], BeforeValidator(_check_strings), AfterValidator(_check_pairs)
-    ] = Field({}, max_length=MAX_PAIRS, description="Given back in the reply.")
-    previous_response_id: Any = Field(None, description="Not supported: 400.")
-    conversation: Any = Field(None, description="Not supported: 400.")
-    prompt: Any = Field(None, description="Not supported: 400.")
-    background: Any = Field(None, description="true is not supported: 400.")
-    store: Any = Field(None, description="No effect: nothing is stored.")
-    stream_options: Any = Field(None, description="No effect.")
-    max_tool_calls: Any = Field(None, description="No effect: it is for built-in tools.")
+    ] = Field({}, max_length=MAX_PAIRS)
+    """Given back in the reply."""
+    previous_response_id: Any = None
+    """Not supported: 400."""
+    conversation: Any = None
+    """Not supported: 400."""
+    prompt: Any = None
+    """Not supported: 400."""
+    background: Any = None
+    """true is not supported: 400."""
+    store: Any = None
+    """No effect: nothing is stored."""
+    stream_options: Any = None
+    """No effect."""
+    max_tool_calls: Any = None
+    """No effect: it is for built-in tools."""
 
 
 class OutputText(BaseModel):

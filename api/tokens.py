@@ -3,51 +3,54 @@
 They delay nothing that is to be generated: long bodies are worked on in a thread of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from fastapi import Request, Response
 from pydantic import BaseModel, FailFast, Field
+from pydantic_core import to_json
 
 from api.admission import Admission, calls_of
 from api.conversation import to_messages, unshown_names
-from api.ignored_fields import to_response
+from api.ignored_fields import ignored_header
 from api.tool_calls import unused_tools
-from errors import bad_request
+from errors import APIError, bad_request
 from generation import Calls, Prompt
 from prompt_template import PromptTemplate
 from protocol import EMPTY, MAX_MESSAGES, Messages, SentBody, TokenId, ToolFields
-from server.offload import offload_tokenizing
+from server.offload import THREAD_MIN_BYTES, PausingThread, Result
+from server.request_record import request_record
+
+MAX_TOKEN_BYTES = 2**20
+"""Of the body of a request that only asks about tokens."""
 
 
 class TokenizeRequest(ToolFields):
     """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
 
-    model: str | None = Field(None, description="A served model's name; absent: the first.")
-    prompt: str | None = Field(None, description="A prompt, read as /v1/completions reads it.")
-    messages: Messages = Field(
-        EMPTY,
-        max_length=MAX_MESSAGES,
-        description="A conversation, read as /v1/chat/completions reads it.",
-    )
-    raw: bool | None = Field(
-        None, description="true: leave the prompt template out; absent: as --raw-completions says."
-    )
-    add_special_tokens: bool = Field(
-        True, description="false: leave out the token that begins a text, <s>."
-    )
-    add_generation_prompt: bool = Field(
-        True,
-        description="false is accepted only where the last message is an assistant's, which is continued.",
-    )
-    return_token_strs: bool = Field(False, description="Also return the text of each token.")
+    model: str | None = None
+    """A served model's name; absent: the first."""
+    prompt: str | None = None
+    """A prompt, read as /v1/completions reads it."""
+    messages: Messages = Field(EMPTY, max_length=MAX_MESSAGES)
+    """A conversation, read as /v1/chat/completions reads it."""
+    raw: bool | None = None
+    """true: leave the prompt template out; absent: as --raw-completions says."""
+    add_special_tokens: bool = True
+    """false: leave out the token that begins a text, <s>."""
+    add_generation_prompt: bool = True
+    """false is accepted only where the last message is an assistant's, which is continued."""
+    return_token_strs: bool = False
+    """Also return the text of each token."""
 
 
 class DetokenizeRequest(SentBody):
     """The body of `POST /detokenize`."""
 
-    model: str | None = Field(None, description="A served model's name; absent: the first.")
-    tokens: Annotated[list[TokenId], FailFast()] = Field(description="Token ids.")
+    model: str | None = None
+    """A served model's name; absent: the first."""
+    tokens: Annotated[list[TokenId], FailFast()]
+    """Token ids."""
 
 
 class Tokens(BaseModel):
@@ -72,19 +75,31 @@ class TokenEndpoints:
     def __init__(self, admission: Admission) -> None:
         self._admission, self._engine = admission, admission.engine
         self._encoder, self._models = admission.encoder, admission.models
+        self._thread = PausingThread()
 
     async def tokenize(self, body: TokenizeRequest, request: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
         self._engine.check_ready()
-        return await offload_tokenizing(request, lambda: self._tokenize(body))
+        return await self._offload(request, lambda: self._tokenize(body))
 
     async def detokenize(self, body: DetokenizeRequest, request: Request) -> Response:
         """The text of token ids, control tokens spelt out."""
         self._models.find(body.model)
-        text = await offload_tokenizing(
-            request, lambda: self._admission.decode(body.tokens, "tokens")
-        )
-        return to_response(Detokenized(prompt=text), body.unknown_fields)
+        text = await self._offload(request, lambda: self._admission.decode(body.tokens, "tokens"))
+        return _to_response(Detokenized(prompt=text), body.unknown_fields)
+
+    async def _offload(self, request: Request, work: Callable[[], Result]) -> Result:
+        """Call `work`, in the thread of these endpoints if the body is long; raises APIError (413) if it is over 1 MiB.
+
+        What is to be generated does not wait for it.
+        """
+        size = request_record(request.scope).body_bytes
+        if size > MAX_TOKEN_BYTES:
+            message = (
+                f"The body of a question about tokens may have at most {MAX_TOKEN_BYTES} bytes."
+            )
+            raise APIError(413, message)
+        return work() if size < THREAD_MIN_BYTES else await self._thread.run(work)
 
     def _tokenize(self, body: TokenizeRequest) -> Response:
         template = self._models.find(body.model).template
@@ -100,7 +115,7 @@ class TokenEndpoints:
             token_strs=self._spell(ids) if body.return_token_strs else None,
             prompt=self._admission.decode(ids, "prompt"),
         )
-        return to_response(tokens, _ignored_fields(body, calls))
+        return _to_response(tokens, _ignored_fields(body, calls))
 
     def _render(
         self, body: TokenizeRequest, calls: Calls | None, template: PromptTemplate
@@ -128,3 +143,8 @@ def _ignored_fields(body: TokenizeRequest, calls: Calls | None) -> list[str]:
         names = unused_tools(body, None)
     names += [name for name in unused if name in body.model_fields_set]
     return body.unknown_fields + names
+
+
+def _to_response(reply: BaseModel, ignored: Sequence[str]) -> Response:
+    """A reply as JSON, with the header that names the fields that were ignored."""
+    return Response(to_json(reply), headers=ignored_header(ignored), media_type="application/json")

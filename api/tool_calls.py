@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from errors import bad_request
-from generation import CallFormat, Calls, Decoding, Delta, FinishReason, Source, split
+from generation import CallFormat, Calls, Decoding, Delta, FinishReason, Source
 from protocol import Function, SentBody, ToolChoice, ToolFields
+from sources import split
 
 AUTO = ToolChoice(type="auto")
 CALL_FIELDS = {"tools", "tool_choice", "functions", "function_call"}

@@ -3,20 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from os.path import commonprefix
 from typing import Any
 
 from errors import APIError, bad_request
 from generation import CallFormat
 from prompts.encoder import Encoder, Run, control_pattern
-from prompts.layouts import (
-    JSON_LINES,
-    ChatInputs,
-    Conversation,
-    Layout,
-    rendered_runs,
-    to_chat_inputs,
-)
+from prompts.layouts import JSON_LINES, Conversation, Layout
+from prompts.rendered_layouts import ChatInputs, rendered_runs, to_chat_inputs
 
 QUESTION = {"role": "user", "content": "?"}
 OFFERED = "offered_function"
@@ -87,7 +81,7 @@ def detect_call_format(
     if offers is None or plain is None or one is None:
         return None
     arguments = json.dumps(ARGUMENTS)
-    header = _common_beginning(plain, one)
+    header = commonprefix([plain, one])  # noqa: RUF071 - texts, not paths
     begin, found, rest = one.removeprefix(header).partition(CALLED[0])
     middle, found_arguments, tail = rest.partition(arguments)
     if not (found and found_arguments and OFFERED in offers):
@@ -103,11 +97,6 @@ def detect_call_format(
             separator = between.removeprefix(end).removesuffix(begin)
     has_control = any(map(controls.search, (begin, middle, end, separator or "")))
     return None if has_control or not begin else CallFormat(begin, middle, end, separator)
-
-
-def _common_beginning(first: str, second: str) -> str:
-    pairs = zip(first, second, strict=False)
-    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _rendered(

@@ -18,7 +18,6 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from model_files import find_file, read_config, read_json_object
 from settings import Settings, StartError, raising_start_error
 
-EncodeText = Callable[[str], list[int]]
 Run = str | int | None
 """A text, the id of a control token, or None: a control token that the tokenizer lacks, which is left out."""
 
@@ -83,9 +82,9 @@ class SentencePieceEncoder:
 
     @cached_property
     def _bytes_by_id(self) -> dict[int, bytes]:
-        ids = list(range(self._processor.vocab_size()))
-        pieces = self._processor.id_to_piece(ids)
-        bytes_by_id = dict(zip(ids, map(_piece_to_bytes, pieces), strict=True))
+        ids = range(self._processor.vocab_size())
+        pieces = self._processor.id_to_piece(list(ids))
+        bytes_by_id = dict(enumerate(map(_piece_to_bytes, pieces)))
         for text, token_id in self.control_ids.items():
             bytes_by_id[token_id] = text.encode()
         return bytes_by_id
@@ -204,7 +203,7 @@ def encode_word(encoder: Encoder, word: str) -> list[list[int]]:
     return sequences
 
 
-def _encode_each(runs: Sequence[Run], encode_text: EncodeText) -> list[int]:
+def _encode_each(runs: Sequence[Run], encode_text: Callable[[str], list[int]]) -> list[int]:
     """Encode each text with `encode_text`, and take over ids as they are."""
     ids: list[int] = []
     for run in runs:

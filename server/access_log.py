@@ -14,9 +14,10 @@ import shortuuid
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from generation import Delta, Prompt, Source, changed
+from generation import Delta, Prompt, Source
 from server.metrics import Metrics
 from server.request_record import STATE_KEY, RequestRecord
+from sources import changed
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that disconnects before its reply; it is sent to nobody."""

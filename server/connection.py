@@ -129,7 +129,7 @@ class Http1Connection(HttpToolsProtocol):
             # uvicorn does not read the body while an earlier request is being answered.
             self._set_timer(ARRIVAL_SECONDS)
         else:
-            # `BodyLimits`, which waits for the body, answers with 408.
+            # The route, which waits for the body, answers with 408.
             if (record := self.scope["state"].get(STATE_KEY)) is not None:
                 record.is_body_late = True
             self.cycle.message_event.set()

@@ -1,23 +1,15 @@
-"""ASGI middleware: API keys, limits on request bodies, canonical paths, CORS."""
+"""ASGI middleware: API keys and canonical paths."""
 
 import hashlib
 import re
 import secrets
 from collections.abc import Collection, Sequence
 
-from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from errors import APIError
 from server.error_responses import to_response
-from server.request_record import request_record
-
-CLOSE = {"Connection": "close"}
-NOT_IN_REFUSALS = ("content-", "access-control-allow-private-network")
-"""What the headers begin with that a refused preflight request does not get."""
 
 
 class CanonicalPaths:
@@ -88,65 +80,3 @@ class APIKeys:
 def _digest(key: bytes) -> bytes:
     """Digests have one length, so that the time of a comparison does not tell that of a key."""
     return hashlib.sha256(key).digest()
-
-
-class BodyLimits:
-    """Raises APIError to whoever reads a body that is larger than `max_bytes` (413) or does not arrive in time (408).
-
-    One whose Content-Length is too large is answered with 413 at once. The connection has the timer, and marks the
-    request's record when the time is over: a timer of its own for each request would cost more.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._max_bytes:
-            await to_response(self._too_large())(scope, receive, send)
-            return
-        received_bytes = 0
-        is_whole = False
-
-        async def receive_in_time() -> Message:
-            nonlocal received_bytes, is_whole
-            message = await receive()
-            if is_whole:  # it is the client's disconnect
-                return message
-            if request_record(scope).is_body_late:
-                raise APIError(408, "The request body did not arrive in time.", headers=CLOSE)
-            received_bytes += len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-            if received_bytes > self._max_bytes:
-                raise self._too_large()
-            return message
-
-        await self.app(scope, receive_in_time, send)
-
-    def _too_large(self) -> APIError:
-        message = f"The request body is larger than {self._max_bytes} bytes."
-        return APIError(413, message, headers=CLOSE)
-
-
-class CrossOrigin(CORSMiddleware):
-    """Starlette's CORS middleware, with a refused preflight request answered as every other error is.
-
-    Starlette grants access to a private network (`Access-Control-Allow-Private-Network`) also where it refuses; here
-    the refusal is without it.
-    """
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        response = super().preflight_response(request_headers)
-        if response.status_code < 400:
-            return response
-        kept = {
-            name: value
-            for name, value in response.headers.items()
-            if not name.startswith(NOT_IN_REFUSALS)
-        }
-        refusal = "This origin, method or header is not allowed."
-        return to_response(APIError(response.status_code, refusal, headers=kept))

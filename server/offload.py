@@ -1,8 +1,8 @@
 """Work for long request bodies, done in threads so that the event loop stays free for other requests.
 
-Each app has two threads, in its `state`: `body_thread` for bodies and their prompts, and `token_thread` for those of
-requests that only ask about tokens. More would not be faster: Python runs one thread at a time, and the event loop
-would have to wait for each in turn.
+Each app has two threads: `body_thread`, in its `state`, for bodies and their prompts, and one for those of requests
+that only ask about tokens (`api/tokens.py`). More would not be faster: Python runs one thread at a time, and the event
+loop would have to wait for each in turn.
 """
 
 import asyncio
@@ -13,13 +13,10 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from errors import APIError
 from server.request_record import request_record
 
 THREAD_MIN_BYTES = 8 * 1024
 """A shorter body is read in the event loop: that takes less time than handing it to a thread."""
-MAX_TOKEN_BYTES = 2**20
-"""Of the body of a request that only asks about tokens."""
 
 Result = TypeVar("Result")
 
@@ -56,19 +53,4 @@ async def offload(request: Request, work: Callable[[], Result]) -> Result:
     if request_record(request.scope).body_bytes < THREAD_MIN_BYTES:
         return work()
     thread: PausingThread = request.app.state.body_thread
-    return await thread.run(work)
-
-
-async def offload_tokenizing(request: Request, work: Callable[[], Result]) -> Result:
-    """Call `work` for a request that only asks about tokens; raises APIError (413) if its body is over 1 MiB.
-
-    For a long body there is a thread of its own: what is to be generated does not wait for it.
-    """
-    size = request_record(request.scope).body_bytes
-    if size > MAX_TOKEN_BYTES:
-        message = f"The body of a question about tokens may have at most {MAX_TOKEN_BYTES} bytes."
-        raise APIError(413, message)
-    if size < THREAD_MIN_BYTES:
-        return work()
-    thread: PausingThread = request.app.state.token_thread
     return await thread.run(work)

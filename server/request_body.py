@@ -1,4 +1,4 @@
-"""Request bodies: JSON that is decompressed, validated, and handed to an endpoint as a pydantic model.
+"""Request bodies: JSON that is received, decompressed, validated, and handed to an endpoint as a pydantic model.
 
 A long body is decompressed and validated in a thread (`offload`).
 """
@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect
 
 from errors import APIError, bad_request
 from server.content_coding import decompress, to_coding
@@ -19,6 +20,7 @@ from server.error_responses import to_api_error, to_response
 from server.offload import offload
 from server.request_record import request_record
 
+CLOSE = {"Connection": "close"}
 MAX_VALUES = 2**18
 """Commas, colons and opening brackets of a body: many small values take far longer to read than a long text."""
 
@@ -60,12 +62,40 @@ async def _read(request: Request) -> bytes:
     """A request's body, decompressed, without a byte order mark; raises APIError."""
     fields = [value for name, value in request.scope["headers"] if name == b"content-encoding"]
     coding = to_coding(fields) if fields else None
-    body = await request.body()
+    body = await _receive(request)
     if coding is not None:
         # Always in the thread: a short body may become a long one.
         state = request.app.state
         body = await state.body_thread.run(partial(decompress, body, coding, state.max_body_bytes))
     return body.removeprefix(codecs.BOM_UTF8)
+
+
+async def _receive(request: Request) -> bytes:
+    """A body as it is sent; raises APIError for one that is larger than `max_body_bytes` (413) or comes too late (408).
+
+    One whose Content-Length is too large is refused unread. The connection has the timer, and marks the request's
+    record when the time is over: a timer of its own for each request would cost more.
+    """
+    limit: int = request.app.state.max_body_bytes
+    length = dict(request.scope["headers"]).get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    body, has_more = bytearray(), True
+    while has_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        if request_record(request.scope).is_body_late:
+            raise APIError(408, "The request body did not arrive in time.", headers=CLOSE)
+        body += message.get("body", b"")
+        has_more = message.get("more_body", False)
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+def _too_large(limit: int) -> APIError:
+    return APIError(413, f"The request body is larger than {limit} bytes.", headers=CLOSE)
 
 
 def _validate(model: type[BaseModel], body: bytes) -> BaseModel:

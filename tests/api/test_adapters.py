@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
 from errors import bad_request
-from prompt_template import load_prompt_template
 from settings import DEMO_MODEL, AdapterModule, Settings, StartError, adapter_module
+from template_choice import load_prompt_template
 from tests.support.adapter_folders import HIDDEN, write_adapter
 from tests.support.fake_engine import FakeEngine
 from tests.support.questions import MODEL

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from api.events import to_event_json, to_event_text
+from api.events import to_event_text, to_json_event
 from errors import APIError
 from generation import Delta, FinishReason, TokenLogprob
 from prompts.encoder import SentencePieceEncoder
@@ -130,7 +130,8 @@ def test_httpx_reads_lines_of_the_real_connection(demo_encoder: SentencePieceEnc
     "text", ["", "中文", SEPARATORS, f'\\{SEPARATORS}\n"', "\u2027\u202a…“”\x84\x86"]
 )
 def test_only_the_separators_are_escaped(text: str) -> None:
-    for spelt in (to_event_json(text), to_event_text(text)):
+    event = to_json_event(text)
+    for spelt in (event.removeprefix(b"data: ").removesuffix(b"\n\n"), to_event_text(text)):
         assert json.loads(spelt) == text
         assert spelt.decode() == json.dumps(text, ensure_ascii=False).translate(
             {ord(character): f"\\u{ord(character):04x}" for character in SEPARATORS}

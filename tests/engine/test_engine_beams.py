@@ -15,9 +15,9 @@ from api.decoding import to_decoding
 from engine.beam_search import BeamSearchConfig
 from errors import APIError
 from generation import Delta, Source
-from prompt_template import load_prompt_template
 from protocol import CompletionRequest
 from settings import DEMO_MODEL, Settings, parse_settings
+from template_choice import load_prompt_template
 from tests.support.strings import varied_strings
 
 pytestmark = pytest.mark.engine

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prompt_template import load_prompt_template
 from prompts.layouts import ALPACA, ALPACA_2, BASE_MODEL, Layout
 from server.console import Loaded, banner
 from settings import DEMO_MODEL, Settings, StartError
+from template_choice import load_prompt_template
 from tests.support.model_directory import copy_of_demo_model
 from tests.support.paths import ROOT
 

@@ -9,9 +9,9 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2
 
 from engine.grammar import GrammarCompiler
-from prompt_template import load_prompt_template
 from prompts.encoder import Encoder, SentencePieceEncoder, load_encoder
 from settings import Settings, StartError
+from template_choice import load_prompt_template
 from tests.support.model_directory import change, convert_tokenizer, copy_of_demo_model
 from tests.support.paths import ALPACA_2_TOKENIZER
 

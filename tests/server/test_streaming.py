@@ -9,8 +9,9 @@ from starlette.types import Message, Scope
 
 from api.events import OPENAI_STREAM, to_event
 from errors import APIError
-from generation import Delta, Sink, Source, merge
+from generation import Delta, Sink, Source
 from server.event_stream import EventStream, while_connected
+from sources import merge
 from tests.support.direct_writes import scope_with
 
 
