@@ -183,7 +183,8 @@ def test_replicas_that_cannot_start_are_told_and_the_others_go_on(url: str) -> N
     before = set(unfinished(url))
     done = change("--replicas", "2", "--served-model-name", "broken")
     assert done.returncode == 1
-    assert done.stderr.endswith("error: vLLM cannot start the model: it is broken.\n")
+    # Lines of Ray's own processes may come after it.
+    assert "error: vLLM cannot start the model: it is broken." in done.stderr.splitlines()
     with client(url) as http:
         assert http.post(COMPLETIONS, json=ASK).status_code == 200
     # Without room for one more, a replica had to go for the one that could not start.
