@@ -99,6 +99,7 @@ def build_app(
         redirect_slashes=False,
         redoc_url=None,
     )
+    documentation = len(app.router.routes)
     app.router.route_class = JSONRoute
     app.state.max_body_bytes = settings.max_body_bytes
     app.state.body_thread = PausingThread()
@@ -111,6 +112,8 @@ def build_app(
         add_adapter_routes(app, AdapterEndpoints(admission))
     if settings.page:
         add_page(app)
+    routes = app.router.routes  # are tried in turn: those of the documentation last
+    routes[:] = [*routes[documentation:], *routes[:documentation]]
     show_defaults(app, admission.defaults)
     app.add_exception_handler(HTTPException, answer_failure)
     app.add_exception_handler(404, answer_unknown_path)

@@ -74,7 +74,9 @@ class GenerationEndpoints:
             )
         reply = whole(generation, body, self._encoder)
         try:
-            item = await while_connected(request.receive, reply, settings.request_timeout)
+            item = await while_connected(
+                request.scope, request.receive, reply, settings.request_timeout
+            )
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return Response(to_json(item), headers=headers, media_type="application/json")

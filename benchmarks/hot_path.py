@@ -197,9 +197,14 @@ class Hops:
 
     async def to_events(self) -> None:
         loop = asyncio.get_running_loop()
+        connection = {
+            "write_now": discard_now,
+            "connection_loop": loop,
+            "lost": loop.create_future(),
+        }
         await EventStream(
             chat_chunks(*await self.accept(), self.template.encoder), OPENAI_STREAM, {}, 600, 15
-        )({"write_now": discard_now, "write_loop": loop, "state": {STATE_KEY: None}}, hold, discard)
+        )({**connection, "state": {STATE_KEY: None}}, hold, discard)
 
     async def to_reply(self) -> None:
         to_json(await chat_completion(*await self.accept(), self.template.encoder))

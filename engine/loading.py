@@ -16,17 +16,19 @@ from vllm.usage.usage_lib import UsageContext
 from engine.dispatch import Dispatcher
 from engine.light_client import PlainRequests, replace_stat_loggers
 from engine.process import cause, causes_file
+from engine.request_sender import can_send, send_at_once
 from engine.step_reader import StepReader, can_read
 from engine.token_table import TokenTable, to_token_table
 from engine.vllm_contract import (
     missing_for_dispatch,
     missing_for_outputs,
+    missing_for_requests,
     missing_for_statistics,
     missing_for_steps,
 )
 from settings import StartError, print_stderr
 
-LIGHT_PARTS = ("steps", "dispatch", "outputs", "statistics")
+LIGHT_PARTS = ("requests", "steps", "dispatch", "outputs", "statistics")
 """Parts of vLLM's client that are replaced by lighter ones, if vLLM has what these need."""
 
 
@@ -93,6 +95,8 @@ def _replace_parts(
     is_quiet = llm.log_stats and args.log_level == "ERROR"
     if is_quiet and fits("statistics", missing_for_statistics()):
         replace_stat_loggers(llm)
+    if can_send(llm) and fits("requests", missing_for_requests()):
+        send_at_once(llm)
     if not fits("dispatch", missing_for_dispatch()):
         return None
     if can_read(llm) and fits("steps", missing_for_steps()):

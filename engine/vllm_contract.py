@@ -1,12 +1,12 @@
 """Checks that the installed vLLM has what this server needs of it beyond its documentation, before a model is loaded.
 
 Where something is missing that the server cannot work without, the start ends with a sentence that says what. Where
-only a lighter part of the client lacks something (`step_reader.py`, `dispatch.py`, `light_client.py`), vLLM's own part
-is used. The names are those of vLLM 0.31 to 0.33.
+only a lighter part of the client lacks something (`request_sender.py`, `step_reader.py`, `dispatch.py`,
+`light_client.py`), vLLM's own part is used. The names are those of vLLM 0.31 to 0.33.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from itertools import chain
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
+from vllm.renderers.base import BaseRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import (
     EngineCoreOutput,
@@ -22,6 +23,7 @@ from vllm.v1.engine import (
     core_client,
     detokenizer,
 )
+from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerManager
 
@@ -103,6 +105,18 @@ def missing_for_dispatch() -> str | None:
     )
 
 
+def missing_for_requests() -> str | None:
+    """What `send_at_once` needs and vLLM lacks, in words; None if it has all."""
+    asked = {
+        "InputProcessor": (vars(InputProcessor), ("assign_request_id",)),
+        "InputProcessor()": (_parameters(InputProcessor), ("renderer",)),
+        "BaseRenderer": (vars(BaseRenderer), ("get_eos_token_id",)),
+        "AsyncMPClient": (vars(core_client.AsyncMPClient), ("_send_input_message",)),
+        "BackgroundResources": (vars(core_client.BackgroundResources), ("input_socket",)),
+    }
+    return _missing_of(asked)
+
+
 def missing_for_steps() -> str | None:
     """What `StepReader` needs and vLLM lacks, in words; None if it has all."""
     asked = {
@@ -112,9 +126,7 @@ def missing_for_steps() -> str | None:
         "MPClient": (vars(core_client.MPClient), ("_format_exception",)),
         "OutputProcessor": (vars(OutputProcessor), ("process_outputs", "propagate_error")),
     }
-    return _first(
-        chain.from_iterable(_missing_names(owner, *names) for owner, names in asked.items())
-    )
+    return _missing_of(asked)
 
 
 def missing_for_outputs() -> str | None:
@@ -151,6 +163,13 @@ def _missing_names(owner: str, present: Iterable[str], wanted: Iterable[str]) ->
     """A sentence for each name that is wanted of the owner and not present there."""
     names = set(present)
     yield from (f"{owner} has no {name}" for name in wanted if name not in names)
+
+
+def _missing_of(asked: Mapping[str, tuple[Iterable[str], Iterable[str]]]) -> str | None:
+    """The first sentence of `_missing_names` for several owners, each with what is present and what is wanted."""
+    return _first(
+        chain.from_iterable(_missing_names(owner, *names) for owner, names in asked.items())
+    )
 
 
 def _first(sentences: Iterator[str]) -> str | None:

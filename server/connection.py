@@ -39,12 +39,17 @@ class Http1Connection(HttpToolsProtocol):
       allows that): httptools would take the body that follows for the other protocol.
     - The ASGI scope has `write_now(body: bytes) -> bool`, which writes a part of a body without middleware and
       coroutines: it raises ClientDisconnect if the client has left, and returns False if the client reads too slowly,
-      which is waited for by ASGI's `send`. It may be called in the event loop `write_loop` alone.
+      which is waited for by ASGI's `send`.
+    - The scope has `lost`, a future whose callbacks are called when the client has left. It and `write_now` may be used
+      in the event loop `connection_loop` alone.
     """
 
     _is_reading_head = False
     _head_bytes = 0
+    _due: float | None = None
+    """When, by the loop's clock, what is waited for has to be there."""
     _timer: asyncio.TimerHandle | None = None
+    """Rings when that is, or earlier: setting one for each head and each body would cost more."""
     _running: RequestResponseCycle | None = None
     """The request that is being answered; uvicorn's `cycle` is the one that arrived last, which may wait for it."""
     _refusal: APIError | None = None
@@ -52,14 +57,17 @@ class Http1Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._lost: asyncio.Future[None] = self.loop.create_future()
         self._set_timer(self.timeout_keep_alive or ARRIVAL_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._set_timer(None)
+        if self._timer is not None:
+            self._timer.cancel()
         # Of pipelined requests, uvicorn tells only the last that the client has left.
         if self._running is not None:
             self._running.disconnected = not self._running.response_complete
             self._running.message_event.set()
+        self._lost.set_result(None)
         super().connection_lost(exc)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -83,7 +91,8 @@ class Http1Connection(HttpToolsProtocol):
         super().on_message_begin()
         # A method bound to this object would be a cycle of references: closed connections would wait for the collector.
         self.scope["write_now"] = partial(write_now, self.transport, self.flow)  # type: ignore[typeddict-unknown-key]
-        self.scope["write_loop"] = self.loop  # type: ignore[typeddict-unknown-key]
+        self.scope["lost"] = self._lost  # type: ignore[typeddict-unknown-key]
+        self.scope["connection_loop"] = self.loop  # type: ignore[typeddict-unknown-key]
         self._is_reading_head = True
         self._head_bytes = 0
         self._set_timer(ARRIVAL_SECONDS)
@@ -114,11 +123,22 @@ class Http1Connection(HttpToolsProtocol):
 
     def _set_timer(self, seconds: float | None) -> None:
         """Call `_on_timeout` in so many seconds, or not at all, instead of when it was to be called."""
+        self._due = None if seconds is None else self.loop.time() + seconds
+        self._let_ring()
+
+    def _let_ring(self) -> None:
+        if self._due is None or (self._timer is not None and self._timer.when() <= self._due):
+            return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer = self.loop.call_at(self._due, self._on_ring)
+
+    def _on_ring(self) -> None:
         self._timer = None
-        if seconds is not None:
-            self._timer = self.loop.call_later(seconds, self._on_timeout)
+        if self._due is not None and self.loop.time() >= self._due:
+            self._on_timeout()
+        else:
+            self._let_ring()
 
     def _on_timeout(self) -> None:
         if self._is_reading_head:

@@ -1,7 +1,8 @@
 """Replies of a client that is still there: work that ends when it disconnects, and streams of server-sent events.
 
-Bytes are carried here, whatever they say. That a client has left is noticed at once, because its `http.disconnect` (a
-message of ASGI) is waited for beside the work: a stream alone would notice it at its next write, a plain reply never.
+Bytes are carried here, whatever they say. That a client has left is noticed at once, because it is waited for beside
+the work: a stream alone would notice it at its next write, a plain reply never. `Http1Connection` tells it by a future
+in the scope; other servers only by a message of ASGI, `http.disconnect`, for which a task has to wait.
 """
 
 import asyncio
@@ -27,33 +28,48 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies are to pass each event on at once; nginx reads the second."""
 
 
-async def while_connected(receive: Receive, work: Awaitable[Result], seconds: float) -> Result:
+async def while_connected(
+    scope: Scope, receive: Receive, work: Awaitable[Result], seconds: float
+) -> Result:
     """Await `work` for at most so many seconds, 0 for any time, as long as the client stays connected.
 
     Cancels `work`, and then raises, when the client disconnects (Starlette's ClientDisconnect) or the time is over
     (APIError, 504). A cancellation of the calling task by others, such as the server's at its end, is passed on.
     """
 
-    async def listen() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not limit.expired():
+    def stop(_: asyncio.Future[None]) -> None:
+        if is_working and not limit.expired():
             limit.reschedule(asyncio.get_running_loop().time())
 
     limit = asyncio.timeout(seconds or None)
-    listener = asyncio.ensure_future(listen())
+    is_working, is_told = True, _is_here(scope)
+    lost = scope["lost"] if is_told else asyncio.ensure_future(_listen(receive))
+    lost.add_done_callback(stop)
     try:
         async with limit:
             return await work
     except TimeoutError:
         if not limit.expired():  # it is a failure of the work itself
             raise
-        if listener.done():
+        if lost.done():
             raise ClientDisconnect from None
         message = f"The request took more than {seconds:g} seconds."
         raise APIError(504, message, code="request_timeout") from None
     finally:
-        listener.cancel()
+        is_working = False  # a callback that is due is called all the same
+        lost.remove_done_callback(stop)
+        if not is_told:
+            lost.cancel()
+
+
+async def _listen(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _is_here(scope: Scope) -> bool:
+    """Whether what the scope has of the connection may be used: a server may run the app in a thread of its own."""
+    return scope.get("connection_loop") is asyncio.get_running_loop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +91,7 @@ class EventStream(Response):
     Whenever nothing has been sent for `keep_alive` seconds (0: never) a comment is sent, so that proxies do not take
     the connection for dead. A first comment is preceded by status and headers, as a first event is.
 
-    Events pass by ASGI's `send` and its coroutines where the scope has no `write_now` for this event loop
-    (`Http1Connection`).
+    Events pass by ASGI's `send` and its coroutines where the scope has no `write_now` for this event loop.
     """
 
     media_type = "text/event-stream"
@@ -103,11 +118,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
-        # A server may run the app in a thread of its own, where the connection's transport may not be touched.
-        is_here = scope.get("write_loop") is asyncio.get_running_loop()
-        self._write_now: Callable[[bytes], bool] | None = scope["write_now"] if is_here else None
+        self._write_now: Callable[[bytes], bool] | None = (
+            scope["write_now"] if _is_here(scope) else None
+        )
         try:
-            await self._send_events(receive)
+            await self._send_events(scope, receive)
         except ClientDisconnect:
             return
         except Exception as failure:  # noqa: BLE001 - answered by its status, or if that is sent as an event
@@ -118,12 +133,12 @@ class EventStream(Response):
             self._waiting += self._format.to_failure_event(error)
         await self._flush(self._format.last_event)
 
-    async def _send_events(self, receive: Receive) -> None:
+    async def _send_events(self, scope: Scope, receive: Receive) -> None:
         """Send all events, and comments while none come."""
         if self._keep_alive:
             self._send_comment_later(self._keep_alive)
         try:
-            await while_connected(receive, self._events(self._write), self._seconds)
+            await while_connected(scope, receive, self._events(self._write), self._seconds)
         finally:
             if self._comment_timer is not None:
                 self._comment_timer.cancel()

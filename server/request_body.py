@@ -4,7 +4,7 @@ A long body is decompressed and validated in a thread (`offload`).
 """
 
 import codecs
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from errors import APIError, bad_request
 from server.content_coding import decompress, to_coding
@@ -29,24 +30,34 @@ class JSONRoute(APIRoute):
     """A FastAPI route whose endpoint, if it has a body, is called with its model and the request.
 
     The body is read as JSON whatever its Content-Type: `curl -d` says that it is a form. FastAPI would parse it to a
-    dict, and solve the endpoint's dependencies, which takes longer than pydantic's validation of the bytes.
+    dict, solve the endpoint's dependencies and keep two stacks for what these open, which takes longer than pydantic's
+    validation of the bytes.
 
     Exceptions are answered here, within the CORS middleware: without its headers no browser would let a page of another
     origin read even a 500.
     """
 
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        if self.body_field is not None:
+            self.app = self._respond
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler() if self.body_field is None else self._handle_body
+        return partial(self._answer, super().get_route_handler())
 
-        async def answer(request: Request) -> Response:
-            record = request_record(request.scope)
-            record.path = self.path
-            try:
-                return await handle(request)
-            except Exception as failure:  # noqa: BLE001 - answered, and logged if unexpected
-                return to_response(to_api_error(failure, record.id))
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(self._handle_body, Request(scope, receive, send))
+        await response(scope, receive, send)
 
-        return answer
+    async def _answer(
+        self, handle: Callable[[Request], Awaitable[Response]], request: Request
+    ) -> Response:
+        record = request_record(request.scope)
+        record.path = self.path
+        try:
+            return await handle(request)
+        except Exception as failure:  # noqa: BLE001 - answered, and logged if unexpected
+            return to_response(to_api_error(failure, record.id))
 
     async def _handle_body(self, request: Request) -> Response:
         body = await _read(request)

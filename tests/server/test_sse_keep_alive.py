@@ -21,9 +21,9 @@ from errors import APIError
 from generation import Delta, Sink, Source
 from prompts.encoder import SentencePieceEncoder
 from server.event_stream import COMMENT, EventStream
-from server.request_record import STATE_KEY, RequestRecord
 from tests.support.app_on_fake_engine import listening
 from tests.support.bodies import CHAT, COMPLETIONS
+from tests.support.direct_writes import scope_with
 from tests.support.fake_engine import FakeEngine
 from tests.support.polling import wait_for
 from tests.support.replies import events
@@ -249,10 +249,7 @@ class Peer:
 
     @property
     def scope(self) -> Scope:
-        scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
-        if self.is_direct:
-            scope["write_now"], scope["write_loop"] = self.write_now, asyncio.get_running_loop()
-        return scope
+        return scope_with(self.write_now if self.is_direct else None)
 
     def write_now(self, body: bytes) -> bool:
         self.sent.append(body)

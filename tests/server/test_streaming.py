@@ -179,11 +179,17 @@ def test_a_failure_beside_a_head_that_waits_has_its_status() -> None:
 
 
 class Client:
-    """Leaves when told."""
+    """Leaves when told; its server tells that by a future if `is_direct`, else only by a message."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_direct: bool) -> None:
         self.left = asyncio.Event()
         self.waits = 0
+        self.scope = scope_with((lambda _: True) if is_direct else None)
+
+    def leave(self) -> None:
+        self.left.set()
+        if "lost" in self.scope:
+            self.scope["lost"].set_result(None)
 
     async def receive(self) -> Message:
         self.waits += 1
@@ -194,12 +200,13 @@ class Client:
         return {"type": "http.disconnect"}
 
 
+@pytest.mark.parametrize("is_direct", [True, False])
 @pytest.mark.parametrize("is_late", [True, False])
 @pytest.mark.parametrize(
     ("leaves", "is_cancelled"), [(True, False), (False, True), (True, True), (False, False)]
 )
 def test_work_ends_with_its_client_with_its_time_or_with_the_server(
-    leaves: bool, is_cancelled: bool, is_late: bool
+    leaves: bool, is_cancelled: bool, is_late: bool, is_direct: bool
 ) -> None:
     async def work(ended: list[str]) -> str:
         try:
@@ -209,14 +216,15 @@ def test_work_ends_with_its_client_with_its_time_or_with_the_server(
             raise
 
     async def connected() -> None:
-        client = Client()
+        client = Client(is_direct)
         ended: list[str] = []
         task = asyncio.create_task(
-            while_connected(client.receive, work(ended), 0.05 if is_late else 5)
+            while_connected(client.scope, client.receive, work(ended), 0.05 if is_late else 5)
         )
         await asyncio.sleep(0.01)
+        assert client.waits == (not is_direct)
         if leaves:
-            client.left.set()
+            client.leave()
             await asyncio.sleep(0)
         if is_cancelled:
             task.cancel()

@@ -12,5 +12,6 @@ def scope_with(write_now: Callable[[bytes], bool] | None) -> Scope:
     """A scope as `Http1Connection` makes it, in the running event loop; None: by a server that has no such writes."""
     scope: Scope = {"type": "http", "state": {STATE_KEY: RequestRecord("id", "serial")}}
     if write_now is not None:
-        scope["write_now"], scope["write_loop"] = write_now, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        scope.update(write_now=write_now, connection_loop=loop, lost=loop.create_future())
     return scope
