@@ -32,7 +32,7 @@ from server.request_body import JSONRoute
 from server.uvicorn_server import watch
 from settings import Settings
 
-VERSION = "0.1.0"
+VERSION = "1.0.0"
 ERRORS: dict[int | str, Any] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
 STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
 

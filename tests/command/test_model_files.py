@@ -3,6 +3,9 @@
 import json
 import math
 import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -325,3 +328,37 @@ def test_a_model_of_the_hub_is_read_from_its_cache(model: Path, tmp_path: Path) 
     model.rename(cached / "snapshots" / "abc")
     line = started("--model", "org/chinese-alpaca-2", HF_HOME=str(tmp_path))
     assert line.startswith("error: The tokenizer has 4,600 pieces, and the model 4,000 rows")
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, list[str]]]:
+    """The URL of a hub that has no model, and the paths that it is asked for."""
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            """Write nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("modelscope", ["", "True"])
+def test_a_models_name_is_asked_for_at_the_hub_that_is_named_and_not_at_modelscope(
+    hub: tuple[str, list[str]], tmp_path: Path, modelscope: str
+) -> None:
+    url, asked = hub
+    there = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    line = started("--model", "org/chinese-alpaca-2", **there, VLLM_USE_MODELSCOPE=modelscope)
+    assert line.startswith("error: ")
+    assert url in line
+    assert "/org/chinese-alpaca-2/resolve/main/config.json" in asked

@@ -5,9 +5,12 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -36,6 +39,7 @@ CURL_LINES = [
     for block in FENCE.findall(text)
     if block.startswith("curl ")
 ]
+PICTURES = sorted((ROOT / "docs" / "images").iterdir())
 NO_DEFAULTS: tuple[object, ...] = (None, "", [], {}, ())
 
 NO_MODULES = {"tests", "benchmarks", "demo_model", "examples", "node_modules", "build"}
@@ -56,7 +60,7 @@ FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv"}
 OTHER_PROGRAMS_FLAGS = {
     *("--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"),
     *("--dry-run", "--from-literal", "--head", "--generate"),
-    *("--rust-frontend", "--loads", "--no-deps"),
+    *("--rust-frontend", "--loads", "--no-deps", "--install", "--local_dir", "--add-host"),
 }
 CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
 """Where the functions that make an error take its code, if not by name alone."""
@@ -97,6 +101,12 @@ def named(header: str) -> dict[str, Row]:
     found = [(name, row) for row in rows(header) for name in row.names]
     assert len({name for name, _ in found}) == len(found), f"a {header} stands in two rows"
     return dict(found)
+
+
+def shapes(drawing: Path) -> list[tuple[str, dict[str, str]]]:
+    """What an SVG draws, without its words."""
+    tree = ElementTree.fromstring(drawing.read_text(encoding="utf-8"))
+    return [(each.tag, {**each.attrib}) for each in tree.iter()]
 
 
 def anchors(text: str) -> set[str]:
@@ -294,6 +304,54 @@ def test_lines_of_a_page_have_up_to_120_columns(page: str) -> None:
     assert max(map(len, prose)) <= 120
 
 
+def test_what_the_page_of_clients_shows_in_bold_stands_in_their_tests() -> None:
+    programs = [path for path in (ROOT / "tests" / "clients").glob("*.*") if path.is_file()]
+    words = {
+        word for path in programs for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))
+    }
+    cells_of_all = " ".join(" ".join(row.cells[1:]) for row in rows("library"))
+    bold = re.findall(r"\*\*`(.+?)`\*\*", cells_of_all)
+    assert len(bold) > 20
+    for code in bold:
+        assert {*re.findall(r"\w+", code)} - {"NAME"} <= words, code
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_target_of_make_that_a_page_names_exists(page: str) -> None:
+    [targets] = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    code = "\n".join((*FENCE.findall(ALL_PAGES[page]), *re.findall(r"`[^`]+`", ALL_PAGES[page])))
+    assert {*re.findall(r"^`?make ([a-z-]+)", code, re.MULTILINE)} <= {*targets.split()}
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+def test_every_picture_is_small_and_stands_in_the_readme_of_its_language(picture: Path) -> None:
+    assert picture.stat().st_size < 300_000
+    readme = "README_zh.md" if ".zh." in picture.name else "README.md"
+    if readme in PAGES:
+        assert f"](docs/images/{picture.name})" in PAGES[readme]
+    other = picture.with_name(picture.name.replace(".zh.", "."))
+    if picture.suffix == ".svg":
+        assert shapes(picture) == shapes(other)
+    else:
+        assert picture.read_bytes()[:24] == other.read_bytes()[:24]  # of one size, as PNG
+
+
+def test_the_versions_that_are_promised_are_those_of_the_project() -> None:
+    text = PAGES["docs/versioning.md"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    major = int(project["version"].split(".")[0])
+    assert f"\n## What {major}.0.0 promises\n" in text
+    assert f"Until {major + 1}.0.0" in text
+    [(pinned,)] = [re.findall(r"^vllm==(.*?)\.\d+$", (ROOT / "requirements.txt").read_text(), re.M)]
+    assert f"now {pinned}." in text
+    [(oldest, beyond)] = [
+        each
+        for line in project["dependencies"]
+        for each in re.findall(r"^vllm>=(.*),<0\.(.*)$", line)
+    ]
+    assert f"Versions {oldest}\nto 0.{int(beyond) - 1} are allowed" in text
+
+
 def test_the_newest_entry_of_the_changelog_is_the_version() -> None:
     source = "".join((ROOT / module).read_text(encoding="utf-8") for module in MODULES)
     [version] = re.findall(r'^VERSION = "(.*)"$', source, re.MULTILINE)
@@ -319,6 +377,22 @@ def test_every_curl_line_of_the_pages_works(server: Server, line: str) -> None:
         assert len(events(process.stdout)) > 10
     else:
         assert json.loads(process.stdout)
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_line_for_windows_works_with_the_file_that_it_sends(
+    server: Server, tmp_path: Path
+) -> None:
+    blocks = FENCE.findall(PAGES["docs/quickstart.md"].split("## curl on Windows")[1])
+    (tmp_path / "body.json").write_text(blocks[0], encoding="utf-8")
+    [line] = [line for line in blocks[1].splitlines() if line.startswith("curl.exe ")]
+    command = line.replace("curl.exe ", "curl -sS --fail-with-body ")
+    sent = subprocess.run(
+        ["bash", "-c", command.replace("http://localhost:8000", server.url)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "北京" in json.loads(sent.stdout)["choices"][0]["message"]["content"]
 
 
 def test_all_curl_lines_are_found() -> None:
