@@ -21,10 +21,7 @@ from settings import AdapterModule, StartError
 
 MAX_NAME_CHARACTERS = 256
 AdapterName = Annotated[
-    str,
-    Field(
-        min_length=1, max_length=MAX_NAME_CHARACTERS, pattern=r"^\P{C}+$", description="Its name."
-    ),
+    str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS, pattern=r"^\P{C}+$")
 ]
 """Without line breaks and other characters that a line of the log cannot have."""
 
@@ -33,18 +30,22 @@ class LoadAdapterRequest(SentBody):
     """The body of `POST /v1/load_lora_adapter`."""
 
     lora_name: AdapterName
+    """The name that requests choose it by as their `model`, 1 to 256 characters, none of them a control character. One
+    that is served already: 400."""
     lora_path: str = Field(min_length=1)
-    """Its folder, or its name on Hugging Face."""
+    """Its folder on the server's machine, or its name on Hugging Face."""
     prompt_template: str = "auto"
-    """As --prompt-template."""
+    """Which prompt template it gets, as `--prompt-template` says; `auto`: chosen by its name, else that of its base
+    model."""
     load_inplace: bool = False
-    """true, new weights for a name in use: 400."""
+    """`true`, which is new weights for a name in use, is not supported: 400. `false` changes nothing."""
 
 
 class UnloadAdapterRequest(SentBody):
     """The body of `POST /v1/unload_lora_adapter`."""
 
     lora_name: AdapterName
+    """The name of the adapter, 1 to 256 characters. One that is not loaded: 404. What runs on it ends first."""
 
 
 class AdapterEndpoints:

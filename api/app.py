@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Path, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -33,6 +33,7 @@ from server.uvicorn_server import watch
 from settings import Settings
 
 VERSION = "1.0.0"
+ModelId = Annotated[str, Path(description="A served model's name, which may hold slashes.")]
 ERRORS: dict[int | str, Any] = {status: {"model": protocol.ErrorReply} for status in ("4XX", "5XX")}
 STREAMS = {**ERRORS, 200: {"content": {"text/event-stream": {}}}}
 
@@ -48,7 +49,7 @@ class ServerEndpoints:
         self._engine.check_ready()
         return self._models.to_list(self._engine.max_model_len)
 
-    async def get_model(self, model_id: str) -> Model:
+    async def get_model(self, model_id: ModelId) -> Model:
         """One served model; its id may hold slashes, also a first one, which is lost among those of the path."""
         self._engine.check_ready()
         served = self._models.find(f"/{model_id}" if f"/{model_id}" in self._models else model_id)

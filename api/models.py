@@ -4,35 +4,41 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel
-
 from errors import APIError, shown
 from prompt_template import PromptTemplate
+from protocol import ReplyPart
 from settings import AdapterModule, Settings
 from template_choice import adapter_template
 
 MAX_NAME_SHOWN, MAX_NAMES_SHOWN = 64, 120
 
 
-class Model(BaseModel):
+class Model(ReplyPart):
     """A served model."""
 
     id: str
+    """The name that requests choose it by, as their `model`."""
     object: Literal["model"] = "model"
+    """Always `model`."""
     created: int
+    """Since when it is served, in seconds since 1970 (Unix time)."""
     owned_by: str = "chinese-llama-alpaca"
+    """Always the same."""
     root: str
     """The folder, or the name on Hugging Face, that it is loaded from."""
     parent: str | None = None
-    """Of an adapter, the base model's first name."""
+    """Of an adapter, the base model's first name; else `null`."""
     max_model_len: int
+    """Its context in tokens: prompt and answer together."""
 
 
-class ModelList(BaseModel):
+class ModelList(ReplyPart):
     """The served models."""
 
     object: Literal["list"] = "list"
+    """Always `list`."""
     data: list[Model]
+    """The base model under each of its names, then the adapters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from api.tool_calls import unused_tools
 from errors import APIError, bad_request
 from generation import Calls, Prompt
 from prompt_template import PromptTemplate
-from protocol import EMPTY, MAX_MESSAGES, Messages, SentBody, TokenId, ToolFields
+from protocol import EMPTY, MAX_MESSAGES, Messages, ReplyPart, SentBody, TokenId, ToolFields
 from server.offload import THREAD_MIN_BYTES, PausingThread, Result
 from server.request_record import request_record
 
@@ -29,44 +29,54 @@ class TokenizeRequest(ToolFields):
     """The body of `POST /tokenize`: a prompt or messages, as the endpoints for them would read it."""
 
     model: str | None = None
-    """A served model's name; absent: the first."""
+    """Name of the model whose prompt template is used, one of those of `/v1/models`; absent: the first. An unknown one
+    is a 404."""
     prompt: str | None = None
-    """A prompt, read as /v1/completions reads it."""
+    """A text, read as `/v1/completions` reads it. Either this or `messages` is required."""
     messages: Messages = Field(EMPTY, max_length=MAX_MESSAGES)
-    """A conversation, read as /v1/chat/completions reads it."""
+    """A conversation of up to 4,096 messages, or one string, read as `/v1/chat/completions` reads it. Either this or
+    `prompt` is required."""
     raw: bool | None = None
-    """true: leave the prompt template out; absent: as --raw-completions says."""
+    """`true`: leave the prompt template out; `false`: put the text into it; absent: as `--raw-completions` says. No
+    effect on `messages`."""
     add_special_tokens: bool = True
-    """false: leave out the token that begins a text, <s>."""
+    """`false`: leave out the token that begins a text, such as `<s>`. No effect on `messages`."""
     add_generation_prompt: bool = True
-    """false is accepted only where the last message is an assistant's, which is continued."""
+    """`false` is a 400, unless the last message is an assistant's, which is continued. No effect on `prompt`."""
     return_token_strs: bool = False
-    """Also return the text of each token."""
+    """`true`: return the text of each token too, as `token_strs`."""
 
 
 class DetokenizeRequest(SentBody):
     """The body of `POST /detokenize`."""
 
     model: str | None = None
-    """A served model's name; absent: the first."""
+    """Name of a served model, one of those of `/v1/models`; absent: the first. An unknown one is a 404. All have the
+    same tokenizer."""
     tokens: Annotated[list[TokenId], FailFast()]
-    """Token ids."""
+    """The token ids whose text is returned, in their order. One outside the vocabulary: 400."""
 
 
-class Tokens(BaseModel):
+class Tokens(ReplyPart):
     """The reply of `/tokenize`."""
 
     count: int
+    """How many tokens the prompt has."""
     max_model_len: int
+    """The model's context in tokens: prompt and answer together."""
     tokens: list[int]
+    """The token ids of the prompt, template included."""
     token_strs: list[str] | None = None
+    """The text of each token, with `return_token_strs`."""
     prompt: str
+    """The exact prompt, control tokens spelt out."""
 
 
-class Detokenized(BaseModel):
+class Detokenized(ReplyPart):
     """The reply of `/detokenize`."""
 
     prompt: str
+    """The text of the tokens, control tokens spelt out."""
 
 
 class TokenEndpoints:

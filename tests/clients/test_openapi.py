@@ -11,6 +11,11 @@ from tests.support.server_process import Server
 
 SCHEMATHESIS = ROOT / "tests" / "clients" / "environments" / "schemathesis" / "bin" / "st"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+REQUEST_TIMEOUT = 100
+"""Seconds for one request: several prompts with `n` answers each, up to the end of the context, are much to generate.
+
+What takes longer would be sent again and again, to find a smaller request that takes as long.
+"""
 
 pytestmark = [
     pytest.mark.engine,
@@ -35,7 +40,7 @@ def test_schemathesis_finds_no_undocumented_answer_and_no_5xx(
         "--no-color",
     ]
     run = subprocess.run(
-        [*command, "--max-examples", "60"],
+        [*command, "--max-examples", "60", "--request-timeout", str(REQUEST_TIMEOUT)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -75,19 +75,50 @@ def test_seven_fields_are_shown_and_the_rest_is_folded(page: Page) -> None:
 
 
 def test_ranges_and_defaults_are_the_servers(page: Page) -> None:
-    for name in SHOWN:
-        field = GenerationFields.model_fields[name]
-        box = row(page, name).locator("[type=number]")
-        assert float(box.input_value()) == field.default
-        limits = {
-            type(limit).__name__.lower(): vars(limit)
-            for limit in field.metadata
-            if hasattr(limit, "__dict__")
-        }
-        least = limits.get("ge", {}).get("ge")
-        if least is not None:
-            assert box.get_attribute("min") == f"{least:g}"
+    """Of every number, switch and choice; what has no default is empty."""
+    page.locator("summary").click()
+    schema = page.evaluate("async () => (await fetch('/openapi.json')).json()")
+    fields = schema["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+    numbers = 0
+    for name in GenerationFields.model_fields.keys() - ELSEWHERE:
+        field, default = fields[name], fields[name].get("default")
+        editor = row(page, name).locator(f"#field-{name}")
+        if editor.get_attribute("type") == "checkbox":
+            assert editor.is_checked() == default
+        elif "enum" in field:
+            assert editor.locator("option").all_inner_texts() == [
+                str(value).lower() for value in field["enum"]
+            ]
+            assert editor.input_value() == str(default).lower()
+        elif editor.get_attribute("type") == "number":
+            check_number(row(page, name), field.get("anyOf", [field])[0], default)
+            numbers += 1
+        else:
+            assert editor.input_value() == ""
+            assert not default
+    assert numbers > 15
     assert values(page) == {}
+
+
+def check_number(row: Locator, field: dict[str, Any], default: float | None) -> None:
+    """Assert that a number's box has the range and default of the schema, and that its slider is within them."""
+    box, slider = row.locator("[type=number]"), row.locator("[type=range]")
+    assert box.input_value() == ("" if default is None else f"{default:g}")
+    least, most = box.get_attribute("min"), box.get_attribute("max")
+    assert least is not None
+    if "minimum" in field:
+        assert float(least) == float(field["minimum"])
+    else:
+        assert 0 < float(least) - field["exclusiveMinimum"] < 0.1
+    if "maximum" in field:
+        assert float(most or "nan") == float(field["maximum"])
+    elif "exclusiveMaximum" in field:
+        assert float(most or "nan") == float(field["exclusiveMaximum"]) - 1
+    else:
+        assert not most
+    if slider.count():
+        ends = [float(slider.get_attribute(end) or "nan") for end in ("min", "max")]
+        assert float(least) <= ends[0] <= (default or 0) <= ends[1] <= float(most or "inf")
 
 
 def test_top_p_is_pictured_by_the_example_of_the_seed(page: Page) -> None:

@@ -6,18 +6,29 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from fastapi.testclient import TestClient
 
 from api.responses_protocol import ResponsesRequest
 from cluster import ClusterSettings
 from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields
 from settings import DEMO_MODEL
+from tests.support.described_fields import (
+    NUMBER,
+    Schema,
+    all_fields,
+    limits,
+    needed_limits,
+    parts,
+    request_bodies,
+    stated_limits,
+)
 from tests.support.paths import ROOT
 from tests.support.replies import events
 from tests.support.server_process import Server
@@ -217,6 +228,108 @@ def test_no_table_tells_of_a_flag_or_field_that_does_not_exist() -> None:
         *ChatCompletionRequest.model_fields,
     }
     assert set(named("field of a response")) == fields_of(ResponsesRequest)
+
+
+@pytest.fixture
+def document(serve: Callable[..., TestClient]) -> Schema:
+    """`/openapi.json` with all endpoints."""
+    client = serve(allow_lora_updates=True)
+    found: Schema = client.get("/openapi.json").json()
+    return found
+
+
+def test_every_field_of_a_body_is_described_with_its_limits(document: Schema) -> None:
+    bodies = request_bodies(document)
+    assert len(bodies) == 7
+    for body in bodies.values():
+        for name, field in all_fields(document, body).items():
+            said = " ".join(field["description"].split())
+            assert len(said.split()) > 1, name
+            assert said.endswith("."), name
+            assert needed_limits(field) <= stated_limits(said) <= limits(field), name
+
+
+def test_every_field_of_a_reply_and_every_parameter_of_a_path_is_described(
+    document: Schema,
+) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        for field, properties in schema["properties"].items():
+            assert properties["description"].endswith((".", ":")), (name, field)
+    operations = [each for path in document["paths"].values() for each in path.values()]
+    for operation in operations:
+        assert operation["description"]
+        assert all(parameter["description"] for parameter in operation.get("parameters", ()))
+
+
+def test_what_a_description_names_exists(document: Schema) -> None:
+    """Fields of the same body or of replies, values, flags, codes and paths, each of them marked as code."""
+    schemas, bodies = document["components"]["schemas"], request_bodies(document)
+    known = {"true", "false", "null", *codes()}
+    for part in parts(schemas):
+        if isinstance(part, dict):
+            known |= {
+                each for each in (part.get("const"), *part.get("enum", ())) if str(each) == each
+            }
+    known |= {field for name in schemas.keys() - bodies for field in schemas[name]["properties"]}
+    flags = our_flags() | vllm_flags()
+    sent: set[str] = set()
+    for body in bodies.values():
+        fields = all_fields(document, body)
+        names = {name.rpartition(".")[2] for name in fields}
+        sent |= names
+        for name, field in fields.items():
+            check_names(name, field["description"], known | names, flags, document["paths"])
+    for name, schema in schemas.items():
+        for field in schema["properties"].values():
+            check_names(name, field["description"], known | sent, flags, document["paths"])
+
+
+def check_names(
+    where: str, description: str, known: set[str], flags: set[str], paths: Schema
+) -> None:
+    """Assert that what a description has as code is known, and that it has no name of a field outside of code."""
+    assert not re.findall(r"\b[a-z]+_[a-z_]+\b", re.sub(r"`[^`]+`", "", description)), where
+    for code in re.findall(r"`([^`]+)`", description):
+        name = re.sub(r"\[\d+\]", "", code)
+        if name.startswith("--"):
+            assert name.split()[0] in flags, where
+        elif name.startswith("/"):
+            assert name in paths, where
+        elif re.fullmatch(r"[a-z][a-z_.]*", name):
+            assert name in known or known.issuperset(name.split(".")), (where, name)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "header"),
+    [
+        (("CompletionRequest", "ChatCompletionRequest"), "field"),
+        (("ResponsesRequest",), "field of a response"),
+    ],
+)
+def test_the_tables_of_fields_state_the_limits_of_the_schema(
+    document: Schema, bodies: tuple[str, ...], header: str
+) -> None:
+    described = [request_bodies(document)[body]["properties"] for body in bodies]
+    for name, row in named(header).items():
+        beside = [fields[each] for each in row.names for fields in described if each in fields]
+        allowed = set().union(*map(limits, beside))
+        declared = [fields[name] for fields in described if name in fields]
+        needed = set().union(*map(needed_limits, declared))
+        assert needed <= stated_limits(row.cells[2]) <= allowed, name
+
+
+def test_the_pages_hints_say_one_thing_in_both_languages_within_the_schemas_limits(
+    document: Schema,
+) -> None:
+    source = (ROOT / "page" / "parameters.js").read_text(encoding="utf-8")
+    hints = re.findall(
+        r'^  (\w+): \["[^"]*", "[^"]*", "([^"]*)", "([^"]*)"\],$', source, re.MULTILINE
+    )
+    assert len(hints) == source.split("};")[0].count(": [") > 25
+    known = request_bodies(document)["ChatCompletionRequest"]["properties"]
+    for name, chinese, english in hints:
+        assert re.findall(NUMBER, chinese) == re.findall(NUMBER, english), name
+        assert stated_limits(chinese) == stated_limits(english) <= limits(known[name]), name
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)
