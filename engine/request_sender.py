@@ -6,7 +6,7 @@ at once. And for each request vLLM asks a pool of tokenizers for the id of the e
 
 from collections.abc import Awaitable, Generator, Iterator, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, repeat
 
 import zmq
 import zmq.asyncio
@@ -23,8 +23,8 @@ def can_send(llm: AsyncLLMEngine) -> bool:
 def send_at_once(llm: AsyncLLMEngine) -> None:
     """Let a loaded engine's client do less for each request that is sent."""
     llm.engine_core.input_socket = SendingSocket(llm.engine_core.input_socket)
-    processor, end_token_id = llm.input_processor, llm.input_processor.renderer.get_eos_token_id()
-    processor.renderer.get_eos_token_id = lambda: end_token_id
+    processor, renderer = llm.input_processor, llm.input_processor.renderer
+    renderer.get_eos_token_id = repeat(renderer.get_eos_token_id()).__next__
     processor.assign_request_id = partial(add_number, count())
 
 

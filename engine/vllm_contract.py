@@ -49,6 +49,7 @@ REQUEST_FIELDS = (
     "sampling_params",
     "pooling_params",
 )
+REQUEST_PARTS = ("get_eos_token_id",)
 STEP_FIELDS = ("outputs", "scheduler_stats", "timestamp", "utility_output")
 CLIENT_PARTS = ("AsyncMPClient", "_process_utility_output")
 RESOURCES = ("output_socket", "output_queue_task", "validate_alive")
@@ -110,7 +111,7 @@ def missing_for_requests() -> str | None:
     asked = {
         "InputProcessor": (vars(InputProcessor), ("assign_request_id",)),
         "InputProcessor()": (_parameters(InputProcessor), ("renderer",)),
-        "BaseRenderer": (vars(BaseRenderer), ("get_eos_token_id",)),
+        "BaseRenderer": (vars(BaseRenderer), REQUEST_PARTS),
         "AsyncMPClient": (vars(core_client.AsyncMPClient), ("_send_input_message",)),
         "BackgroundResources": (vars(core_client.BackgroundResources), ("input_socket",)),
     }

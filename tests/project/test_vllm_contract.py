@@ -129,6 +129,7 @@ def test_the_installed_vllm_has_all_that_is_needed() -> None:
     from engine import vllm_contract as contract
 
     contract.check_vllm(vllm.__version__)
+    assert contract.missing_for_requests() is None
     assert contract.missing_for_dispatch() is None
     assert contract.missing_for_steps() is None
     assert contract.missing_for_outputs() is None
@@ -179,6 +180,7 @@ def test_what_has_moved_is_said_in_words(
         ("outputs", "ADD_PARAMETERS", ("it",), "OutputProcessor.add_request has other parameters"),
         ("outputs", "CORE_OUTPUT_FIELDS", ("tokens",), "EngineCoreOutput has no tokens"),
         ("outputs", "PROCESSOR_FIELDS", ("requests",), "OutputProcessor has no requests"),
+        ("requests", "REQUEST_PARTS", ("get_end",), "BaseRenderer has no get_end"),
         ("steps", "STEP_FIELDS", ("step",), "EngineCoreOutputs has no step"),
         ("steps", "RESOURCES", ("socket",), "BackgroundResources has no socket"),
     ],
@@ -189,7 +191,7 @@ def test_a_lighter_part_says_what_it_lacks_of_vllm(
     from engine import vllm_contract as contract
 
     monkeypatch.setattr(contract, name, value)
-    missing = {"outputs": contract.missing_for_outputs, "steps": contract.missing_for_steps}[part]()
+    missing = getattr(contract, f"missing_for_{part}")()
     assert missing is not None
     assert missing.startswith(sentence)
 
