@@ -139,7 +139,7 @@ PRIVATE_OF_VLLM = (
 )
 """Modules that vLLM's own documentation does not name."""
 DOORS = {
-    *("engine.dispatch", "engine.light_client", "engine.step_reader"),
+    *("engine.dispatch", "engine.light_client", "engine.request_sender", "engine.step_reader"),
     *("engine.detokenizer", "engine.vllm_contract"),
 }
 
