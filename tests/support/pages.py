@@ -55,7 +55,7 @@ def missing_paths(page: str, text: str) -> list[str]:
     missing = []
     for word in spans(text):
         under = UNDER_A_FOLDER.fullmatch(word)
-        if PATH.fullmatch(word) or (under and under[1] in FOLDERS):
-            if not any((base / word).exists() for base in (ROOT, (ROOT / page).parent)):
-                missing.append(word)
+        named = PATH.fullmatch(word) or (under and under[1] in FOLDERS)
+        if named and not any((base / word).exists() for base in (ROOT, (ROOT / page).parent)):
+            missing.append(word)
     return missing
