@@ -29,6 +29,7 @@ from tests.support.described_fields import (
     request_bodies,
     stated_limits,
 )
+from tests.support.pages import FENCE, cells, dead_links, missing_paths, spans
 from tests.support.paths import ROOT
 from tests.support.replies import events
 from tests.support.server_process import Server
@@ -43,7 +44,6 @@ FURTHER_PAGES = {
     for name in ("benchmarks/README.md", "demo_model/README.md")
 }
 ALL_PAGES = PAGES | FURTHER_PAGES
-FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CURL_LINES = [
     block
     for text in ALL_PAGES.values()
@@ -60,13 +60,6 @@ MODULES = sorted(
     if path.name != "__init__.py"
     and not any(part in NO_MODULES or part.startswith(".") for part in path.parts)
 )
-
-PATH = re.compile(
-    r"(?:\.?[\w-]+/)*\.?[\w-][\w.-]*\.(?:py|md|toml|txt|ya?ml|mjs|html|jinja|tsv|jsonl|png)|(?:[\w-]+/)+"
-)
-"""What looks like a file or folder of this repository; a model's files (`config.json`) do not."""
-UNDER_A_FOLDER = re.compile(r"(\.?[\w-]+)/[\w./-]+")
-FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv"}
 
 OTHER_PROGRAMS_FLAGS = {
     *("--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"),
@@ -103,10 +96,6 @@ def rows(header: str) -> list[Row]:
     return found
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
 def named(header: str) -> dict[str, Row]:
     """The rows by the names in their first cells; asserts that none is there twice."""
     found = [(name, row) for row in rows(header) for name in row.names]
@@ -118,20 +107,6 @@ def shapes(drawing: Path) -> list[tuple[str, dict[str, str]]]:
     """What an SVG draws, without its words."""
     tree = ElementTree.fromstring(drawing.read_text(encoding="utf-8"))
     return [(each.tag, {**each.attrib}) for each in tree.iter()]
-
-
-def anchors(text: str) -> set[str]:
-    """What a link may name on a page: its headings as GitHub spells them."""
-    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def spans(text: str) -> list[str]:
-    """The words of a page's inline code and blocks."""
-    inline = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    return [
-        word.strip("\"'(),:;") for span in (*inline, *FENCE.findall(text)) for word in span.split()
-    ]
 
 
 def our_flags() -> set[str]:
@@ -389,21 +364,12 @@ def test_every_row_of_the_features_is_seen_by_a_test_that_exists() -> None:
 
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_every_path_that_a_page_names_exists(page: str) -> None:
-    for word in spans(ALL_PAGES[page]):
-        under = UNDER_A_FOLDER.fullmatch(word)
-        if PATH.fullmatch(word) or (under and under[1] in FOLDERS):
-            assert any((base / word).exists() for base in (ROOT, (ROOT / page).parent)), word
+    assert missing_paths(page, ALL_PAGES[page]) == []
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", ALL_PAGES[page])):
-        if target.startswith("https://"):
-            continue
-        file, _, anchor = target.partition("#")
-        path = (ROOT / page).parent / file if file else ROOT / page
-        assert path.exists(), target
-        assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
+    assert dead_links(page, ALL_PAGES[page]) == []
 
 
 def test_every_page_of_docs_is_linked_from_readme() -> None:
