@@ -96,9 +96,12 @@ class Calls:
     """The request field that asks for them, for errors."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Decoding:
-    """How an answer is decoded: the choices of a request, resolved. Names and units are those of the API's fields."""
+    """How an answer is decoded: the choices of a request, resolved. Names and units are those of the API's fields.
+
+    It never changes; that it is not frozen saves most of the time that making one takes.
+    """
 
     max_tokens: int
     """Of an answer, the prompt's `answer_lead` not counted."""

@@ -437,7 +437,7 @@ class GenerationFields(SentBody):
     effect with `temperature` 0 or with beams."""
     logit_bias: Annotated[
         dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_biases)
-    ] = Field({}, max_length=MAX_TOKENS_NAMED)
+    ] = Field(default_factory=dict, json_schema_extra={"default": {}}, max_length=MAX_TOKENS_NAMED)
     """Token ids, up to 1,024, each with -100 to 100 to add to its logit: -100 all but bars a token, 100 all but forces
     it. With beams none may be above 0. An id outside the vocabulary: 400."""
     bad_words: Annotated[list[ShortText], FailFast()] = Field(EMPTY, max_length=MAX_BAD_WORDS)

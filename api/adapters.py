@@ -55,7 +55,7 @@ class AdapterEndpoints:
         self._engine, self._models = admission.engine, admission.models
         self._settings = admission.settings
 
-    async def load(self, body: LoadAdapterRequest, _: Request) -> Response:
+    async def load(self, body: LoadAdapterRequest, request: Request) -> Response:
         """Load an adapter, and serve it as a model from then on."""
         self._engine.check_ready()
         if body.load_inplace:
@@ -70,9 +70,9 @@ class AdapterEndpoints:
             raise bad_request(str(failure), "prompt_template") from failure
         await self._engine.load_adapter(served.name, served.root)
         self._models.add(served)
-        return _done(body, "added")
+        return _done(request, body, "added")
 
-    async def unload(self, body: UnloadAdapterRequest, _: Request) -> Response:
+    async def unload(self, body: UnloadAdapterRequest, request: Request) -> Response:
         """Serve an adapter no more; returns when what ran on it has ended."""
         self._engine.check_ready()
         name = body.lora_name
@@ -82,7 +82,7 @@ class AdapterEndpoints:
             )
         self._models.remove(name)
         await self._engine.unload_adapter(name)
-        return _done(body, "removed")
+        return _done(request, body, "removed")
 
     def _check(self, path: str) -> Path:
         """Find an adapter's folder, and check it against the model; raises APIError, without a path of this machine."""
@@ -96,9 +96,9 @@ class AdapterEndpoints:
         return folder
 
 
-def _done(body: LoadAdapterRequest | UnloadAdapterRequest, what: str) -> Response:
+def _done(request: Request, body: LoadAdapterRequest | UnloadAdapterRequest, what: str) -> Response:
     """Say, as vLLM does, that it is done."""
     return PlainTextResponse(
         f"Success: LoRA adapter '{body.lora_name}' {what} successfully.",
-        headers=ignored_header(body.unknown_fields),
+        headers=ignored_header(request, body.unknown_fields),
     )

@@ -162,11 +162,11 @@ def show_defaults(app: FastAPI, defaults: Mapping[str, Any]) -> None:
 def add_routes(app: FastAPI, server: ServerEndpoints, admission: Admission) -> None:
     """Every path that this server answers."""
     generating, tokens = GenerationEndpoints(admission), TokenEndpoints(admission)
-    app.post("/v1/completions", response_model=protocol.Completion, responses=STREAMS)(
-        generating.create_completion
-    )
     app.post("/v1/chat/completions", response_model=protocol.ChatCompletion, responses=STREAMS)(
         generating.create_chat_completion
+    )
+    app.post("/v1/completions", response_model=protocol.Completion, responses=STREAMS)(
+        generating.create_completion
     )
     app.post("/v1/responses", response_model=ResponsesReply, responses=STREAMS)(
         generating.create_response

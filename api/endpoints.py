@@ -66,7 +66,7 @@ class GenerationEndpoints:
         stream_format: StreamFormat = OPENAI_STREAM,
     ) -> Response:
         """The generation as a stream, or as one body unless the client leaves before it is there."""
-        headers, settings = ignored_header(generation.ignored), self._settings
+        headers, settings = ignored_header(request, generation.ignored), self._settings
         if generation.decoding.stream:
             events = streamed(generation, body, self._encoder)
             return EventStream(

@@ -1,12 +1,16 @@
 """Fields of a request that have no effect, which the header `X-Ignored-Parameters` of its reply names."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import quote
+
+from starlette.requests import Request as HTTPRequest
 
 from api.conversation import unshown_names
 from api.tool_calls import CALL_FIELDS, unused_fields
 from generation import Decoding
 from protocol import ChatCompletionRequest, GuidedFields, Request
+from server.request_record import request_record
 
 MAX_NAMES, MAX_NAME_CHARACTERS = 10, 40
 PLAIN = "!#$&()*+-./:;<=>?@[]^_{|}~"
@@ -56,12 +60,21 @@ def _unused_with_beams(body: Request) -> Sequence[str]:
     return names
 
 
-def ignored_header(fields: Sequence[str]) -> dict[str, str]:
+def ignored_header(request: HTTPRequest, fields: Sequence[str]) -> dict[str, str]:
     """The header that names `fields`, cut to a length that proxies let through; none for no fields.
 
+    The record of the request notes it, for the log.
     Characters that are not `PLAIN`, such as those of other scripts, are percent-encoded as UTF-8.
     """
-    names = [quote(name[:MAX_NAME_CHARACTERS], PLAIN) for name in fields[:MAX_NAMES]]
+    names = [_quoted(name[:MAX_NAME_CHARACTERS]) for name in fields[:MAX_NAMES]]
     if len(fields) > MAX_NAMES:
         names.append(f"and {len(fields) - MAX_NAMES} more")
-    return {"X-Ignored-Parameters": ", ".join(names)} if names else {}
+    if not names:
+        return {}
+    header = request_record(request.scope).ignored = ", ".join(names)
+    return {"X-Ignored-Parameters": header}
+
+
+@lru_cache
+def _quoted(name: str) -> str:
+    return quote(name, PLAIN)

@@ -90,13 +90,13 @@ class TokenEndpoints:
     async def tokenize(self, body: TokenizeRequest, request: Request) -> Response:
         """The exact prompt that the same prompt or messages would be sent as."""
         self._engine.check_ready()
-        return await self._offload(request, lambda: self._tokenize(body))
+        return await self._offload(request, lambda: self._tokenize(body, request))
 
     async def detokenize(self, body: DetokenizeRequest, request: Request) -> Response:
         """The text of token ids, control tokens spelt out."""
         self._models.find(body.model)
         text = await self._offload(request, lambda: self._admission.decode(body.tokens, "tokens"))
-        return _to_response(Detokenized(prompt=text), body.unknown_fields)
+        return _to_response(Detokenized(prompt=text), request, body.unknown_fields)
 
     async def _offload(self, request: Request, work: Callable[[], Result]) -> Result:
         """Call `work`, in the thread of these endpoints if the body is long; raises APIError (413) if it is over 1 MiB.
@@ -111,7 +111,7 @@ class TokenEndpoints:
             raise APIError(413, message)
         return work() if size < THREAD_MIN_BYTES else await self._thread.run(work)
 
-    def _tokenize(self, body: TokenizeRequest) -> Response:
+    def _tokenize(self, body: TokenizeRequest, request: Request) -> Response:
         template = self._models.find(body.model).template
         calls = calls_of(body, template)
         prompt = self._render(body, calls, template)
@@ -125,7 +125,7 @@ class TokenEndpoints:
             token_strs=self._spell(ids) if body.return_token_strs else None,
             prompt=self._admission.decode(ids, "prompt"),
         )
-        return _to_response(tokens, _ignored_fields(body, calls))
+        return _to_response(tokens, request, _ignored_fields(body, calls))
 
     def _render(
         self, body: TokenizeRequest, calls: Calls | None, template: PromptTemplate
@@ -155,6 +155,7 @@ def _ignored_fields(body: TokenizeRequest, calls: Calls | None) -> list[str]:
     return body.unknown_fields + names
 
 
-def _to_response(reply: BaseModel, ignored: Sequence[str]) -> Response:
+def _to_response(reply: BaseModel, request: Request, ignored: Sequence[str]) -> Response:
     """A reply as JSON, with the header that names the fields that were ignored."""
-    return Response(to_json(reply), headers=ignored_header(ignored), media_type="application/json")
+    headers = ignored_header(request, ignored)
+    return Response(to_json(reply), headers=headers, media_type="application/json")

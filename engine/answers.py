@@ -202,4 +202,4 @@ def to_finish_reason(reason: str | None) -> FinishReason | None:
     """Return vLLM's finish reason as OpenAI's; raises APIError (500) for one that says that vLLM has failed."""
     if reason not in FINISH_REASONS:
         raise APIError(500, f"The engine ended the generation: {reason}.")
-    return cast(FinishReason | None, reason)
+    return cast("FinishReason | None", reason)

@@ -52,7 +52,7 @@ class AnswerText:
             first, token_ids = token_ids[:1], token_ids[1:]
             if (stop := self._begin(first, ends_with_stop_token and not token_ids)) is not None:
                 return stop
-        return cast(str | None, self._detokenizer.update(token_ids, ends_with_stop_token))
+        return cast("str | None", self._detokenizer.update(token_ids, ends_with_stop_token))
 
     def add(self, token_ids: list[int], is_last: bool, ends_with_stop_token: bool) -> str:
         """Add the next tokens; returns the text that they add, as `gained` does."""

@@ -172,16 +172,10 @@ class SchedulerStatistics:
         )
         self._add_gauge("kv_cache_usage_perc", "Part of the KV cache in use, up to 1", self._usage)
 
-    def record(
-        self,
-        scheduler_stats: SchedulerStats | None,
-        *_: object,
-        engine_idx: int | None = None,
-        **__: object,
-    ) -> None:
+    def record(self, scheduler_stats: SchedulerStats | None, *_: object, **named: Any) -> None:
         """Keep what the scheduler of engine `engine_idx` says; vLLM calls this after each step of each engine."""
         if scheduler_stats is not None:
-            self._latest[engine_idx or 0] = scheduler_stats
+            self._latest[named.get("engine_idx") or 0] = scheduler_stats
             if (cached := scheduler_stats.prefix_cache_stats) is not None and cached.queries:
                 self._queries.inc(cached.queries)
                 self._hits.inc(cached.hits)

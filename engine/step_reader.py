@@ -76,10 +76,13 @@ class StepReader:
             return
         made = self._processor.process_outputs(step.outputs, step.timestamp)
         if made.reqs_to_abort:
-            abort = asyncio.create_task(self._client.abort_requests_async(made.reqs_to_abort))
-            self._aborts.add(abort)
-            abort.add_done_callback(self._aborts.discard)
+            self._abort(made.reqs_to_abort)
         if self._llm.logger_manager is not None:
             self._llm.logger_manager.record(
                 step.scheduler_stats, None, engine_idx=step.engine_index
             )
+
+    def _abort(self, request_ids: list[str]) -> None:
+        abort = asyncio.create_task(self._client.abort_requests_async(request_ids))
+        self._aborts.add(abort)
+        abort.add_done_callback(self._aborts.discard)

@@ -68,7 +68,7 @@ def to_token_table(tokenizer: TokenizerLike, vocabulary_size: int) -> TokenTable
     texts: list[str | None] = []
     pieces: dict[int, bytes] = {}
     for token_id in range(vocabulary_size):
-        token = cast(str | None, backend.id_to_token(token_id))
+        token = cast("str | None", backend.id_to_token(token_id))
         text = "" if token is None or token_id in special else token.replace(SPACE, " ")
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             pieces[token_id] = bytes.fromhex(text[3:5])

@@ -11,12 +11,12 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm_engine import AsyncLLMEngine
 from vllm.exceptions import VLLMClientError, VLLMServerError
-from vllm.inputs.engine import TokensInput, tokens_input
+from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -39,6 +39,8 @@ from errors import APIError, bad_request, engine_died, unavailable
 from generation import Decoding, Delta, Deltas, Drain, Prompt, Sink, Source, TokenLogprob, pour
 from settings import AdapterModule, StartError, raising_start_error
 
+_Run = dict[str, Any]
+"""A request of vLLM's: the arguments, by their names, besides its parameters."""
 NO_ADAPTER = nullcontext()
 NO_PRIORITY = "Requests come by their arrival: 'priority' needs --scheduling-policy priority."
 
@@ -47,7 +49,7 @@ class _AnswersAreComplete(Exception):  # noqa: N818 - no error
     """Ends a request that vLLM would go on with although no answer of it gains anything more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Request:
     """A prompt and how it is decoded, with vLLM's parameters for it."""
 
@@ -55,17 +57,6 @@ class _Request:
     prompt: Prompt
     decoding: Decoding
     params: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What vLLM is asked for: a request of its own."""
-
-    id: str
-    inputs: TokensInput
-    params: SamplingParams
-    lora: LoRARequest | None
-    priority: int
 
 
 class VLLMEngine:
@@ -139,17 +130,10 @@ class VLLMEngine:
 
     def admit(self, choices: int) -> None:
         self.check_ready()
-        assert self._llm is not None
         if choices > self._max_unfinished:
-            raise bad_request(
-                f"The request has {choices} choices, and this server takes {self._max_unfinished}.",
-                "n",
-            )
-        if (
-            self._max_queued_tokens is not None
-            and self._llm.get_num_queued_tokens() >= self._max_queued_tokens
-        ):
-            raise _full()
+            raise _too_many(choices, self._max_unfinished)
+        if self._max_queued_tokens is not None:
+            self._check_queue(self._max_queued_tokens)
         self._check_room(choices)
 
     def generate(self, prompt: Prompt, decoding: Decoding, request_id: str) -> Source[Delta]:
@@ -184,7 +168,8 @@ class VLLMEngine:
 
         with self._room(1, decoding.adapter) as adapter:
             params = to_score_params(decoding.alternatives or 0)
-            await self._run(_to_run(request_id, prompt.ids, params, decoding, adapter), take)
+            run = _to_run(request_id, prompt.ids, decoding, adapter)
+            await self._run(run, params, take)
         return scores
 
     async def load_adapter(self, name: str, path: str) -> None:
@@ -263,12 +248,12 @@ class VLLMEngine:
         """Hand each output to `take`; raises APIError where an answer breaks its grammar."""
         room = self._room(request.params.n, request.decoding.adapter)
         with room as adapter, suppress(_AnswersAreComplete):
-            if checkers := await self._checkers(request):
-                take = _checking(take, checkers)
+            if request.params.structured_outputs is not None:
+                take = _checking(take, await self._checkers(request))
             if isinstance(answers[0], SelfStoppingAnswer):
                 take = _watching(take, answers)
-            ids, decoding = request.prompt.ids, request.decoding
-            await self._run(_to_run(request.id, ids, request.params, decoding, adapter), take)
+            run = _to_run(request.id, request.prompt.ids, request.decoding, adapter)
+            await self._run(run, request.params, take)
 
     async def _search(self, request: _Request) -> Deltas:
         """Yield the deltas of a beam search, which is admitted as one request for each beam."""
@@ -285,9 +270,8 @@ class VLLMEngine:
         async def generate(token_ids: list[int], callback: TokenCallback) -> None:
             run_params = to_run_params(config, len(token_ids), self.vocabulary_size)
             reader = partial(report_tokens, callback, run_params.logprobs)
-            run_id = f"{request.id}-{next(numbers)}"
-            ids = prompt.ids + token_ids
-            await self._run(_to_run(run_id, ids, run_params, request.decoding, adapter), reader)
+            run_id, ids = f"{request.id}-{next(numbers)}", prompt.ids + token_ids
+            await self._run(_to_run(run_id, ids, request.decoding, adapter), run_params, reader)
 
         new_text = partial(AnswerText, self._llm.get_tokenizer(), prompt, params)
         decoding = request.decoding
@@ -298,13 +282,11 @@ class VLLMEngine:
                     yield delta
 
     async def _checkers(self, request: _Request) -> list[GrammarChecker]:
-        """One for each choice, if the request has a grammar; raises APIError for one that cannot be kept.
+        """One for each choice of a request with a grammar; raises APIError for one that cannot be kept.
 
         It is compiled in a thread, which leaves the event loop to others.
         """
         decoding, outputs = request.decoding, request.params.structured_outputs
-        if outputs is None:
-            return []
         grammar, lead = cast(str, outputs.grammar), request.prompt.answer_lead
         asking = decoding.calls or decoding.constraint
         assert asking is not None
@@ -317,6 +299,11 @@ class VLLMEngine:
     def _grammar_compiler(self) -> GrammarCompiler:
         assert self._llm is not None
         return GrammarCompiler(self._llm.get_tokenizer(), self.vocabulary_size)
+
+    def _check_queue(self, max_tokens: int) -> None:
+        assert self._llm is not None
+        if self._llm.get_num_queued_tokens() >= max_tokens:
+            raise _full()
 
     def _check_room(self, choices: int) -> None:
         if self._unfinished + choices > self._max_unfinished:
@@ -333,13 +320,13 @@ class VLLMEngine:
         finally:
             self._unfinished -= choices
 
-    async def _run(self, run: _Run, take: OutputCallback) -> None:
+    async def _run(self, run: _Run, params: SamplingParams, take: OutputCallback) -> None:
         """Each of vLLM's outputs to `take`; leaving ends the generation, and vLLM's exceptions become ours."""
         try:
             if self._dispatcher is None:
-                await self._read(run, take)
+                await self._read(run, params, take)
             else:
-                await self._dispatch(self._dispatcher, run, take)
+                await self._dispatch(run, params, take)
         except EngineDeadError as failure:
             raise engine_died() from failure
         except VLLMClientError as failure:
@@ -348,27 +335,24 @@ class VLLMEngine:
             status = int(getattr(failure, "status_code", 500))
             raise APIError(status, "The engine could not answer the request.") from failure
 
-    async def _dispatch(self, dispatcher: Dispatcher, run: _Run, take: OutputCallback) -> None:
+    async def _dispatch(self, run: _Run, params: SamplingParams, take: OutputCallback) -> None:
         assert self._llm is not None
-        outputs = await self._llm.add_request(
-            run.id, run.inputs, run.params, lora_request=run.lora, priority=run.priority
-        )
+        assert self._dispatcher is not None
+        outputs = await self._llm.add_request(params=params, **run)
         try:
-            await dispatcher.read(outputs, take)
+            await self._dispatcher.read(outputs, take)
         except BaseException:
             await self._llm.abort(outputs.request_id, internal=True)
             raise
 
-    async def _read(self, run: _Run, take: OutputCallback) -> None:
+    async def _read(self, run: _Run, params: SamplingParams, take: OutputCallback) -> None:
         """The same in vLLM's own way, a task that is woken for each output."""
         assert self._llm is not None
         reader = asyncio.current_task()
         assert reader is not None
         self._readers.add(reader)
         try:
-            outputs = self._llm.generate(
-                run.inputs, run.params, run.id, lora_request=run.lora, priority=run.priority
-            )
+            outputs = self._llm.generate(sampling_params=params, **run)
             async with aclosing(outputs):
                 async for output in outputs:
                     if drain := take(output):
@@ -381,15 +365,10 @@ class VLLMEngine:
             self._readers.discard(reader)
 
 
-def _to_run(
-    run_id: str,
-    ids: list[int],
-    params: SamplingParams,
-    decoding: Decoding,
-    lora: LoRARequest | None,
-) -> _Run:
-    inputs = tokens_input(ids, cache_salt=decoding.cache_salt or None)
-    return _Run(run_id, inputs, params, lora, decoding.priority)
+def _to_run(run_id: str, ids: list[int], decoding: Decoding, adapter: LoRARequest | None) -> _Run:
+    prompt = tokens_input(ids, cache_salt=decoding.cache_salt or None)
+    options = {"lora_request": adapter, "priority": decoding.priority}
+    return {"request_id": run_id, "prompt": prompt, **options}
 
 
 def _copied(source: Source[Delta], n: int) -> Source[Delta]:
@@ -432,6 +411,10 @@ def _check(completion: CompletionOutput, checker: GrammarChecker) -> None:
 
 def _shutting_down() -> APIError:
     return unavailable("The server is shutting down.", "shutting_down")
+
+
+def _too_many(choices: int, most: int) -> APIError:
+    return bad_request(f"The request has {choices} choices, and this server takes {most}.", "n")
 
 
 def _full() -> APIError:

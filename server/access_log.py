@@ -4,6 +4,7 @@ Prompts and replies are in the log only with `--log-requests`.
 """
 
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 import shortuuid
 from pydantic_core import to_json
+from shortuuid.main import int_to_string
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generation import Delta, Prompt, Source
@@ -25,6 +27,7 @@ REQUEST_ID = re.compile(r"[ -~]{1,128}")
 """A client's `X-Request-Id` that is used: printable ASCII, of no unreasonable length."""
 MAX_LOGGED_TEXTS, MAX_LOGGED_CHARACTERS = 4, 1000
 """How many prompts and replies of a request are logged, and how much of each."""
+ALPHABET = list(shortuuid.get_alphabet())
 
 Log = Callable[[str], None]
 """Takes a line of the log, and returns before it is written."""
@@ -42,6 +45,8 @@ class AccessLog:
         self._log = log
         self._is_json = log_format == "json"
         self._metrics = metrics
+        self._in_flight = 0
+        metrics.in_flight.set_function(lambda: self._in_flight)
         # What `labels` looks up anew at each call.
         self._requests = cache(metrics.requests.labels)
         self._duration = cache(metrics.duration.labels)
@@ -61,17 +66,17 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                record.ignored = dict(message["headers"]).get(b"x-ignored-parameters", b"").decode()
                 message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
             await send(message)
 
-        with self._metrics.in_flight.track_inprogress():
-            try:
-                await self.app(scope, receive, send_with_id)
-            finally:
-                self._count(scope["method"], record, status, began)
-                if self._log is not None:
-                    self._log(self._to_line(_to_fields(scope["method"], record, status, began)))
+        self._in_flight += 1
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            self._in_flight -= 1
+            self._count(scope["method"], record, status, began)
+            if self._log is not None:
+                self._log(self._to_line(_to_fields(scope["method"], record, status, began)))
 
     def _count(self, method: str, record: RequestRecord, status: int, began: float) -> None:
         self._requests(method, record.path, status).inc()
@@ -93,7 +98,7 @@ class AccessLog:
 
 def _new_record(scope: Scope) -> RequestRecord:
     sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-    serial = shortuuid.uuid()
+    serial = int_to_string(secrets.randbits(128), ALPHABET, padding=22)
     return RequestRecord(sent if REQUEST_ID.fullmatch(sent) else serial, serial)
 
 

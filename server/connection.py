@@ -72,12 +72,18 @@ class Http1Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        is_old = cycle.scope["http_version"] in VERSIONS_BEFORE_1_1
-        if is_old or not self.timeout_keep_alive:
+        if not self.timeout_keep_alive:
             cycle.keep_alive = False
-        if is_old:
-            app = partial(without_chunks, cycle, app)
+        if cycle.scope["http_version"] in VERSIONS_BEFORE_1_1:
+            app = self._without_http_1_1(cycle, app)
         super()._start_asgi_task(cycle, app)
+
+    def _without_http_1_1(self, cycle: RequestResponseCycle, app: Any) -> Any:
+        """The app for a client of HTTP/1.0; nothing of its request's reply has been written."""
+        cycle.keep_alive = cycle.waiting_for_100_continue = False
+        write = partial(write_now_without_chunks, self.transport, self.flow)
+        cycle.scope["write_now"] = write  # type: ignore[typeddict-unknown-key]
+        return partial(without_chunks, cycle, app)
 
     def data_received(self, data: bytes) -> None:
         was_reading_head = self._is_reading_head
@@ -106,10 +112,6 @@ class Http1Connection(HttpToolsProtocol):
         except APIError as refusal:
             self._refusal = refusal
             raise  # the parser stops, and uvicorn calls `send_400_response`
-        if version in VERSIONS_BEFORE_1_1:
-            write = partial(write_now_without_chunks, self.transport, self.flow)
-            self.scope["write_now"] = write  # type: ignore[typeddict-unknown-key]
-            self.expect_100_continue = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -27,14 +27,18 @@ class CanonicalPaths:
             root = scope.get("root_path", "")
             path = re.sub("/{2,}", "/", scope["path"]).rstrip("/")
             if root:
-                path = _without_prefix(path, root)
-                stripped = _without_prefix(path, root)
-                # With `--root-path /v1`, the `/v1` of `/v1/models` belongs to the route.
-                if stripped != path and _has_route(scope, stripped or "/"):
-                    path = stripped
-                path = root + path
+                path = root + _below_root(scope, path, root)
             scope = {**scope, "path": path if path != root else f"{root}/"}
         await self.app(scope, receive, send)
+
+
+def _below_root(scope: Scope, path: str, root: str) -> str:
+    path = _without_prefix(path, root)
+    stripped = _without_prefix(path, root)
+    # With `--root-path /v1`, the `/v1` of `/v1/models` belongs to the route.
+    if stripped != path and _has_route(scope, stripped or "/"):
+        return stripped
+    return path
 
 
 def _without_prefix(path: str, prefix: str) -> str:

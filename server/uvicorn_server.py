@@ -93,8 +93,11 @@ class DrainingServer(uvicorn.Server):
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    """uvicorn's settings: `Http1Connection` for connections, none of its access log, and the flags that it shares."""
+    """uvicorn's settings: `Http1Connection` for connections, none of its access log, and the flags that it shares.
+
+    Nothing here asks for a client's address or the scheme, which a proxy's headers would tell.
+    """
     flags = {name: getattr(settings, name) for name in UVICORN_FLAGS}
     flags["timeout_graceful_shutdown"] = GRACEFUL_SECONDS
     flags["root_path"] = settings.prefix
-    return uvicorn.Config(app, access_log=False, http=Http1Connection, **flags)
+    return uvicorn.Config(app, access_log=False, proxy_headers=False, http=Http1Connection, **flags)

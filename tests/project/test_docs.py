@@ -183,10 +183,10 @@ def test_every_request_field_stands_in_one_table_with_its_default(
         cell = table[name].cells[1]
         if field.is_required():
             assert cell == "required"
-        elif isinstance(field.json_schema_extra, dict) and "default" in field.json_schema_extra:
-            assert cell == f"`{field.json_schema_extra['default']}`", name
         elif field.default_factory is not None:
             assert cell == "none", name
+        elif isinstance(field.json_schema_extra, dict) and "default" in field.json_schema_extra:
+            assert cell == f"`{field.json_schema_extra['default']}`", name
         elif isinstance(field.default, bool):
             assert cell in (f"`{str(field.default).lower()}`", "none"), name
         elif field.default not in NO_DEFAULTS or field.default == 0:

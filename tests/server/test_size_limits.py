@@ -21,6 +21,19 @@ def test_a_body_announced_too_large_is_refused_unread(serve: Callable[..., TestC
     assert client.post("/v1/completions", content=json.dumps(ASK).ljust(1000)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("line", "status"), [(b"GET /health", b"200"), (b"POST /v1/nothing", b"404")]
+)
+def test_what_reads_no_body_answers_before_one_that_is_announced_too_large(
+    demo_encoder: SentencePieceEncoder, line: bytes, status: bytes
+) -> None:
+    with listening(FakeEngine(), demo_encoder, max_body_bytes=1000) as url:
+        head = (
+            line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n"
+        )
+        assert exchange(url, head).startswith(b"HTTP/1.1 " + status)
+
+
 def test_a_body_that_grows_too_large_is_refused(demo_encoder: SentencePieceEncoder) -> None:
     with listening(FakeEngine(), demo_encoder, max_body_bytes=1000) as url:
         chunk = b"258\r\n" + b" " * 600 + b"\r\n"
