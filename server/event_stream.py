@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -24,6 +25,8 @@ Result = TypeVar("Result")
 
 COMMENT = b": keep-alive\n\n"
 """A line that clients ignore: it begins with a colon (HTML Living Standard, 9.2.6)."""
+NO_LIMIT = 10 * 365 * 24 * 3600
+"""Seconds that no request takes."""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies are to pass each event on at once; nginx reads the second."""
 
@@ -35,31 +38,44 @@ async def while_connected(
 
     Cancels `work`, and then raises, when the client disconnects (Starlette's ClientDisconnect) or the time is over
     (APIError, 504). A cancellation of the calling task by others, such as the server's at its end, is passed on.
+
+    This is what `asyncio.timeout` does, which takes longer than a plain request's validation: a cancellation by this
+    function is one that the task no longer counts (`Task.uncancel`).
     """
+    task = asyncio.current_task()
+    assert task is not None
+    reasons: list[Callable[[], Exception]] = []
 
-    def stop(_: asyncio.Future[None]) -> None:
-        if is_working and not limit.expired():
-            limit.reschedule(asyncio.get_running_loop().time())
+    def stop(to_reason: Callable[[], Exception], *_: object) -> None:
+        if is_working and not reasons:
+            reasons.append(to_reason)
+            task.cancel()
 
-    limit = asyncio.timeout(seconds or None)
     is_working, is_told = True, _is_here(scope)
     lost = scope["lost"] if is_told else asyncio.ensure_future(_listen(receive))
-    lost.add_done_callback(stop)
+    leave = partial(stop, ClientDisconnect)
+    lost.add_done_callback(leave)
+    late = partial(_too_late, seconds)
+    timer = asyncio.get_running_loop().call_later(seconds or NO_LIMIT, stop, late)
     try:
-        async with limit:
-            return await work
-    except TimeoutError:
-        if not limit.expired():  # it is a failure of the work itself
-            raise
-        if lost.done():
-            raise ClientDisconnect from None
-        message = f"The request took more than {seconds:g} seconds."
-        raise APIError(504, message, code="request_timeout") from None
+        return await work
+    except asyncio.CancelledError:
+        if reasons and task.cancelling() == 1:
+            raise reasons[0]() from None
+        raise
     finally:
         is_working = False  # a callback that is due is called all the same
-        lost.remove_done_callback(stop)
+        if reasons:
+            task.uncancel()
+        lost.remove_done_callback(leave)
+        timer.cancel()
         if not is_told:
             lost.cancel()
+
+
+def _too_late(seconds: float) -> APIError:
+    message = f"The request took more than {seconds:g} seconds."
+    return APIError(504, message, code="request_timeout")
 
 
 async def _listen(receive: Receive) -> None:
