@@ -241,3 +241,36 @@ def test_work_ends_with_its_client_with_its_time_or_with_the_server(
         assert client.waits == 0, "the listener is still there"
 
     asyncio.run(connected())
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_nothing_is_left_of_a_cancellation_that_comes_with_the_end_of_work(
+    goes_on: bool, is_direct: bool
+) -> None:
+    """The client leaves when the work is done, or the work ends although it is cancelled."""
+
+    async def work(last: asyncio.Future[str]) -> str:
+        try:
+            return await last
+        except asyncio.CancelledError:
+            if goes_on:
+                return "saved"
+            raise
+
+    async def connected() -> None:
+        client = Client(is_direct)
+        last: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(while_connected(client.scope, client.receive, work(last), 5))
+        await asyncio.sleep(0.01)
+        client.leave()
+        if is_direct:
+            last.set_result("done")
+        if goes_on:
+            assert await task == "saved"
+        else:
+            with pytest.raises(ClientDisconnect):
+                await task
+        assert task.cancelling() == 0
+
+    asyncio.run(connected())
