@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from compare import (
     to_loads,
 )
 from servers import Server, cpu_seconds, front_ends
+from token_way import Crowd, Notes, Traced, Way
 
 from tests.support.polling import wait_for
 
@@ -121,3 +123,33 @@ def test_the_cpu_time_and_memory_of_a_front_end_are_those_of_its_processes(
     shares = [one.memory_full_info().pss for one in (supervisor, *children)]
     assert server.all_memory == pytest.approx(sum(shares), rel=0.3)
     assert server.all_memory > max(shares)
+
+
+def test_the_way_of_a_token_is_divided_at_the_step_that_made_it() -> None:
+    way = Way()
+    way.add([1.0, 2.0, 3.0, 4.0], [(0.8, 0.9), (1.7, 1.8), (2.6, 2.9), (3.7, 3.8)])
+    assert way.to_server == pytest.approx([0.1, 0.1, 0.3, 0.1])
+    assert way.to_client == pytest.approx([0.1, 0.2, 0.1, 0.2])
+    assert (way.steps, way.gaps) == (pytest.approx([0.9, 1.1]), pytest.approx([1, 1, 1]))
+    assert way.row("a").split(" | ")[:3] == ["| a", "1", "1000000"]
+
+
+def test_of_a_crowd_first_median_and_last_are_kept() -> None:
+    crowd = Crowd()
+    crowd.add(10.0, [14.0, 12.0, 13.0], Notes([], [10.3, 10.1, 10.2], [11.5, 11.0, 11.0]))
+    assert [round(ms) for [ms] in ([s * 1000 for s in kind] for kind in crowd.kinds.values())] == [
+        *(100, 200, 300),
+        *(1000, 1000),
+        3000,
+    ]
+
+
+def test_what_a_server_has_noted_is_read_once(tmp_path: Path) -> None:
+    file = tmp_path / "notes"
+    file.write_text("asked 1.5\nstep 2.0 2.5\nanswered 2.0\n")
+    traced = Traced("", file)
+    notes = traced.notes()
+    assert (notes.asked, notes.steps, notes.answered) == ([1.5], [(2.0, 2.5)], [2.0])
+    with file.open("a") as more:
+        more.write("asked 3.0\n")
+    assert traced.notes() == Notes(asked=[3.0])
