@@ -6,9 +6,10 @@ from typing import Any
 
 from model_files import read_config, vocabulary_rows
 from prompt_template import PromptTemplate
+from prompts.alpaca import ALPACA
 from prompts.chat_templates import chat_template_layout
 from prompts.encoder import Encoder, Run, TokenizerEncoder, load_encoder, load_tokenizer
-from prompts.layouts import ALPACA, ALPACA_2, BASE_MODEL, Layout
+from prompts.layouts import ALPACA_2, BASE_MODEL, Layout
 from prompts.rendered_layouts import SHORTEST_CONVERSATION, fastchat_layout
 from settings import AdapterModule, Settings, StartError, raising_start_error
 

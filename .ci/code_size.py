@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 COUNTED = (tokenize.OP, tokenize.NAME, tokenize.NUMBER, tokenize.STRING)
 SKIPPED = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
 MAX_TOKENS_PER_LINE, MAX_LONG_LINES, LONG = 9.0, 0.03, 100
-BUDGETS = {"top": 2060, "api": 2340, "prompts": 540, "engine": 2475, "server": 1025, "tools": 365}
+BUDGETS = {"top": 2060, "api": 2340, "prompts": 540, "engine": 2480, "server": 1035, "tools": 365}
 """Lines of code of a folder; raised only in the commit that brings what it is raised for."""
 
 

@@ -23,7 +23,7 @@ from prompt_template import PromptTemplate
 from prompts.calls import characters_of
 from prompts.encoder import encode_word
 from protocol import ChatCompletionRequest, CompletionRequest, Request, ToolFields
-from server.access_log import keep_texts
+from server.logged_texts import keep_texts
 from server.offload import offload
 from server.request_record import request_record
 from settings import Settings

@@ -22,6 +22,10 @@ OutputCallback = Callable[["RequestOutput"], Drain | None]
 class Dispatcher(asyncio.Event):
     """The `ready` event of every `RequestOutputCollector`: once set, it delivers in the loop's next iteration."""
 
+    is_behind = False
+    """Whether other outputs came before these in the same turn of the event loop. Then they wait for the next one in
+    their collectors, which join what comes meanwhile: an engine that is faster than the loop makes fewer events."""
+
     def __init__(self) -> None:
         super().__init__()
         self._readers: dict[RequestOutputCollector, _Reader] = {}
@@ -41,8 +45,8 @@ class Dispatcher(asyncio.Event):
             del self._readers[collector]
 
     def hand(self, collector: "RequestOutputCollector", output: "RequestOutput") -> None:
-        """Give an output to the reader of its collector at once, or let it wait there for a reader that is slow."""
-        reader = self._readers.get(collector)
+        """Give an output to the reader of its collector, or let it wait there if the reader is slow or the loop is."""
+        reader = None if self.is_behind else self._readers.get(collector)
         if reader is None or not reader.take(output):
             collector.put(output)
 

@@ -99,9 +99,9 @@ def _replace_parts(
         send_at_once(llm)
     if not fits("dispatch", missing_for_dispatch()):
         return None
-    if can_read(llm) and fits("steps", missing_for_steps()):
-        StepReader(llm).start()
     dispatcher = Dispatcher()
+    if can_read(llm) and fits("steps", missing_for_steps()):
+        StepReader(llm, dispatcher).start()
     is_step_by_step = not llm.log_stats and llm.output_processor.stream_interval == 1
     if table is not None and is_step_by_step and fits("outputs", missing_for_outputs()):
         PlainRequests(llm, dispatcher, table)

@@ -13,7 +13,12 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.engine.core_client import AsyncMPClient, _process_utility_output
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from engine.dispatch import Dispatcher
 from settings import print_stderr
+
+MAX_STEPS = 4
+"""Steps that are handled in one callback. An engine that is faster than this process always has another one ready:
+without a limit nothing else would get its turn."""
 
 
 def can_read(llm: AsyncLLMEngine) -> bool:
@@ -26,8 +31,9 @@ def can_read(llm: AsyncLLMEngine) -> bool:
 class StepReader:
     """Reads for an engine that has been loaded and has not been asked for anything."""
 
-    def __init__(self, llm: AsyncLLMEngine) -> None:
+    def __init__(self, llm: AsyncLLMEngine, dispatcher: Dispatcher) -> None:
         assert isinstance(llm.engine_core, AsyncMPClient)
+        self._dispatcher = dispatcher
         self._llm, self._client = llm, llm.engine_core
         self._processor, self._decoder = llm.output_processor, llm.engine_core.decoder
         # The same socket without pyzmq's futures.
@@ -57,12 +63,16 @@ class StepReader:
             self._processor.propagate_error(self._client._format_exception(failure))
 
     def _read(self) -> None:
-        """Read all that has come: ZeroMQ's descriptor tells only once of it (zmq_getsockopt(3), ZMQ_FD)."""
+        """Read what has come: ZeroMQ's descriptor tells only once of it (zmq_getsockopt(3), ZMQ_FD)."""
         try:
-            while not self._failed.done():
+            for earlier in range(MAX_STEPS):
+                if self._failed.done():
+                    return
+                self._dispatcher.is_behind = earlier > 0
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
                 self._client.resources.validate_alive(frames)
                 self._take(self._decoder.decode(frames))
+            asyncio.get_running_loop().call_soon(self._read)
         except zmq.Again:
             pass
         except Exception as failure:  # noqa: BLE001 - raised by all requests

@@ -9,6 +9,7 @@ also of the whole characters around, if these are spelt by bytes too, and it may
 
 import codecs
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -21,6 +22,8 @@ SPACE, UNKNOWN = "\u2581", "\ufffd"
 """How a vocabulary of SentencePiece spells a space, and what stands for a byte that is of no character."""
 DECODERS = ["Replace", "ByteFallback", "Fuse", "Strip"]
 """The steps of a decoder (Hugging Face's tokenizers) that the table stands for; the last may be missing."""
+BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+"""How it spells a byte."""
 BYTE_ERRORS = "one-unknown-for-each-byte"
 
 
@@ -70,8 +73,8 @@ def to_token_table(tokenizer: TokenizerLike, vocabulary_size: int) -> TokenTable
     for token_id in range(vocabulary_size):
         token = cast("str | None", backend.id_to_token(token_id))
         text = "" if token is None or token_id in special else token.replace(SPACE, " ")
-        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            pieces[token_id] = bytes.fromhex(text[3:5])
+        if byte := BYTE.fullmatch(text):
+            pieces[token_id] = bytes.fromhex(byte[1])
         elif text.endswith(UNKNOWN):
             pieces[token_id] = text.encode()
         texts.append(None if token_id in pieces else text)

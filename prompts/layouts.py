@@ -1,7 +1,8 @@
 """Prompt templates: conversations -> runs of text and control tokens, in the layout that a model was trained with.
 
-Alpaca-2 and Alpaca are written here; others are rendered by fastchat (`prompts/rendered_layouts.py`), or by Jinja
-(`prompts/chat_templates.py`). Text only: no images. Knows nothing about tokenizers beyond their control tokens.
+Alpaca-2 is written here, and Alpaca in `prompts/alpaca.py`; others are rendered by fastchat
+(`prompts/rendered_layouts.py`), or by Jinja (`prompts/chat_templates.py`). Text only: no images. Knows nothing about
+tokenizers beyond their control tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +15,6 @@ from prompts.calls import Message, is_plain
 from prompts.encoder import Encoder, Run
 
 ALPACA_2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
-ALPACA_SYSTEM = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request."
-)
 SYSTEM_ROLES = ("system", "developer")
 JSON_LINES = CallFormat()
 """How calls are written where a template has no words of its own for them."""
@@ -112,16 +109,6 @@ def alpaca_2_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
     return runs[:-1]
 
 
-def alpaca_runs(conversation: Conversation, encoder: Encoder) -> list[Run]:
-    """Lay out the whole conversation as one text: Stanford Alpaca's format, and the first Chinese-LLaMA-Alpaca's."""
-    system = ALPACA_SYSTEM if conversation.system is None else conversation.system
-    paragraphs = [system] if system else []
-    for user, assistant in conversation.turns:
-        paragraphs.append(f"### Instruction:\n{user}")
-        paragraphs.append("### Response:" if assistant is None else f"### Response: {assistant}")
-    return [encoder.bos_id, "\n\n".join(paragraphs)]
-
-
 def refuse_messages(_: Conversation, __: Encoder) -> list[Run]:
     """Raise APIError (400): a base model was trained with no template for messages."""
     reason = "This server has no prompt template for its model: start it with --prompt-template to choose one"
@@ -129,8 +116,5 @@ def refuse_messages(_: Conversation, __: Encoder) -> list[Run]:
 
 
 ALPACA_2 = Layout("alpaca-2", alpaca_2_runs, answer_lead=" ", default_system=ALPACA_2_SYSTEM)
-ALPACA = Layout(
-    "alpaca", alpaca_runs, answer_lead=" ", default_system=ALPACA_SYSTEM, stop=("### Instruction:",)
-)
 BASE_MODEL = Layout("none", refuse_messages)
 """The layout of a base model, which continues the text of `/v1/completions` as it is."""

@@ -1,12 +1,12 @@
 """The end of each request: its line in the log, and what it adds to the metrics.
 
-Prompts and replies are in the log only with `--log-requests`.
+Prompts and replies are in the log only with `--log-requests` (`logged_texts.py`).
 """
 
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -16,17 +16,13 @@ from pydantic_core import to_json
 from shortuuid.main import int_to_string
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from generation import Delta, Prompt, Source
 from server.metrics import Metrics
 from server.request_record import STATE_KEY, RequestRecord
-from sources import changed
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that disconnects before its reply; it is sent to nobody."""
 REQUEST_ID = re.compile(r"[ -~]{1,128}")
 """A client's `X-Request-Id` that is used: printable ASCII, of no unreasonable length."""
-MAX_LOGGED_TEXTS, MAX_LOGGED_CHARACTERS = 4, 1000
-"""How many prompts and replies of a request are logged, and how much of each."""
 ALPHABET = list(shortuuid.get_alphabet())
 
 Log = Callable[[str], None]
@@ -119,26 +115,3 @@ def _to_fields(method: str, record: RequestRecord, status: int, began: float) ->
         fields["ignored"] = record.ignored.replace(", ", ",")
     fields["total_s"] = round(time.monotonic() - began, 3)
     return fields
-
-
-def keep_texts(
-    source: Source[Delta],
-    prompts: Sequence[Prompt],
-    n: int,
-    spell: Callable[[Sequence[int]], Sequence[bytes]],
-) -> tuple[Source[Delta], dict[str, list[str]]]:
-    """The same deltas, and the beginnings of prompts and replies for the log; the replies grow as their deltas come.
-
-    Of each prompt there are `n` replies. `spell` gives the bytes that each token id stands for.
-    """
-    replies = [""] * min(len(prompts) * n, MAX_LOGGED_TEXTS)
-
-    def keep(delta: Delta) -> Delta:
-        if delta.index < len(replies):
-            replies[delta.index] = (replies[delta.index] + delta.text)[:MAX_LOGGED_CHARACTERS]
-        return delta
-
-    # More ids than characters would not be shown: nearly every token stands for one character or more.
-    first = [prompt.ids[:MAX_LOGGED_CHARACTERS] for prompt in prompts[:MAX_LOGGED_TEXTS]]
-    shown = [b"".join(spell(ids)).decode(errors="replace")[:MAX_LOGGED_CHARACTERS] for ids in first]
-    return changed(source, keep), {"prompts": shown, "replies": replies}

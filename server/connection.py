@@ -117,6 +117,9 @@ class Http1Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._set_timer(None)
         super().on_message_complete()
+        # uvicorn reads no more after a long piece of a body, and who does not read does not see a client leave.
+        if self.cycle is self._running:
+            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own is plain text
         refusal = self._refusal or bad_request("The request is not valid HTTP.")

@@ -55,6 +55,7 @@ class JSONRoute(APIRoute):
         record = request_record(request.scope)
         record.path = self.path
         try:
+            _check_announced(request)
             return await handle(request)
         except Exception as failure:  # noqa: BLE001 - answered, and logged if unexpected
             return to_response(to_api_error(failure, record.id))
@@ -84,13 +85,10 @@ async def _read(request: Request) -> bytes:
 async def _receive(request: Request) -> bytes:
     """A body as it is sent; raises APIError for one that is larger than `max_body_bytes` (413) or comes too late (408).
 
-    One whose Content-Length is too large is refused unread. The connection has the timer, and marks the request's
-    record when the time is over: a timer of its own for each request would cost more.
+    The connection has the timer, and marks the request's record when the time is over: a timer of its own for each
+    request would cost more.
     """
     limit: int = request.app.state.max_body_bytes
-    length = dict(request.scope["headers"]).get(b"content-length", b"")
-    if length.isdigit() and int(length) > limit:
-        raise _too_large(limit)
     body, has_more = bytearray(), True
     while has_more:
         message = await request.receive()
@@ -103,6 +101,14 @@ async def _receive(request: Request) -> bytes:
         if len(body) > limit:
             raise _too_large(limit)
     return bytes(body)
+
+
+def _check_announced(request: Request) -> None:
+    """Raise APIError (413) for a body whose Content-Length is too large, before it is read, or where none is read."""
+    limit: int = request.app.state.max_body_bytes
+    length = dict(request.scope["headers"]).get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
 
 
 def _too_large(limit: int) -> APIError:

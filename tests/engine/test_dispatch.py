@@ -186,3 +186,23 @@ def test_who_has_left_is_given_nothing() -> None:
         assert not dispatcher._readers
 
     asyncio.run(leave())
+
+
+def test_outputs_wait_and_are_joined_while_the_loop_is_behind() -> None:
+    async def steps() -> None:
+        dispatcher, collector = Dispatcher(), Collector()
+        taken: list[Output] = []
+        read = asyncio.create_task(dispatcher.read(collector, taken.append))
+        await turn()
+        dispatcher.hand(collector, Output("a"))
+        assert [output.text for output in taken] == ["a"]
+        dispatcher.is_behind = True
+        for text in "bcd":
+            dispatcher.hand(collector, Output(text))
+        assert len(taken) == 1
+        dispatcher.is_behind = False
+        dispatcher.hand(collector, Output("e", finished=True))
+        await read
+        assert [output.text for output in taken] == ["a", "bcde"]
+
+    asyncio.run(steps())

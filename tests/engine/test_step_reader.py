@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 
 import pytest
 
+from engine.dispatch import Dispatcher
+
 pytestmark = pytest.mark.engine
 
 
 class Processor:
     """In the place of vLLM's `OutputProcessor`: notes what it gets."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_behind: Callable[[], bool]) -> None:
+        self.is_behind = is_behind
+        self.notes: list[bool | None] = []
+        """For each step whether the loop is behind, and None for each other turn of the loop."""
         self.steps: list[list[str]] = []
         self.failures: list[Exception] = []
         self.to_abort: list[str] = []
@@ -25,6 +31,7 @@ class Processor:
         if any(output.request_id == "unheard of" for output in outputs):
             raise KeyError("unheard of")
         self.steps.append([output.request_id for output in outputs])
+        self.notes.append(self.is_behind())
         return SimpleNamespace(reqs_to_abort=self.to_abort)
 
     def propagate_error(self, failure: Exception) -> None:
@@ -52,7 +59,8 @@ class Engine:
         client.decoder, client.utility_results = MsgpackDecoder(EngineCoreOutputs), {}
         self.aborted: list[str] = []
         client.abort_requests_async = self._abort
-        self.client, self.processor = client, Processor()
+        self.dispatcher = dispatcher = Dispatcher()
+        self.client, self.processor = client, Processor(lambda: dispatcher.is_behind)
         self.records: list[Any] = []
         logger = SimpleNamespace(record=lambda *stats, **_: self.records.append(stats[0]))
         self.llm: Any = SimpleNamespace(
@@ -80,7 +88,7 @@ async def reading(folder: Path) -> AsyncIterator[Engine]:
     from engine.step_reader import StepReader
 
     engine = Engine(folder)
-    StepReader(engine.llm).start()
+    StepReader(engine.llm, engine.dispatcher).start()
     task = engine.llm.output_handler
     assert engine.client.resources.output_queue_task is task
     await asyncio.sleep(0)
@@ -117,6 +125,27 @@ def test_each_step_is_handled_and_what_comes_at_once_too(tmp_path: Path) -> None
         await until(lambda: len(engine.processor.steps) == 201)
         assert engine.processor.steps[:2] == [["a", "b"], ["0"]]
         assert engine.records[0].num_running_reqs == 2
+
+    run(test, tmp_path)
+
+
+def test_an_engine_that_is_faster_than_the_loop_leaves_others_their_turns(tmp_path: Path) -> None:
+    async def test(engine: Engine) -> None:
+        loop, notes = asyncio.get_running_loop(), engine.processor.notes
+
+        def other() -> None:
+            if len(engine.processor.steps) < 13:
+                notes.append(None)
+                loop.call_soon(other)
+
+        for _ in range(13):
+            engine.send("a")
+        time.sleep(0.1)  # noqa: ASYNC251 - all come before the loop goes on
+        other()
+        await until(lambda: len(engine.processor.steps) == 13)
+        turn = [False, True, True, True]
+        begun = notes.index(False)
+        assert notes[begun:] == [*turn, None, *turn, None, *turn, None, False]
 
     run(test, tmp_path)
 

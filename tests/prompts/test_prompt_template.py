@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from errors import APIError
 from prompt_template import PromptTemplate
+from prompts.alpaca import ALPACA
 from prompts.calls import Message
 from prompts.chat_templates import chat_template_layout
 from prompts.encoder import Encoder, Run, SentencePieceEncoder, TokenizerEncoder
-from prompts.layouts import ALPACA, ALPACA_2, Layout, to_conversation
+from prompts.layouts import ALPACA_2, Layout, to_conversation
 from prompts.rendered_layouts import fastchat_layout
 from settings import DEMO_MODEL
 from tests.support.chatml import CHATML, chatml_tokenizer

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prompts.layouts import ALPACA, ALPACA_2, BASE_MODEL, Layout
+from prompts.alpaca import ALPACA
+from prompts.layouts import ALPACA_2, BASE_MODEL, Layout
 from server.console import Loaded, banner
 from settings import DEMO_MODEL, Settings, StartError
 from template_choice import load_prompt_template

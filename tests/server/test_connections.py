@@ -70,6 +70,23 @@ def test_a_client_that_leaves_frees_the_engine(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize("ask", ["stream", "plain"])
+def test_a_client_that_leaves_after_a_long_body_frees_the_engine(
+    slow: tuple[SlowEngine, str], ask: str
+) -> None:
+    """A long body that comes at once, after its head, makes uvicorn pause its reading."""
+    engine, url = slow
+    body = json.dumps(ASKS[ask]).encode().ljust(200_000)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as connection:
+        connection.sendall(head)
+        time.sleep(0.05)
+        connection.sendall(body)
+        assert wait_for(lambda: engine.running == 1, 5)
+        time.sleep(0.1)
+    assert wait_for(lambda: engine.running == 0, 1)
+
+
 def test_a_client_that_leaves_in_mid_body_is_no_failure(
     slow: tuple[SlowEngine, str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,9 +22,9 @@ def test_a_body_announced_too_large_is_refused_unread(serve: Callable[..., TestC
 
 
 @pytest.mark.parametrize(
-    ("line", "status"), [(b"GET /health", b"200"), (b"POST /v1/nothing", b"404")]
+    ("line", "status"), [(b"GET /health", b"413"), (b"POST /v1/nothing", b"404")]
 )
-def test_what_reads_no_body_answers_before_one_that_is_announced_too_large(
+def test_what_reads_no_body_does_not_wait_for_one_that_is_announced_too_large(
     demo_encoder: SentencePieceEncoder, line: bytes, status: bytes
 ) -> None:
     with listening(FakeEngine(), demo_encoder, max_body_bytes=1000) as url:
