@@ -64,7 +64,8 @@ MODULES = sorted(
 OTHER_PROGRAMS_FLAGS = {
     *("--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"),
     *("--dry-run", "--from-literal", "--head", "--generate"),
-    *("--rust-frontend", "--loads", "--no-deps", "--install", "--local_dir", "--add-host"),
+    *("--rust-frontend", "--loads", "--no-deps", "--install", "--local_dir", "--local-dir"),
+    *("--add-host", "--now", "--system"),
 }
 CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
 """Where the functions that make an error take its code, if not by name alone."""
