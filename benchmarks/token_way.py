@@ -136,11 +136,10 @@ class Traced:
         notes = Notes()
         for line in lines[self._read :]:
             kind, *times = line.split()
-            first, *others = map(float, times)
             if kind == "step":
-                notes.steps.append((first, *others))
+                notes.steps.append((float(times[0]), float(times[1])))
             else:
-                (notes.asked if kind == "asked" else notes.answered).append(first)
+                (notes.asked if kind == "asked" else notes.answered).append(float(times[0]))
         self._read = len(lines)
         return notes
 
@@ -149,9 +148,10 @@ async def ask(url: str, load: Load, asked: Sequence[str]) -> tuple[float, list[l
     """Ask for a stream for each question, at once; returns when, and when the events of each came."""
     host, port = url.removeprefix("http://").split(":")
     loop = asyncio.get_running_loop()
-    made = [NotingConnection() for _ in asked]
-    for connection in made:
-        await loop.create_connection(lambda made=connection: made, host, int(port))
+    made = []
+    for _ in asked:
+        _, connection = await loop.create_connection(NotingConnection, host, int(port))
+        made.append(connection)
     requests = [to_request(url, load.path, load.body(question, NAME)) for question in asked]
     sent = time.monotonic()
     await asyncio.gather(
@@ -191,7 +191,7 @@ def note_steps(file: Path) -> None:
 
         return process
 
-    AsyncMPClient.add_request_async = add_noting
+    AsyncMPClient.add_request_async = add_noting  # type: ignore[method-assign]
     for owner in (OutputProcessor, PlainRequests):
         owner.process_outputs = noting(owner.process_outputs)
 
