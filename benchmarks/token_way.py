@@ -191,9 +191,9 @@ def note_steps(file: Path) -> None:
 
         return process
 
-    AsyncMPClient.add_request_async = add_noting  # type: ignore[method-assign]
+    AsyncMPClient.add_request_async = add_noting
     for owner in (OutputProcessor, PlainRequests):
-        owner.process_outputs = noting(owner.process_outputs)
+        owner.process_outputs = noting(owner.process_outputs)  # type: ignore[method-assign]
 
 
 def serve(name: str, file: Path, arguments: Sequence[str]) -> None:
