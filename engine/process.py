@@ -50,7 +50,7 @@ def prepare_process(settings: Settings) -> None:
     """Prepare the server's process to import vLLM and to spawn the engine's processes."""
     for name, value in environment(settings).items():
         os.environ.setdefault(name, value)
-    quieten_vllm()
+    quieten_libraries()
     hide_failing_starts()
     set_main_file()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
@@ -61,9 +61,13 @@ def environment(settings: Settings) -> dict[str, str]:
     return ENVIRONMENT if settings.shows_log else {**ENVIRONMENT, **QUIET}
 
 
-def quieten_vllm() -> None:
-    """Hide the warnings that vLLM logs while it is imported, before it sets the level that the flags ask for."""
-    logging.getLogger("vllm").setLevel(logging.ERROR)
+def quieten_libraries() -> None:
+    """Hide what is logged while vLLM is imported, before it sets the level that the flags ask for.
+
+    Besides vLLM's warnings that is one of torch's: that Triton is not installed, as where there is no GPU.
+    """
+    for name in ("vllm", "torch._library.triton"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def set_main_file() -> None:
@@ -131,7 +135,7 @@ def prepare_engine_process() -> None:
     end_with_parent()
     os.setpgrp()  # Ctrl-C then reaches the server alone, which lets running requests end
     if "vllm" not in sys.modules:  # it sets its level at its import
-        quieten_vllm()
+        quieten_libraries()
     hide_failing_starts()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 

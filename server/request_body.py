@@ -96,7 +96,7 @@ async def _receive(request: Request) -> bytes:
             raise ClientDisconnect
         if request_record(request.scope).is_body_late:
             raise APIError(408, "The request body did not arrive in time.", headers=CLOSE)
-        body += message.get("body", b"")
+        body += message.pop("body", b"")  # what has come would be held twice until more comes
         has_more = message.get("more_body", False)
         if len(body) > limit:
             raise _too_large(limit)
