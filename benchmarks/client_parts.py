@@ -1,19 +1,19 @@
 """What each lighter part of vLLM's client saves the API process: this server against itself with vLLM's own part.
 
-python benchmarks/client_parts.py [--rounds 15] [--streams 32]
+python benchmarks/client_parts.py [--rounds 15] [--loads WORDS ...]
 
-One server for each variant, all with the same engine flags, answer the same streams in turn. Savings are computed round
-by round, so that a change in the machine's speed affects both targets, and printed as medians and quartiles. 32 streams
-need about 13 GB of memory: each variant has an engine of its own.
+One server for each variant, all with the same engine flags, get the same loads in turn. Savings are computed round by
+round, so that a change in the machine's speed affects both targets, and printed as medians and quartiles. All need
+about 13 GB of memory: each variant has an engine of its own.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from statistics import median, quantiles
 
-from compare import Rounds, http_target, in_turn, load_figures, median_of
+from compare import LOADS, Rounds, Target, http_target, in_turn, load_figures, median_of, to_loads
 from load import Load
 from servers import OURS, ROOT, Command, server
 
@@ -25,10 +25,11 @@ from settings import Settings
 
 WITH_ALL, WITH_NONE = "all", "all of them"
 FIGURE = "CPU per token, µs"
-TOKENS, REQUESTS = 128, 4
+PART_LOADS = (LOADS[1], LOADS[-1])
+"""Tokens that come in steps of many streams, and requests that come many at a time."""
 
 
-def commands(parts: Sequence[str]) -> dict[str, Command]:
+def commands(parts: Collection[str]) -> dict[str, Command]:
     """The command of each variant, by the part that it does without."""
     serve = (__file__, "--light-parts")
     without = {
@@ -70,39 +71,39 @@ def row(part: str, rounds: Rounds) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def measure(streams: int, rounds: int) -> Rounds:
-    """The figures of each variant, after a round that does not count."""
-    from engine.vllm_engine import VLLMEngine
+def print_table(load: Load, rounds: Rounds) -> None:
+    heading = f"| part, {load.name} | with all, µs a token | without it, µs a token "
+    print(f"{heading}| saves, µs | saves, % | quartiles, % |\n|---|---|---|---|---|---|")
+    for part in rounds:
+        if part != WITH_ALL:
+            print(row(part, rounds))
+    print(flush=True)
 
-    load = Load(f"{streams} streams", streams, TOKENS, REQUESTS)
-    with ExitStack() as stack:
-        targets = {
-            name: http_target(stack.enter_context(server(variant)))
-            for name, variant in commands(tuple(VLLMEngine.light_parts)).items()
-        }
-        return in_turn(
-            [*targets], lambda name: load_figures(targets[name], load), rounds, warm_ups=1
-        )
+
+def measure(targets: Mapping[str, Target], load: Load, rounds: int) -> Rounds:
+    """The figures of each variant, after a round that does not count."""
+    return in_turn([*targets], lambda name: load_figures(targets[name], load), rounds, warm_ups=1)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--loads", nargs="+", default=(), help="those of compare.py, by words")
     parser.add_argument("--light-parts", nargs="*", help=argparse.SUPPRESS)
     asked, others = parser.parse_known_args()
     if asked.light_parts is not None:
         return serve(asked.light_parts, others)
     if others:
         parser.error(f"unknown arguments: {' '.join(others)}")
-    rounds = measure(asked.streams, asked.rounds)
-    print(
-        f"| part, {asked.streams} streams | with all, µs a token | without it, µs a token "
-        "| saves, µs | saves, % | quartiles, % |\n|---|---|---|---|---|---|"
-    )
-    for part in rounds:
-        if part != WITH_ALL:
-            print(row(part, rounds))
+    from engine.vllm_engine import VLLMEngine
+
+    with ExitStack() as stack:
+        targets = {
+            name: http_target(stack.enter_context(server(variant)))
+            for name, variant in commands(VLLMEngine.light_parts).items()
+        }
+        for load in to_loads(asked.loads) or PART_LOADS:
+            print_table(load, measure(targets, load, asked.rounds))
     return 0
 
 

@@ -96,16 +96,13 @@ Target = Callable[[Load], Timings]
 
 def load_figures(target: Target, load: Load) -> Figures:
     timings = target(load)
+    first = "first text" if load.is_streamed else "reply"
     figures = {
         "CPU per token, µs": timings.cpu / load.all_tokens * 1e6,
         "CPU per request, µs": timings.cpu / load.all_requests * 1e6,
         "output tokens/s": load.all_tokens / timings.seconds,
-        "first token p50, ms" if load.is_streamed else "reply p50, ms": median(timings.first_tokens)
-        * 1e3,
-        "first token p99, ms" if load.is_streamed else "reply p99, ms": percentile_99(
-            timings.first_tokens
-        )
-        * 1e3,
+        f"{first} p50, ms": median(timings.first_texts) * 1e3,
+        f"{first} p99, ms": percentile_99(timings.first_texts) * 1e3,
     }
     if load.is_streamed:
         figures["between tokens p50, ms"] = median(timings.gaps) * 1e3
@@ -255,12 +252,7 @@ def plot(tables: dict[str, Rounds], targets: Sequence[str], file: str) -> None:
         for load in LOADS
         if load.name in tables and load.is_streamed and load.tokens == LOADS[0].tokens
     ]
-    names = (
-        "CPU per token, µs",
-        "output tokens/s",
-        "first token p50, ms",
-        "between tokens p99, ms",
-    )
+    names = ("CPU per token, µs", "output tokens/s", "first text p50, ms", "between tokens p99, ms")
     width = 0.8 / len(targets)
     drawing, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 4))
     for axis, name in zip(axes, names, strict=True):

@@ -32,13 +32,14 @@ async def ask(
         skip_clone=True,
     )
     asked = arrived = time.perf_counter()
-    tokens = 0
+    tokens, has_text = 0, False
     async for output in llm.generate(tokens_input(prompt), params, request_id):
         now = time.perf_counter()
-        if tokens:
+        if has_text:
             timings.gaps.append(now - arrived)
-        else:
-            timings.first_tokens.append(now - asked)
+        elif not output.outputs[0].text.isspace():  # see SPACE of load.py
+            timings.first_texts.append(now - asked)
+            has_text = True
         tokens += len(output.outputs[0].token_ids)
         arrived = now
     assert tokens == load.tokens, tokens

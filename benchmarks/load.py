@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 
 END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 EVENT = b"data: "
+SPACE = re.compile(rb'"content": ?" "')
+"""The first token of many answers is the space between the prompt and the text. vLLM makes an event of it, this server
+makes none: the text begins with the event after it."""
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 TIMEOUT = 600
@@ -65,10 +68,10 @@ class Timings:
     seconds: float = 0.0
     cpu: float = 0.0
     """CPU time of the API process, or of the engine's without HTTP."""
-    first_tokens: list[float] = field(default_factory=list)
+    first_texts: list[float] = field(default_factory=list)
     """Of each request: from sending it to the first text of its stream, or to the end of a plain reply."""
     gaps: list[float] = field(default_factory=list)
-    """Between consecutive arrivals of events in one stream, as `vllm bench serve` counts them."""
+    """Between consecutive arrivals of events in one stream, from its first text on."""
 
 
 class Connection(asyncio.Protocol):
@@ -104,13 +107,14 @@ class Connection(asyncio.Protocol):
         self._has_usage = self._has_usage or self._usage.search(joined) is not None
         self._tail = joined[-40:]
         if self._length < 0:
-            self._count_events(data.count(EVENT), now)
+            spaces = len(SPACE.findall(data)) if self._events < 2 else 0
+            self._count_events(data.count(EVENT) - spaces, now)
             is_over = joined.endswith(END_OF_CHUNKS)
         else:
             is_over = 0 < self._length == self._received
         if is_over and self._ended is not None:
             if self._length > 0:
-                self._timings.first_tokens.append(now - self._asked)
+                self._timings.first_texts.append(now - self._asked)
             self._ended.set_result(None)
 
     def _read_head(self) -> None:
@@ -127,7 +131,7 @@ class Connection(asyncio.Protocol):
         if not events:
             return
         if self._events < 2 <= self._events + events:  # the first event is the role alone
-            self._timings.first_tokens.append(now - self._asked)
+            self._timings.first_texts.append(now - self._asked)
         elif self._events >= 2:
             self._timings.gaps.append(now - self._arrived)
         self._events += events

@@ -99,10 +99,10 @@ class Crowd:
         answered = sorted(time - sent for time in notes.answered)
         figures = {
             "sent to the engine, first": asked[0],
-            "median": median(asked),
-            "last": asked[-1],
-            "first step ended, first": answered[0],
-            "median ": median(answered),
+            "sent, median": median(asked),
+            "sent, last": asked[-1],
+            "first token made, first": answered[0],
+            "first token made, median": median(answered),
             "first text, median": median(texts) - sent,
         }
         for kind, seconds in figures.items():

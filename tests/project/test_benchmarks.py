@@ -1,11 +1,13 @@
 """The benchmark against vLLM's servers: who is asked when, what its table says, and whose CPU time it counts."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -21,6 +23,7 @@ from compare import (
     print_rows,
     to_loads,
 )
+from load import Connection, Timings
 from servers import Server, cpu_seconds, front_ends
 from token_way import Crowd, Notes, Traced, Way
 
@@ -123,6 +126,44 @@ def test_the_cpu_time_and_memory_of_a_front_end_are_those_of_its_processes(
     shares = [one.memory_full_info().pss for one in (supervisor, *children)]
     assert server.all_memory == pytest.approx(sum(shares), rel=0.3)
     assert server.all_memory > max(shares)
+
+
+@pytest.mark.parametrize(
+    ("role", "space"),
+    [
+        ('{"role":"assistant","content":""}', None),
+        ('{"role":"assistant","content":""}', '{"content":" "}'),
+        ('{"role": "assistant"}', '{"content": " "}'),
+    ],
+)
+def test_text_begins_after_the_space_that_some_servers_make_an_event_of(
+    monkeypatch: pytest.MonkeyPatch, role: str, space: str | None
+) -> None:
+    timings = Timings()
+    arrivals = [(0.0, ""), (1.0, role), (3.0, '{"content":"中"}'), (7.0, '{"content":" "}')]
+    if space is not None:
+        arrivals.insert(2, (2.0, space))
+
+    async def test() -> None:
+        connection = Connection(timings)
+        connection.connection_made(Mock(asyncio.Transport))
+        times = iter([time for time, _ in arrivals])
+        monkeypatch.setattr("load.time.perf_counter", lambda: next(times))
+        asked = asyncio.create_task(connection.ask(b"", 1))
+        await asyncio.sleep(0)
+        connection.data_received(b"HTTP/1.1 200 OK\r\n\r\n" + event(arrivals[1][1]))
+        for _, delta in arrivals[2:-1]:
+            connection.data_received(event(delta))
+        end = b'data: {"usage":{"completion_tokens":1}}\n\n\r\n0\r\n\r\n'
+        connection.data_received(event(arrivals[-1][1]) + end)
+        await asked
+
+    asyncio.run(test())
+    assert (timings.first_texts, timings.gaps) == ([3.0], [4.0])
+
+
+def event(delta: str) -> bytes:
+    return f'data: {{"choices":[{{"delta":{delta}}}]}}\n\n'.encode()
 
 
 def test_the_way_of_a_token_is_divided_at_the_step_that_made_it() -> None:
