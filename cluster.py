@@ -403,7 +403,7 @@ class Replica:
 
     def describe(self) -> console.Loaded:
         """What the banner tells of the model."""
-        return describe(self._engine, self._template)
+        return describe(self._engine, self._template, self._settings)
 
     async def drain(self) -> None:
         """Take no more requests and wait until the running ones have ended; after `--drain-timeout` they get a 503."""

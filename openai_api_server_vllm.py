@@ -34,7 +34,7 @@ from settings import (
     raising_start_error,
     read_keys,
 )
-from template_choice import load_prompt_template
+from template_choice import adapter_template, load_prompt_template
 
 
 def check_start(settings: Settings, vllm_arguments: Sequence[str]) -> Settings:
@@ -88,10 +88,12 @@ def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
         return VLLMEngine(to_engine_args(settings, vllm_arguments), settings.lora_modules)
 
 
-def describe(engine: Engine, template: PromptTemplate) -> console.Loaded:
+def describe(engine: Engine, template: PromptTemplate, settings: Settings) -> console.Loaded:
     """What the banner tells of a model that has been loaded."""
     layout, encoder = template.layout.name, template.encoder.description
-    return console.Loaded(layout, encoder, engine.max_model_len, engine.memory)
+    modules = settings.lora_modules
+    adapters = {one.name: adapter_template(template, one, settings).layout.name for one in modules}
+    return console.Loaded(layout, encoder, engine.max_model_len, engine.memory, adapters)
 
 
 def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
@@ -113,7 +115,7 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
             server.should_exit = True
         elif not task.cancelled():
             gc.freeze()  # what is loaded stays: the garbage collector need not look through it
-            print_stderr(console.banner(settings, describe(engine, template)))
+            print_stderr(console.banner(settings, describe(engine, template, settings)))
 
     def died() -> None:
         failures.append(StartError("The engine has died."))

@@ -141,7 +141,9 @@ class Settings:
     revision: str | None = flag(None, "branch, tag or commit of a model on Hugging Face")
     trust_remote_code: bool = flag(False, "run Python code that comes with the model")
     served_model_name: Sequence[str] = flag(
-        (), "names that requests may use for the model; replies have the first", nargs="+"
+        (),
+        "names that requests may use for the model; the first is that of requests with none",
+        nargs="+",
     )
     lora_modules: Sequence[AdapterModule] = flag(
         (),

@@ -103,8 +103,9 @@ def _detected_layout(names: Sequence[str], settings: Settings, encoder: Encoder)
     if settings.raw_completions:
         return BASE_MODEL
     raise StartError(
-        f"No prompt template is known for {settings.model}: give --prompt-template alpaca-2, alpaca, a .jinja file "
-        f"or one of fastchat's ({', '.join(sorted(fastchat_names))}), or --raw-completions for a base model."
+        f"No prompt template is known for {settings.model}: give --prompt-template alpaca-2 (for Chinese-Alpaca-2), "
+        f"alpaca, a .jinja file or one of fastchat's ({', '.join(sorted(fastchat_names))}), "
+        "or --raw-completions for a base model."
     )
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -66,6 +67,8 @@ class Loaded:
     max_model_len: int
     memory: str
     """In words, what it takes."""
+    adapter_templates: Mapping[str, str]
+    """The name of each adapter's prompt template, by the adapter's."""
 
 
 def banner(settings: Settings, loaded: Loaded) -> str:
@@ -88,7 +91,9 @@ def banner(settings: Settings, loaded: Loaded) -> str:
     has_page = settings.page and settings.uds is None
     page = f"  open it    {settings.url}/\n" if has_page else ""
     adapters = "".join(
-        f"  adapter    {module.name}  from {module.path}\n" for module in settings.lora_modules
+        f"  adapter    {module.name}  from {module.path}, "
+        f"template {loaded.adapter_templates[module.name]}\n"
+        for module in settings.lora_modules
     )
     origin = " (the embedded demo model)" if settings.is_demo else f"  from {settings.model}"
     sampling = ", ".join(f"{field} {value}" for field, value in shown.items())

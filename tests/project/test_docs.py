@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +18,8 @@ from fastapi.testclient import TestClient
 from api.responses_protocol import ResponsesRequest
 from cluster import ClusterSettings
 from protocol import ChatCompletionRequest, CompletionRequest, GenerationFields
-from settings import DEMO_MODEL
+from server.console import banner
+from settings import DEMO_MODEL, AdapterModule, Settings
 from tests.support.described_fields import (
     NUMBER,
     Schema,
@@ -29,6 +30,7 @@ from tests.support.described_fields import (
     request_bodies,
     stated_limits,
 )
+from tests.support.loaded import LOADED
 from tests.support.pages import FENCE, cells, dead_links, missing_paths, spans
 from tests.support.paths import ROOT
 from tests.support.replies import events
@@ -65,7 +67,7 @@ OTHER_PROGRAMS_FLAGS = {
     *("--program", "--check", "--rounds", "--unix-socket", "--schema", "--scheme"),
     *("--dry-run", "--from-literal", "--head", "--generate"),
     *("--rust-frontend", "--loads", "--no-deps", "--install", "--local_dir", "--local-dir"),
-    *("--add-host", "--now", "--system"),
+    *("--add-host", "--now", "--system", "--cacert", "--ignore-eos"),
 }
 CODE_POSITIONS = {"APIError": None, "bad_request": 2, "unavailable": 1}
 """Where the functions that make an error take its code, if not by name alone."""
@@ -341,9 +343,19 @@ def test_the_figures_of_the_demo_model_are_those_of_its_training() -> None:
 
 
 def test_the_figures_of_the_speed_are_those_of_the_benchmark() -> None:
-    measured = {tuple(row.cells[:5]) for row in rows("load")}
-    for row in rows("demo model, 2 CPU cores"):
-        assert (*row.cells[:4], f"**{row.cells[4]}**") in measured
+    measured = {tuple(row.cells[:7]) for row in rows("load")}
+    table = rows("demo model, 2 CPU cores")
+    assert len(table) > 5
+    for row in table:
+        *figures, ratio, rust, ratio_to_rust = row.cells
+        assert (*figures, f"**{ratio}**", rust, f"**{ratio_to_rust}**") in measured
+
+
+def test_every_line_of_the_banner_is_explained() -> None:
+    settings = Settings(host="0.0.0.0", lora_modules=[AdapterModule("poet", "/adapters/poet")])
+    shown = banner(settings, replace(LOADED, adapter_templates={"poet": "alpaca-2"}))
+    labels = set(re.findall(r"^  (\w+(?: \w+)?)  ", shown, re.MULTILINE))
+    assert set(named("line")) == labels | {"network"}  # which a machine without a network lacks
 
 
 def test_every_module_stands_in_the_architecture() -> None:

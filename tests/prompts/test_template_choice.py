@@ -90,7 +90,7 @@ def test_a_base_model_needs_no_template_where_completions_are_raw(
     settings = Settings(model=str(model), served_model_name=names, raw_completions=True)
     template = load_prompt_template(settings)
     assert template.layout is BASE_MODEL
-    loaded = Loaded(template.layout.name, template.encoder.description, 9, "")
+    loaded = Loaded(template.layout.name, template.encoder.description, 9, "", {})
     shown = banner(settings, loaded)
     assert "  template   none: chat needs --prompt-template, context 9 tokens\n" in shown
     assert "  encoder    SentencePiece on tokenizer.model\n" in shown

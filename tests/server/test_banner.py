@@ -2,6 +2,7 @@
 
 import re
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,11 +41,12 @@ def test_the_base_url_of_clients_is_shown(settings: dict[str, Any], url: str) ->
     assert f"curl {url}/completions " in text
 
 
-def test_adapters_are_shown_with_where_they_come_from() -> None:
+def test_adapters_are_shown_with_where_they_come_from_and_their_templates() -> None:
     modules = [AdapterModule("poet", "/adapters/poet"), AdapterModule("lawyer", "a/b")]
-    lines = shown(lora_modules=modules).splitlines()
-    assert "  adapter    poet  from /adapters/poet" in lines
-    assert "  adapter    lawyer  from a/b" in lines
+    loaded = replace(LOADED, adapter_templates={"poet": "alpaca-2", "lawyer": "alpaca"})
+    lines = banner(Settings(lora_modules=modules), loaded).splitlines()
+    assert "  adapter    poet  from /adapters/poet, template alpaca-2" in lines
+    assert "  adapter    lawyer  from a/b, template alpaca" in lines
     assert f"  memory     {LOADED.memory}" in lines
 
 

@@ -2,4 +2,4 @@
 
 from server.console import Loaded
 
-LOADED = Loaded("alpaca-2", "SentencePiece", 1, "KV cache 1.0 GB")
+LOADED = Loaded("alpaca-2", "SentencePiece", 1, "KV cache 1.0 GB", {})
