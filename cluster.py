@@ -347,7 +347,7 @@ class Replica:
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         log = console.log_writer(settings)
         app = build_app(self._engine, self._template, settings, log, self._started, self._died)
-        self._metrics = app.state.metrics
+        self._metrics, self._models = app.state.metrics, app.state.models
         app.add_middleware(AllMetrics, gather=self._gather_metrics)
         app.add_middleware(InsideRay, engine=self._engine)
         return app
@@ -403,7 +403,7 @@ class Replica:
 
     def describe(self) -> console.Loaded:
         """What the banner tells of the model."""
-        return describe(self._engine, self._template, self._settings)
+        return describe(self._engine, self._template, self._models)
 
     async def drain(self) -> None:
         """Take no more requests and wait until the running ones have ended; after `--drain-timeout` they get a 503."""

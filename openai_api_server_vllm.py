@@ -16,6 +16,7 @@ from pathlib import Path
 from adapter_files import check_servable, find_adapter, read_adapter
 from api.app import build_app
 from api.decoding import to_defaults
+from api.models import Models
 from engine import fork_server, process
 from generation import Engine
 from model_files import check_model_files, read_config
@@ -34,7 +35,7 @@ from settings import (
     raising_start_error,
     read_keys,
 )
-from template_choice import adapter_template, load_prompt_template
+from template_choice import load_prompt_template
 
 
 def check_start(settings: Settings, vllm_arguments: Sequence[str]) -> Settings:
@@ -88,11 +89,10 @@ def load_engine(settings: Settings, vllm_arguments: Sequence[str]) -> Engine:
         return VLLMEngine(to_engine_args(settings, vllm_arguments), settings.lora_modules)
 
 
-def describe(engine: Engine, template: PromptTemplate, settings: Settings) -> console.Loaded:
-    """What the banner tells of a model that has been loaded."""
+def describe(engine: Engine, template: PromptTemplate, models: Models) -> console.Loaded:
+    """What the banner tells of models that have been loaded."""
     layout, encoder = template.layout.name, template.encoder.description
-    modules = settings.lora_modules
-    adapters = {one.name: adapter_template(template, one, settings).layout.name for one in modules}
+    adapters = models.adapter_templates()
     return console.Loaded(layout, encoder, engine.max_model_len, engine.memory, adapters)
 
 
@@ -115,7 +115,7 @@ def serve(settings: Settings, vllm_arguments: Sequence[str]) -> None:
             server.should_exit = True
         elif not task.cancelled():
             gc.freeze()  # what is loaded stays: the garbage collector need not look through it
-            print_stderr(console.banner(settings, describe(engine, template, settings)))
+            print_stderr(console.banner(settings, describe(engine, template, app.state.models)))
 
     def died() -> None:
         failures.append(StartError("The engine has died."))

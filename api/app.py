@@ -102,12 +102,12 @@ def build_app(
     )
     documentation = len(app.router.routes)
     app.router.route_class = JSONRoute
-    app.state.max_body_bytes = settings.max_body_bytes
-    app.state.body_thread = PausingThread()
+    app.state.max_body_bytes, app.state.body_thread = settings.max_body_bytes, PausingThread()
     app.state.metrics = metrics = Metrics()
     metrics.engine_requests.set_function(lambda: engine.unfinished)
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
     admission = Admission(engine, template, settings)
+    app.state.models = admission.models
     add_routes(app, ServerEndpoints(admission, metrics), admission)
     if settings.allow_lora_updates:
         add_adapter_routes(app, AdapterEndpoints(admission))

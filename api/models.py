@@ -102,6 +102,11 @@ class Models:
     def __contains__(self, name: str) -> bool:
         return name in self._served
 
+    def adapter_templates(self) -> dict[str, str]:
+        """The name of each adapter's prompt template, by the adapter's."""
+        models = self._served.values()
+        return {served.name: served.template.layout.name for served in models if served.adapter}
+
     def to_list(self, max_model_len: int) -> ModelList:
         """All of them, as `/v1/models` lists them."""
         return ModelList(data=[to_model(served, max_model_len) for served in self._served.values()])
